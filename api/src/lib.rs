@@ -1,7 +1,10 @@
 //! What travels over the agent's local unix socket: requests and answers, and how they are framed.
 //!
-//! A connection carries one request line and one or more answer lines; each line is one JSON value.
-//! The crate depends on serde alone, so that the CNI shim stays tiny.
+//! A connection carries one request, a line of JSON, and one answer, a line of JSON; a store watch is
+//! answered by many lines. The crate depends on serde alone, so that the CNI shim stays tiny.
+
+pub mod cni;
+pub mod status;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,37 +14,25 @@ pub const DEFAULT_SOCKET: &str = "/run/margay/margayd.sock";
 /// Where the shim leaves the DELs that it could not hand over, unless configured otherwise.
 pub const DEFAULT_JOURNAL: &str = "/var/lib/margay/cni-journal";
 
-/// A CNI call as the runtime made it: the environment and the configuration, not interpreted.
-///
-/// The same value, as one JSON file, is the journal entry of a DEL while the agent was down.
+/// The longest request line that the agent reads, in bytes; netconfs and objects are far smaller.
+pub const MAX_REQUEST_BYTES: u64 = 8 << 20;
+
+/// One request line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CniRequest {
-    /// `CNI_COMMAND`: ADD, DEL, CHECK, GC or STATUS (VERSION is answered by the shim itself).
-    pub command: String,
-    /// `CNI_CONTAINERID`; empty when unset.
-    #[serde(default)]
-    pub container_id: String,
-    /// `CNI_NETNS`; empty when unset, which is legal for DEL.
-    #[serde(default)]
-    pub netns: String,
-    /// `CNI_IFNAME`; empty when unset.
-    #[serde(default)]
-    pub ifname: String,
-    /// `CNI_ARGS`; empty when unset.
-    #[serde(default)]
-    pub args: String,
-    /// `CNI_PATH`; empty when unset.
-    #[serde(default)]
-    pub path: String,
-    /// Standard input as it came: the plugin's JSON configuration.
-    pub config: String,
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// A call of the CNI shim; answered by a [`cni::CniReply`].
+    Cni(cni::CniRequest),
+    /// The state of this node; answered by a [`status::NodeStatus`].
+    NodeStatus {},
 }
 
-/// The answer to a [`CniRequest`]: what the shim prints and how it exits.
+/// One answer line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CniReply {
-    /// Exit status of the shim: 0 or 1.
-    pub exit: u8,
-    /// For standard output: a CNI result, a CNI error, or nothing.
-    pub stdout: String,
+#[serde(rename_all = "snake_case")]
+pub enum Reply<T> {
+    /// What was asked for.
+    Ok(T),
+    /// Why there is no answer, for a person to read.
+    Error(String),
 }
