@@ -1,4 +1,30 @@
 //! The resource model: `projectcalico.org/v3` kinds, their validation, their etcd keys, and the
 //! [`store::Store`] trait that drivers implement. Pure: no runtime, clock, socket or file.
+//!
+//! Each kind is a [`meta::Resource`] around its own spec; [`any::AnyResource`] is one of any kind.
 
+pub mod any;
+pub mod asn;
+pub mod bgp_configuration;
+pub mod bgp_filter;
+pub mod bgp_peer;
+pub mod cluster_information;
+pub mod duration;
+pub mod felix_configuration;
+pub mod host_endpoint;
+pub mod ipam_configuration;
+pub mod ippool;
+pub mod kind;
+pub mod meta;
+pub mod net;
+pub mod network_set;
+pub mod node;
+mod order;
+pub mod policy;
+pub mod profile;
+pub mod protocol;
+pub mod rule;
 pub mod store;
+pub mod string_enum;
+pub mod tier;
+pub mod workload_endpoint;

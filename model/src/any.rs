@@ -1,0 +1,93 @@
+//! A resource of any kind.
+
+use serde::{Serialize, Serializer};
+
+use crate::bgp_configuration::BgpConfiguration;
+use crate::bgp_filter::BgpFilter;
+use crate::bgp_peer::BgpPeer;
+use crate::cluster_information::ClusterInformation;
+use crate::felix_configuration::FelixConfiguration;
+use crate::host_endpoint::HostEndpoint;
+use crate::ipam_configuration::{IpReservation, IpamConfiguration};
+use crate::ippool::IpPool;
+use crate::kind::{Kind, ResourceKey};
+use crate::meta::ObjectMeta;
+use crate::network_set::{GlobalNetworkSet, NetworkSet};
+use crate::node::Node;
+use crate::policy::{GlobalNetworkPolicy, NetworkPolicy};
+use crate::profile::Profile;
+use crate::tier::Tier;
+use crate::workload_endpoint::WorkloadEndpoint;
+
+macro_rules! any_resource {
+    ($($kind:ident),+ $(,)?) => {
+        /// A resource of any kind.
+        #[derive(Clone, Debug, PartialEq)]
+        #[expect(missing_docs, reason = "each variant holds the kind of its name")]
+        pub enum AnyResource { $($kind($kind),)+ }
+
+        impl AnyResource {
+            /// The kind.
+            pub const fn kind(&self) -> Kind {
+                match self { $(Self::$kind(_) => Kind::$kind,)+ }
+            }
+
+            /// What identifies the resource in the store.
+            pub fn key(&self) -> ResourceKey {
+                match self { $(Self::$kind(resource) => resource.key(),)+ }
+            }
+
+            /// Name, labels and bookkeeping.
+            pub const fn metadata(&self) -> &ObjectMeta {
+                match self { $(Self::$kind(resource) => &resource.metadata,)+ }
+            }
+
+            /// Name, labels and bookkeeping, to be changed.
+            pub const fn metadata_mut(&mut self) -> &mut ObjectMeta {
+                match self { $(Self::$kind(resource) => &mut resource.metadata,)+ }
+            }
+
+            /// Reads a JSON object as a resource of `kind`; its own `kind` member is not looked at.
+            pub(crate) fn from_value(
+                kind: Kind,
+                value: serde_json::Value,
+            ) -> Result<Self, serde_json::Error> {
+                Ok(match kind {
+                    $(Kind::$kind => Self::$kind(serde_json::from_value(value)?),)+
+                })
+            }
+        }
+
+        impl Serialize for AnyResource {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self { $(Self::$kind(resource) => resource.serialize(serializer),)+ }
+            }
+        }
+
+        $(impl From<$kind> for AnyResource {
+            fn from(resource: $kind) -> Self {
+                Self::$kind(resource)
+            }
+        })+
+    };
+}
+
+any_resource!(
+    BgpConfiguration,
+    BgpFilter,
+    BgpPeer,
+    ClusterInformation,
+    FelixConfiguration,
+    GlobalNetworkPolicy,
+    GlobalNetworkSet,
+    HostEndpoint,
+    IpamConfiguration,
+    IpPool,
+    IpReservation,
+    NetworkPolicy,
+    NetworkSet,
+    Node,
+    Profile,
+    Tier,
+    WorkloadEndpoint,
+);

@@ -1,0 +1,213 @@
+//! The `BGPPeer` resource: sessions to make.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::asn::Asn;
+use crate::duration::GoDuration;
+use crate::kind::Kind;
+use crate::meta::{Extra, Resource, Spec, StringMap};
+use crate::string_enum::string_enum;
+
+/// A session that some or all hosts make.
+pub type BgpPeer = Resource<BgpPeerSpec>;
+
+string_enum! {
+    /// The next hop of routes sent to a peer.
+    pub enum NextHopMode {
+        /// By the rules of BGP.
+        Auto = "Auto",
+        /// Always the sender.
+        SelfAddress = "Self",
+        /// Always what was received.
+        Keep = "Keep",
+    }
+}
+
+string_enum! {
+    /// The local address of a session.
+    pub enum SourceAddress {
+        /// The address of the host.
+        UseNodeIp = "UseNodeIP",
+        /// What the kernel chooses.
+        None = "None",
+    }
+}
+
+string_enum! {
+    /// Whether hosts selected by peerSelector peer back by themselves.
+    pub enum ReversePeering {
+        /// They do.
+        Auto = "Auto",
+        /// Only if another BGPPeer says so.
+        Manual = "Manual",
+    }
+}
+
+/// Who peers with whom, and how.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpPeerSpec {
+    /// The one host that makes the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The hosts that make the session; all when neither is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<String>,
+    /// Address of the peer.
+    #[serde(rename = "peerIP", default, skip_serializing_if = "Option::is_none")]
+    pub peer_ip: Option<PeerAddr>,
+    /// AS of the peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_number: Option<Asn>,
+    /// Hosts of the cluster to peer with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_selector: Option<String>,
+    /// Former spelling of nextHopMode Keep.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_original_next_hop: bool,
+    /// Free settings of other tools.
+    #[serde(default, skip_serializing_if = "StringMap::is_empty")]
+    pub extensions: StringMap,
+    /// TCP MD5 password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<BgpPassword>,
+    /// Local address; UseNodeIP when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_address: Option<SourceAddress>,
+    /// Restart time (RFC 4724); 120 s when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_restart_time: Option<GoDuration>,
+    /// Time between keepalives; a third of the hold time when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keepalive_time: Option<GoDuration>,
+    /// How often the own AS may stand in a received path.
+    #[serde(
+        rename = "numAllowedLocalASNumbers",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub num_allowed_local_as_numbers: Option<u8>,
+    /// Hops to the peer (RFC 5082); unchecked when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_security: Option<u8>,
+    /// Gateway to the peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable_by: Option<IpAddr>,
+    /// BGPFilters, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<String>,
+    /// Local workloads to peer with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_workload_selector: Option<String>,
+    /// Auto when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverse_peering: Option<ReversePeering>,
+    /// AS that the host shows this peer instead of its own.
+    #[serde(
+        rename = "localASNumber",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub local_as_number: Option<Asn>,
+    /// Auto when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop_mode: Option<NextHopMode>,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Where a password is kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpPassword {
+    /// A key of a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key_ref: Option<SecretKeyRef>,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// A key of a secret.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// The secret.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// The key in it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub key: String,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Spec for BgpPeerSpec {
+    const KIND: Kind = Kind::BgpPeer;
+}
+
+/// Address of a peer, with a port when it is not the usual one: `10.0.0.1`, `10.0.0.1:1790`,
+/// `fd00::1`, `[fd00::1]:1790`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerAddr {
+    /// The address.
+    pub addr: IpAddr,
+    /// The TCP port; the cluster's when absent.
+    pub port: Option<u16>,
+}
+
+/// Text that is not the address of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("found \"{found}\", allowed: ADDRESS, IPV4:PORT or [IPV6]:PORT")]
+pub struct ParsePeerAddrError {
+    /// What was read.
+    pub found: String,
+}
+
+impl fmt::Display for PeerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.addr, port).fmt(f),
+            None => self.addr.fmt(f),
+        }
+    }
+}
+
+impl FromStr for PeerAddr {
+    type Err = ParsePeerAddrError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(addr) = text.parse() {
+            return Ok(Self { addr, port: None });
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(socket) if socket.port() > 0 => Ok(Self {
+                addr: socket.ip(),
+                port: Some(socket.port()),
+            }),
+            _ => Err(ParsePeerAddrError {
+                found: text.to_owned(),
+            }),
+        }
+    }
+}
+
+impl Serialize for PeerAddr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PeerAddr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,191 @@
+//! The kinds of resources, how they are spelled, and what identifies one resource.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::string_enum::string_enum;
+
+string_enum! {
+    /// A kind of resource.
+    pub enum Kind {
+        /// Settings of the BGP speakers, for all nodes or for one.
+        BgpConfiguration = "BGPConfiguration",
+        /// Rules for what a peer is sent and what is taken from it.
+        BgpFilter = "BGPFilter",
+        /// A BGP session to make.
+        BgpPeer = "BGPPeer",
+        /// Facts about the cluster as a whole.
+        ClusterInformation = "ClusterInformation",
+        /// Settings of the dataplane, for all nodes or for one.
+        FelixConfiguration = "FelixConfiguration",
+        /// A policy for endpoints of every namespace and of hosts.
+        GlobalNetworkPolicy = "GlobalNetworkPolicy",
+        /// A labelled set of networks, outside of any namespace.
+        GlobalNetworkSet = "GlobalNetworkSet",
+        /// An interface of a host that policies apply to.
+        HostEndpoint = "HostEndpoint",
+        /// Settings of address management.
+        IpamConfiguration = "IPAMConfiguration",
+        /// A range that endpoints get their addresses from.
+        IpPool = "IPPool",
+        /// Addresses never given to an endpoint.
+        IpReservation = "IPReservation",
+        /// A policy for the endpoints of one namespace.
+        NetworkPolicy = "NetworkPolicy",
+        /// A labelled set of networks in a namespace.
+        NetworkSet = "NetworkSet",
+        /// A host.
+        Node = "Node",
+        /// Rules and labels shared by the endpoints that name it.
+        Profile = "Profile",
+        /// An ordered group of policies.
+        Tier = "Tier",
+        /// An attachment of a workload to the network.
+        WorkloadEndpoint = "WorkloadEndpoint",
+    }
+}
+
+impl Kind {
+    /// Every kind, in alphabetical order of their names.
+    pub const ALL: &'static [Self] = &[
+        Self::BgpConfiguration,
+        Self::BgpFilter,
+        Self::BgpPeer,
+        Self::ClusterInformation,
+        Self::FelixConfiguration,
+        Self::GlobalNetworkPolicy,
+        Self::GlobalNetworkSet,
+        Self::HostEndpoint,
+        Self::IpamConfiguration,
+        Self::IpPool,
+        Self::IpReservation,
+        Self::NetworkPolicy,
+        Self::NetworkSet,
+        Self::Node,
+        Self::Profile,
+        Self::Tier,
+        Self::WorkloadEndpoint,
+    ];
+
+    /// The plural in lower case: the directory of the kind in etcd.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::BgpConfiguration => "bgpconfigurations",
+            Self::BgpFilter => "bgpfilters",
+            Self::BgpPeer => "bgppeers",
+            Self::ClusterInformation => "clusterinformations",
+            Self::FelixConfiguration => "felixconfigurations",
+            Self::GlobalNetworkPolicy => "globalnetworkpolicies",
+            Self::GlobalNetworkSet => "globalnetworksets",
+            Self::HostEndpoint => "hostendpoints",
+            Self::IpamConfiguration => "ipamconfigurations",
+            Self::IpPool => "ippools",
+            Self::IpReservation => "ipreservations",
+            Self::NetworkPolicy => "networkpolicies",
+            Self::NetworkSet => "networksets",
+            Self::Node => "nodes",
+            Self::Profile => "profiles",
+            Self::Tier => "tiers",
+            Self::WorkloadEndpoint => "workloadendpoints",
+        }
+    }
+
+    /// Other spellings people use on a command line, in lower case.
+    pub const fn aliases(self) -> &'static [&'static str] {
+        match self {
+            Self::BgpConfiguration => &["bgpconfig", "bgpconfigs"],
+            Self::BgpFilter => &["bgpf"],
+            Self::BgpPeer => &["bgpp", "bgpps"],
+            Self::ClusterInformation => &["clusterinfo", "clusterinfos"],
+            Self::FelixConfiguration => &["felixconfig", "felixconfigs"],
+            Self::GlobalNetworkPolicy => &["gnp", "gnps"],
+            Self::GlobalNetworkSet => &["gns", "globalnetset", "globalnetsets"],
+            Self::HostEndpoint => &["hep", "heps"],
+            Self::IpamConfiguration => &["ipamconfig", "ipamconfigs"],
+            Self::IpPool => &["ipp", "ipps", "pool", "pools"],
+            Self::IpReservation => &["ipr", "reservation", "reservations"],
+            Self::NetworkPolicy => &["np", "nps", "policy", "policies", "pol", "pols"],
+            Self::NetworkSet => &["ns", "netset", "netsets"],
+            Self::Node => &["no", "nos"],
+            Self::Profile => &["pro", "pros"],
+            Self::Tier => &[],
+            Self::WorkloadEndpoint => &["wep", "weps"],
+        }
+    }
+
+    /// Whether resources of this kind live in a namespace.
+    pub const fn namespaced(self) -> bool {
+        matches!(
+            self,
+            Self::NetworkPolicy | Self::NetworkSet | Self::WorkloadEndpoint
+        )
+    }
+
+    /// The kind that somebody means: its name, plural or an alias, in any case.
+    pub fn from_user(text: &str) -> Option<Self> {
+        let lower = text.to_ascii_lowercase();
+        Self::ALL.iter().copied().find(|kind| {
+            kind.plural() == lower
+                || kind.as_str().eq_ignore_ascii_case(&lower)
+                || kind.aliases().contains(&lower.as_str())
+        })
+    }
+
+    /// The kind whose directory in etcd is `plural`.
+    pub fn from_plural(plural: &str) -> Option<Self> {
+        if plural == "ipamconfigs" {
+            return Some(Self::IpamConfiguration);
+        }
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|kind| kind.plural() == plural)
+    }
+
+    /// The kind whose name in a manifest is exactly `name`.
+    pub fn from_exact(name: &str) -> Option<Self> {
+        Self::from_str(name)
+            .ok()
+            .filter(|kind| kind.as_str() == name)
+    }
+}
+
+/// What identifies a resource: kind, namespace where the kind has one, and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceKey {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace; `None` for kinds without.
+    pub namespace: Option<String>,
+    /// The name.
+    pub name: String,
+}
+
+impl ResourceKey {
+    /// The key of a cluster-wide resource.
+    pub fn global(kind: Kind, name: impl Into<String>) -> Self {
+        Self {
+            kind,
+            namespace: None,
+            name: name.into(),
+        }
+    }
+
+    /// The key of a namespaced resource.
+    pub fn namespaced(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            kind,
+            namespace: Some(namespace.into()),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ResourceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{}/{namespace}/{}", self.kind, self.name),
+            None => write!(f, "{}/{}", self.kind, self.name),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The `Node` resource: a host and its addresses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::asn::Asn;
+use crate::kind::Kind;
+use crate::meta::{Extra, Resource, Spec};
+use crate::net::AddrCidr;
+
+/// A host. Written by its agent when it starts.
+pub type Node = Resource<NodeSpec>;
+
+/// Addresses of a host and how it takes part in routing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSpec {
+    /// Present when the host speaks BGP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bgp: Option<NodeBgp>,
+    /// Address of the IPv4 VXLAN device.
+    #[serde(
+        rename = "ipv4VXLANTunnelAddr",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub ipv4_vxlan_tunnel_addr: Option<Ipv4Addr>,
+    /// Hardware address of the IPv4 VXLAN device.
+    #[serde(
+        rename = "vxlanTunnelMACAddr",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub vxlan_tunnel_mac_addr: Option<String>,
+    /// Address of the IPv6 VXLAN device.
+    #[serde(
+        rename = "ipv6VXLANTunnelAddr",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub ipv6_vxlan_tunnel_addr: Option<Ipv6Addr>,
+    /// Hardware address of the IPv6 VXLAN device.
+    #[serde(
+        rename = "vxlanTunnelMACAddrV6",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub vxlan_tunnel_mac_addr_v6: Option<String>,
+    /// Names of the host in orchestrators.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orch_refs: Vec<OrchRef>,
+    /// WireGuard addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard: Option<NodeWireguard>,
+    /// Every known address of the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<NodeAddress>,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// A host as a BGP speaker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeBgp {
+    /// AS of this host; the cluster's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_number: Option<Asn>,
+    /// IPv4 address to peer from, with the length of its subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4_address: Option<AddrCidr>,
+    /// Address of the IPIP device.
+    #[serde(
+        rename = "ipv4IPIPTunnelAddr",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub ipv4_ipip_tunnel_addr: Option<Ipv4Addr>,
+    /// IPv6 address to peer from, with the length of its subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_address: Option<AddrCidr>,
+    /// Makes the host a route reflector (RFC 4456) of this cluster id.
+    #[serde(
+        rename = "routeReflectorClusterID",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub route_reflector_cluster_id: Option<String>,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The name of a host in an orchestrator.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrchRef {
+    /// The name there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_name: String,
+    /// The orchestrator, for example `k8s`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub orchestrator: String,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Addresses of the WireGuard devices.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeWireguard {
+    /// Address of the IPv4 device.
+    #[serde(
+        rename = "interfaceIPv4Address",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub interface_ipv4_address: Option<Ipv4Addr>,
+    /// Address of the IPv6 device.
+    #[serde(
+        rename = "interfaceIPv6Address",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub interface_ipv6_address: Option<Ipv6Addr>,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// One address of a host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeAddress {
+    /// An address, with or without a prefix length.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub address: String,
+    /// `CalicoNodeIP`, `InternalIP` or `ExternalIP`.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Spec for NodeSpec {
+    const KIND: Kind = Kind::Node;
+}
+
+impl NodeSpec {
+    /// The IPv4 address that the host peers from.
+    pub fn ipv4(&self) -> Option<Ipv4Addr> {
+        match self.bgp.as_ref()?.ipv4_address?.addr() {
+            IpAddr::V4(addr) => Some(addr),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    /// The IPv6 address that the host peers from.
+    pub fn ipv6(&self) -> Option<Ipv6Addr> {
+        match self.bgp.as_ref()?.ipv6_address?.addr() {
+            IpAddr::V6(addr) => Some(addr),
+            IpAddr::V4(_) => None,
+        }
+    }
+}
