@@ -12,6 +12,7 @@ pub mod cluster_information;
 pub mod duration;
 pub mod felix_configuration;
 pub mod host_endpoint;
+pub mod ipam;
 pub mod ipam_configuration;
 pub mod ippool;
 pub mod kind;
