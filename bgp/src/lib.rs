@@ -1,1 +1,8 @@
-//! Placeholder doc, replaced with the crate.
+//! BGP-4 without I/O: wire codec, session state machine, RIB.
+//!
+//! [`wire`] turns octets into messages and back. Prefixes live in [`prefix`].
+//!
+//! Nothing in this crate opens a socket, reads a clock, logs, or panics on input from a peer.
+
+pub mod prefix;
+pub mod wire;
