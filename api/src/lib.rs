@@ -6,6 +6,8 @@
 pub mod cni;
 pub mod status;
 
+pub mod store;
+
 use serde::{Deserialize, Serialize};
 
 /// Where the agent listens unless configured otherwise.
