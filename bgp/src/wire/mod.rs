@@ -9,20 +9,26 @@
 
 pub mod as_path;
 pub mod attrs;
+pub mod capability;
 pub mod cursor;
 pub mod error;
 pub mod header;
 pub mod next_hop;
 pub mod nlri;
 pub mod notification;
+pub mod open;
+pub mod refresh;
 pub mod update;
 pub mod update_encode;
 
 pub use as_path::{AsPath, Segment, SegmentKind};
 pub use attrs::{Aggregator, AttrContext, Decoded, Origin, PathAttrs, PeerKind, RawAttr};
+pub use capability::Capabilities;
 pub use error::{AttrError, Verdict, WireError};
 pub use header::{MAX_EXTENDED_LEN, MAX_LEN, MessageType, RawMessage};
 pub use next_hop::NextHop;
 pub use nlri::{Nlri, NlriIter, NlriPrefix};
 pub use notification::{Kind, Notification};
+pub use open::Open;
+pub use refresh::{RefreshKind, RouteRefresh};
 pub use update::UpdateFrame;
