@@ -1,0 +1,55 @@
+//! Waiting for a condition with a deadline instead of sleeping.
+
+use std::fmt::Display;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+/// How long something may take.
+pub type Deadline = Duration;
+
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Tries `look` until it answers `Ok`; fails with its last answer when the deadline is over.
+pub fn eventually<T, E: Display>(
+    deadline: Deadline,
+    what: &str,
+    mut look: impl FnMut() -> Result<T, E>,
+) -> Result<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        match look() {
+            Ok(found) => return Ok(found),
+            Err(missing) if Instant::now() >= end => {
+                return Err(anyhow!(
+                    "{what}: not within {:.1} s: {missing:#}",
+                    deadline.as_secs_f32()
+                ));
+            }
+            Err(_not_yet) => sleep(LOOK_EVERY),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_is_missing_when_time_is_up() {
+        let mut looks = 0;
+        let error = eventually(Duration::from_millis(50), "three looks", || {
+            looks += 1;
+            Err::<(), _>(format!("{looks} so far"))
+        })
+        .unwrap_err();
+        assert!(looks > 1);
+        assert!(
+            error
+                .to_string()
+                .starts_with("three looks: not within 0.1 s: ")
+        );
+    }
+}
