@@ -1,0 +1,7 @@
+//! Every driver against the same suite, and what only some drivers can suffer.
+
+mod crash;
+mod etcd;
+mod local;
+mod mirror;
+mod suite;
