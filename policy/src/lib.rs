@@ -4,4 +4,8 @@
 //! [`program::Update`]s to a renderer in the order given. [`explain`] evaluates packets over the same
 //! programs. The crate never talks to a kernel, a datastore or a clock.
 
+pub mod calc;
+pub mod explain;
+pub mod index;
+pub mod program;
 pub mod selector;

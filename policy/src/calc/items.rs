@@ -1,0 +1,257 @@
+//! Everything with labels and addresses: endpoints and network sets, and what they add to sets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use margay_model::any::AnyResource;
+use margay_model::host_endpoint::HostEndpoint;
+use margay_model::kind::ResourceKey;
+use margay_model::meta::StringMap;
+use margay_model::net::Cidr;
+use margay_model::workload_endpoint::{EndpointPort, WorkloadEndpoint};
+
+use super::compile::NamedPort;
+use super::scope::{NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT};
+use crate::index::ItemId;
+use crate::program::SetMember;
+
+/// What an item adds to the sets that its labels put it in. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Contribution(Option<Arc<Addresses>>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Addresses {
+    nets: Vec<Cidr>,
+    /// Name and number of ports, for endpoints.
+    ports: Vec<(NamedPort, u16)>,
+}
+
+impl Contribution {
+    fn new(nets: &[Cidr], ports: &[EndpointPort]) -> Self {
+        let mut nets = nets.to_vec();
+        nets.sort_unstable();
+        nets.dedup();
+        let port = |p: &EndpointPort| {
+            (
+                NamedPort {
+                    name: p.name.clone(),
+                    protocol: p.protocol.number(),
+                },
+                p.port,
+            )
+        };
+        let mut ports: Vec<_> = ports
+            .iter()
+            .filter(|p| !p.name.is_empty())
+            .map(port)
+            .collect();
+        ports.sort_unstable();
+        ports.dedup();
+        Self((!nets.is_empty()).then(|| Arc::new(Addresses { nets, ports })))
+    }
+
+    /// Members of a set of addresses, or of one of a named port; each once.
+    pub(super) fn members<'a>(
+        &'a self,
+        port: Option<&'a NamedPort>,
+    ) -> impl Iterator<Item = SetMember> + 'a {
+        self.0
+            .iter()
+            .flat_map(move |a| a.nets.iter().flat_map(move |net| a.of_net(*net, port)))
+    }
+}
+
+impl Addresses {
+    fn of_net<'a>(
+        &'a self,
+        net: Cidr,
+        named: Option<&'a NamedPort>,
+    ) -> impl Iterator<Item = SetMember> + 'a {
+        let whole = named.is_none().then_some(SetMember::Net(net));
+        let ports = self
+            .ports
+            .iter()
+            .filter(move |(p, _)| named == Some(p))
+            .map(move |(p, port)| SetMember::Port {
+                addr: net.addr(),
+                protocol: p.protocol,
+                port: *port,
+            });
+        whole.into_iter().chain(ports)
+    }
+}
+
+/// What only matters of an endpoint on the host it is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LocalEndpoint {
+    pub(super) ifname: String,
+    pub(super) addresses: Vec<Cidr>,
+    pub(super) profiles: Vec<String>,
+    pub(super) allowed_source_prefixes: Vec<Cidr>,
+}
+
+/// An endpoint or network set as it was given.
+#[derive(Clone, Debug)]
+pub(super) struct ItemInput {
+    pub(super) labels: StringMap,
+    pub(super) parents: Vec<String>,
+    pub(super) contribution: Contribution,
+    /// Only for endpoints that rules are calculated for.
+    pub(super) local: Option<LocalEndpoint>,
+}
+
+impl ItemInput {
+    pub(super) fn workload(endpoint: &WorkloadEndpoint, is_local: bool) -> Self {
+        let spec = &endpoint.spec;
+        let mut labels = endpoint.metadata.labels.clone();
+        let implicit = [
+            (
+                NAMESPACE,
+                endpoint.metadata.namespace.as_deref().unwrap_or_default(),
+            ),
+            (ORCHESTRATOR, &spec.orchestrator),
+            // Longer names cannot be label values.
+            (
+                SERVICE_ACCOUNT,
+                Some(&*spec.service_account_name)
+                    .filter(|n| n.len() < 63)
+                    .unwrap_or(""),
+            ),
+        ];
+        for (key, value) in implicit.into_iter().filter(|(_, value)| !value.is_empty()) {
+            labels.insert(key.to_owned(), value.to_owned());
+        }
+        let local = is_local.then(|| LocalEndpoint {
+            ifname: spec.interface_name.clone(),
+            addresses: spec.ip_networks.clone(),
+            profiles: spec.profiles.clone(),
+            allowed_source_prefixes: spec.allow_spoofed_source_prefixes.clone(),
+        });
+        Self {
+            labels,
+            parents: spec.profiles.clone(),
+            contribution: Contribution::new(&spec.ip_networks, &spec.ports),
+            local,
+        }
+    }
+
+    /// A host endpoint counts as a member of sets; plans for it are not made here.
+    pub(super) fn host(endpoint: &HostEndpoint) -> Self {
+        let nets: Vec<_> = endpoint
+            .spec
+            .expected_ips
+            .iter()
+            .copied()
+            .map(Cidr::host)
+            .collect();
+        Self {
+            labels: endpoint.metadata.labels.clone(),
+            parents: endpoint.spec.profiles.clone(),
+            contribution: Contribution::new(&nets, &endpoint.spec.ports),
+            local: None,
+        }
+    }
+
+    pub(super) fn network_set(labels: &StringMap, namespace: Option<&str>, nets: &[Cidr]) -> Self {
+        let mut labels = labels.clone();
+        if let Some(namespace) = namespace {
+            labels.insert(NAMESPACE.to_owned(), namespace.to_owned());
+        }
+        Self {
+            labels,
+            parents: namespace
+                .map(|n| format!("{NAMESPACE_PROFILE}{n}"))
+                .into_iter()
+                .collect(),
+            contribution: Contribution::new(nets, &[]),
+            local: None,
+        }
+    }
+
+    /// The item in a resource, if the resource is one.
+    pub(super) fn from_resource(
+        resource: &AnyResource,
+        is_local: impl Fn(&str) -> bool,
+    ) -> Option<Self> {
+        let meta = resource.metadata();
+        Some(match resource {
+            AnyResource::WorkloadEndpoint(wep) => Self::workload(wep, is_local(&wep.spec.node)),
+            AnyResource::HostEndpoint(hep) => Self::host(hep),
+            AnyResource::NetworkSet(set) => {
+                let namespace = Some(meta.namespace.as_deref().unwrap_or_default());
+                Self::network_set(&meta.labels, namespace, &set.spec.nets)
+            }
+            AnyResource::GlobalNetworkSet(set) => {
+                Self::network_set(&meta.labels, None, &set.spec.nets)
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// The profile that stands for a namespace is this and the namespace's name.
+pub(super) const NAMESPACE_PROFILE: &str = "kns.";
+
+/// Items by number and by key. Numbers of removed items are reused.
+#[derive(Debug, Default)]
+pub(super) struct ItemTable {
+    ids: BTreeMap<ResourceKey, ItemId>,
+    items: Vec<Option<Item>>,
+    free: Vec<ItemId>,
+}
+
+/// What is kept of an item, beside its labels, which the index keeps.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) key: ResourceKey,
+    pub(super) contribution: Contribution,
+    pub(super) local: Option<LocalEndpoint>,
+}
+
+impl ItemTable {
+    /// The number of an item, given to it now if it is new.
+    pub(super) fn ensure(&mut self, key: &ResourceKey) -> ItemId {
+        if let Some(&id) = self.ids.get(key) {
+            return id;
+        }
+        let item = Item {
+            key: key.clone(),
+            contribution: Contribution::default(),
+            local: None,
+        };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.items[id.0 as usize] = Some(item);
+                id
+            }
+            None => {
+                self.items.push(Some(item));
+                ItemId(
+                    u32::try_from(self.items.len() - 1)
+                        .expect("fewer than 2^32 items fit in memory"),
+                )
+            }
+        };
+        self.ids.insert(key.clone(), id);
+        id
+    }
+
+    pub(super) fn id(&self, key: &ResourceKey) -> Option<ItemId> {
+        self.ids.get(key).copied()
+    }
+
+    pub(super) fn get(&self, id: ItemId) -> Option<&Item> {
+        self.items.get(id.0 as usize)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, id: ItemId) -> Option<&mut Item> {
+        self.items.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    pub(super) fn remove(&mut self, id: ItemId) {
+        if let Some(item) = self.items.get_mut(id.0 as usize).and_then(Option::take) {
+            self.ids.remove(&item.key);
+            self.free.push(id);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Policies, read and compiled; and tiers.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use margay_model::any::AnyResource;
+use margay_model::kind::{Kind, ResourceKey};
+use margay_model::rule::Rule as RuleSpec;
+use margay_model::tier::TierSpec;
+
+use super::compile::{self, Program};
+use super::scope::{self, BadSelector};
+use crate::program::{Action, Direction};
+use crate::selector::{Expr, Selector};
+
+/// A policy, ready for use.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Policy {
+    pub(super) tier: String,
+    pub(super) order: Order,
+    /// Which endpoints, with the scope taken into account.
+    pub(super) selector: Selector,
+    pub(super) ingress: bool,
+    pub(super) egress: bool,
+    /// Whether it is about endpoints of workloads at all.
+    pub(super) for_workloads: bool,
+    pub(super) program: Arc<Program>,
+    /// What is wrong with it; its program then drops everything.
+    pub(super) problem: Option<String>,
+}
+
+/// Lower first, absent last. Equal for any two that compare as equal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order(pub(super) Option<f64>);
+
+impl Ord for Order {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |order: &Self| order.0.unwrap_or(f64::INFINITY);
+        // -0 and 0 are one order; what is not a number comes last, like what is absent.
+        let compare = |a: f64, b: f64| {
+            a.partial_cmp(&b)
+                .unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+        };
+        compare(key(self), key(other)).then(self.0.is_none().cmp(&other.0.is_none()))
+    }
+}
+
+impl PartialOrd for Order {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Order {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Order {}
+
+impl Policy {
+    /// The policy in a resource, if the resource is one.
+    pub(super) fn from_resource(resource: &AnyResource) -> Option<Self> {
+        let key = resource.key();
+        let source = match resource {
+            AnyResource::NetworkPolicy(p) => Source {
+                tier: p.spec.tier(),
+                order: p.spec.order,
+                directions: p.spec.directions(),
+                selector: p.spec.selector.as_ref(),
+                namespace_selector: None,
+                account_selector: p.spec.service_account_selector.as_ref(),
+                ingress: &p.spec.ingress,
+                egress: &p.spec.egress,
+                for_workloads: true,
+                unknown: p.spec.extra.keys().next(),
+            },
+            AnyResource::GlobalNetworkPolicy(p) => Source {
+                tier: p.spec.tier(),
+                order: p.spec.order,
+                directions: p.spec.directions(),
+                selector: p.spec.selector.as_ref(),
+                namespace_selector: p.spec.namespace_selector.as_ref(),
+                account_selector: p.spec.service_account_selector.as_ref(),
+                ingress: &p.spec.ingress,
+                egress: &p.spec.egress,
+                for_workloads: !p.spec.do_not_track && !p.spec.pre_dnat,
+                unknown: p.spec.extra.keys().next(),
+            },
+            _ => return None,
+        };
+        Some(source.compile(&key))
+    }
+
+    pub(super) const fn covers(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Ingress => self.ingress,
+            Direction::Egress => self.egress,
+        }
+    }
+
+    /// What decides between policies of one tier.
+    pub(super) fn sort_key<'a>(
+        &self,
+        key: &'a ResourceKey,
+    ) -> (Order, &'a str, &'a str, &'static str) {
+        let namespace = key.namespace.as_deref().unwrap_or_default();
+        (self.order, &key.name, namespace, key.kind.as_str())
+    }
+}
+
+/// What the kinds of policies have in common.
+struct Source<'a> {
+    tier: &'a str,
+    order: Option<f64>,
+    directions: Vec<Direction>,
+    selector: Option<&'a String>,
+    namespace_selector: Option<&'a String>,
+    account_selector: Option<&'a String>,
+    ingress: &'a [RuleSpec],
+    egress: &'a [RuleSpec],
+    for_workloads: bool,
+    unknown: Option<&'a String>,
+}
+
+impl Source<'_> {
+    fn compile(self, key: &ResourceKey) -> Policy {
+        let namespace = match key.kind {
+            Kind::NetworkPolicy => Some(key.namespace.as_deref().unwrap_or_default()),
+            _ => None,
+        };
+        let mut problems = Vec::new();
+        let selector = self.selector(namespace, &mut problems);
+        problems.extend(
+            self.unknown
+                .map(|f| format!("{f}: not supported, so the policy's meaning is unknown")),
+        );
+        let covers = |direction| self.directions.contains(&direction);
+        let (ingress, egress) = (covers(Direction::Ingress), covers(Direction::Egress));
+        let program = compile::program(
+            if ingress { self.ingress } else { &[] },
+            if egress { self.egress } else { &[] },
+            namespace,
+        );
+        let program = program.unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            Program::default()
+        });
+        let program = if problems.is_empty() {
+            program
+        } else {
+            compile::deny_all()
+        };
+        Policy {
+            tier: self.tier.to_owned(),
+            order: Order(self.order),
+            selector,
+            ingress,
+            egress,
+            for_workloads: self.for_workloads,
+            program: Arc::new(program),
+            problem: (!problems.is_empty()).then(|| {
+                format!(
+                    "{}; it drops everything for what it selects",
+                    problems.join("; ")
+                )
+            }),
+        }
+    }
+
+    /// What the policy selects. A part that cannot be read leaves the other parts standing: the policy
+    /// then drops, and a wider selection is the safe side.
+    fn selector(&self, namespace: Option<&str>, problems: &mut Vec<String>) -> Selector {
+        let mut read = |parsed: Result<Option<Expr>, BadSelector>| {
+            parsed.unwrap_or_else(|error| {
+                problems.push(error.to_string());
+                None
+            })
+        };
+        let own = read(scope::parse("selector", self.selector));
+        let namespaces = read(scope::parse("namespaceSelector", self.namespace_selector));
+        let accounts = read(scope::parse(
+            "serviceAccountSelector",
+            self.account_selector,
+        ));
+        let scoped = namespace.map(scope::in_namespace);
+        scope::conjunction(
+            own.into_iter()
+                .chain(accounts.as_ref().map(scope::service_accounts))
+                .chain(namespaces.as_ref().map(scope::namespaces))
+                .chain(scoped),
+        )
+    }
+}
+
+/// A tier, ready for use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tier {
+    pub(super) order: Order,
+    pub(super) default_action: Action,
+}
+
+/// Where policies go whose tier does not exist: behind all others, and what they do not allow is
+/// dropped.
+pub(super) const MISSING_TIER: Tier = Tier {
+    order: Order(None),
+    default_action: Action::Deny,
+};
+
+impl Tier {
+    /// The tiers that exist without a resource, and whose resources say nothing else.
+    pub(super) fn built_in(name: &str) -> Option<Self> {
+        let (order, default_action) = match name {
+            "kube-admin" => (1e3, Action::Pass),
+            "default" => (1e6, Action::Deny),
+            "kube-baseline" => (1e7, Action::Pass),
+            _ => return None,
+        };
+        Some(Self {
+            order: Order(Some(order)),
+            default_action,
+        })
+    }
+
+    pub(super) fn from_spec(spec: &TierSpec) -> Self {
+        let default_action = match spec.default_action {
+            Some(Action::Pass) => Action::Pass,
+            _ => Action::Deny,
+        };
+        Self {
+            order: Order(spec.order),
+            default_action,
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! What the calculation gives out: sets, rules and endpoint plans as plain data for any renderer.
+//!
+//! A [`Rule`] matches a packet when everything that it names matches. Family decisions are made here,
+//! not by the renderer: see [`Rule::ip_version`]. The one thing left to a renderer that works per family
+//! is to leave networks and set members of the other family out; they can never match.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use margay_model::kind::ResourceKey;
+use margay_model::net::Cidr;
+pub use margay_model::policy::PolicyType as Direction;
+pub use margay_model::rule::Action;
+
+/// Identity of a set: its meaning, hashed. Sets that mean the same are one set. About 40 characters of
+/// `[A-Za-z0-9_:-]`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetId(Arc<str>);
+
+impl SetId {
+    pub(crate) fn new(uid: String) -> Self {
+        Self(uid.into())
+    }
+
+    /// The text of the identity.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the members of a set are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetKind {
+    /// [`SetMember::Net`]; networks may overlap and may be `/0`.
+    Nets,
+    /// [`SetMember::Port`].
+    Ports,
+}
+
+/// A member of a set. A set holds members of both families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetMember {
+    /// Addresses.
+    Net(Cidr),
+    /// One port of one address.
+    Port {
+        /// The address.
+        addr: IpAddr,
+        /// IP protocol number.
+        protocol: u8,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// An IP family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IpVersion {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl IpVersion {
+    /// The family of an address.
+    pub const fn of(addr: IpAddr) -> Self {
+        match addr {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// An ICMP type, or a type and a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IcmpMatch {
+    /// The type.
+    pub kind: u8,
+    /// The code; any when absent.
+    pub code: Option<u8>,
+}
+
+/// Ports from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    /// The lowest port.
+    pub first: u16,
+    /// The highest port.
+    pub last: u16,
+}
+
+/// One side of a rule: all that is not empty must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SideMatch {
+    /// The address is in one of these; any when empty.
+    pub nets: Vec<Cidr>,
+    /// The address is in none of these. Never holds a `/0` of a family that the rule is for.
+    pub not_nets: Vec<Cidr>,
+    /// The address is in each of these sets of [`SetKind::Nets`].
+    pub sets: Vec<SetId>,
+    /// The address is in none of these sets of [`SetKind::Nets`].
+    pub not_sets: Vec<SetId>,
+    /// The port is in one of these, *or* in one of `named_ports`; any when both are empty.
+    pub ports: Vec<PortRange>,
+    /// Sets of [`SetKind::Ports`]; see `ports`.
+    pub named_ports: Vec<SetId>,
+    /// The port is in none of these.
+    pub not_ports: Vec<PortRange>,
+    /// Address, protocol and port are in none of these sets of [`SetKind::Ports`].
+    pub not_named_ports: Vec<SetId>,
+}
+
+impl SideMatch {
+    /// Every set that this side refers to.
+    pub fn set_ids(&self) -> impl Iterator<Item = &SetId> {
+        self.sets
+            .iter()
+            .chain(&self.not_sets)
+            .chain(&self.named_ports)
+            .chain(&self.not_named_ports)
+    }
+}
+
+/// One rule. Ports and ICMP matches come only with a `protocol` that has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Position in the resource, from 0. Rules that can never match are left out of the program.
+    pub index: usize,
+    /// What becomes of the packet.
+    pub action: Action,
+    /// The only family the rule can match; `None` for both. Follows from the resource's `ipVersion`,
+    /// from ICMP being IPv4 and ICMPv6 being IPv6, and from networks (also negated ones) of one family.
+    pub ip_version: Option<IpVersion>,
+    /// IP protocol number.
+    pub protocol: Option<u8>,
+    /// Any protocol but this.
+    pub not_protocol: Option<u8>,
+    /// The ICMP type and code.
+    pub icmp: Option<IcmpMatch>,
+    /// Any ICMP type and code but this.
+    pub not_icmp: Option<IcmpMatch>,
+    /// The sender.
+    pub source: SideMatch,
+    /// The receiver.
+    pub destination: SideMatch,
+    /// Notes for comments in the dataplane.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Rule {
+    /// The rule at `index` that matches every packet.
+    pub fn any(index: usize, action: Action) -> Self {
+        Self {
+            index,
+            action,
+            ip_version: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            source: SideMatch::default(),
+            destination: SideMatch::default(),
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// Rules of a policy or a profile, in order, for each direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// For what the endpoint receives.
+    pub ingress: Vec<Rule>,
+    /// For what the endpoint sends.
+    pub egress: Vec<Rule>,
+}
+
+impl Rules {
+    /// The rules of one direction.
+    pub fn of(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+
+    /// Every set that a rule refers to.
+    pub fn set_ids(&self) -> BTreeSet<&SetId> {
+        let rules = self.ingress.iter().chain(&self.egress);
+        rules
+            .flat_map(|rule| rule.source.set_ids().chain(rule.destination.set_ids()))
+            .collect()
+    }
+}
+
+/// The policies of one tier that apply to an endpoint in one direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TierPlan {
+    /// The tier's name.
+    pub name: String,
+    /// What happens when no rule of `policies` decides: [`Action::Deny`] or [`Action::Pass`].
+    pub default_action: Action,
+    /// In order; never empty.
+    pub policies: Vec<ResourceKey>,
+}
+
+/// What applies to one endpoint of this host.
+///
+/// A packet walks the tiers in order. In a tier, Allow and Deny are final, Log goes on with the next
+/// rule, Pass leaves the tier; after its last rule the tier's `default_action` holds. Behind the last
+/// tier come the profiles, where the first Allow or Deny is final, and behind them the packet is dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointPlan {
+    /// The endpoint.
+    pub key: ResourceKey,
+    /// Its interface on the host.
+    pub ifname: String,
+    /// Its addresses, as host networks.
+    pub addresses: Vec<Cidr>,
+    /// Tiers for what it receives.
+    pub ingress: Vec<TierPlan>,
+    /// Tiers for what it sends.
+    pub egress: Vec<TierPlan>,
+    /// Profiles, in order.
+    pub profiles: Vec<String>,
+    /// Whether the endpoint is to have traffic at all; false as long as it names no interface.
+    pub admin_up: bool,
+    /// Further sources it may send from.
+    pub allowed_source_prefixes: Vec<Cidr>,
+}
+
+impl EndpointPlan {
+    /// The tiers of one direction.
+    pub fn tiers(&self, direction: Direction) -> &[TierPlan] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// One change. Within a flush the variants come in the order they are declared here, so that nothing
+/// is referred to before it exists, and nothing is removed while it is referred to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// A set with all its members, ascending.
+    SetAdded {
+        /// Its identity.
+        id: SetId,
+        /// What the members are.
+        kind: SetKind,
+        /// The members.
+        members: Vec<SetMember>,
+    },
+    /// Members of a known set that came and went; each list ascending, not both empty.
+    SetChanged {
+        /// Its identity.
+        id: SetId,
+        /// What the members are.
+        kind: SetKind,
+        /// Members that came.
+        added: Vec<SetMember>,
+        /// Members that went.
+        removed: Vec<SetMember>,
+    },
+    /// Rules of a policy, new or replaced.
+    PolicyRules {
+        /// The policy.
+        id: ResourceKey,
+        /// Its rules.
+        rules: Arc<Rules>,
+    },
+    /// Rules of a profile, new or replaced.
+    ProfileRules {
+        /// The profile's name.
+        name: String,
+        /// Its rules.
+        rules: Arc<Rules>,
+    },
+    /// An endpoint that is gone. Comes before [`Update::Endpoint`], so that a successor may use the
+    /// same interface.
+    EndpointRemoved {
+        /// The endpoint.
+        id: ResourceKey,
+    },
+    /// An endpoint, new or replaced.
+    Endpoint {
+        /// The endpoint.
+        id: ResourceKey,
+        /// What applies to it.
+        plan: Arc<EndpointPlan>,
+    },
+    /// A policy that no endpoint refers to any more.
+    PolicyRemoved {
+        /// The policy.
+        id: ResourceKey,
+    },
+    /// A profile that no endpoint refers to any more.
+    ProfileRemoved {
+        /// The profile's name.
+        name: String,
+    },
+    /// A set that no rule refers to any more.
+    SetRemoved {
+        /// Its identity.
+        id: SetId,
+    },
+}
+
+/// All updates so far, added up: what a renderer holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Sets with their members.
+    pub sets: BTreeMap<SetId, (SetKind, BTreeSet<SetMember>)>,
+    /// Rules of policies.
+    pub policies: BTreeMap<ResourceKey, Arc<Rules>>,
+    /// Rules of profiles by name.
+    pub profiles: BTreeMap<String, Arc<Rules>>,
+    /// Plans of endpoints.
+    pub endpoints: BTreeMap<ResourceKey, Arc<EndpointPlan>>,
+}
+
+impl View {
+    /// Adds one update.
+    pub fn apply(&mut self, update: Update) {
+        match update {
+            Update::SetAdded { id, kind, members } => {
+                self.sets.insert(id, (kind, members.into_iter().collect()));
+            }
+            Update::SetChanged {
+                id,
+                kind,
+                added,
+                removed,
+            } => {
+                let (_, members) = self
+                    .sets
+                    .entry(id)
+                    .or_insert_with(|| (kind, BTreeSet::new()));
+                members.extend(added);
+                members.retain(|member| removed.binary_search(member).is_err());
+            }
+            Update::PolicyRules { id, rules } => {
+                self.policies.insert(id, rules);
+            }
+            Update::ProfileRules { name, rules } => {
+                self.profiles.insert(name, rules);
+            }
+            Update::Endpoint { id, plan } => {
+                self.endpoints.insert(id, plan);
+            }
+            Update::EndpointRemoved { id } => {
+                self.endpoints.remove(&id);
+            }
+            Update::PolicyRemoved { id } => {
+                self.policies.remove(&id);
+            }
+            Update::ProfileRemoved { name } => {
+                self.profiles.remove(&name);
+            }
+            Update::SetRemoved { id } => {
+                self.sets.remove(&id);
+            }
+        }
+    }
+}
