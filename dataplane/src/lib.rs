@@ -1,1 +1,5 @@
-//! Placeholder doc, replaced with the crate.
+//! Kernel drivers: links, addresses, routes, sysctls, packet filter.
+
+pub mod filter;
+pub mod ipset;
+pub mod iptables;

@@ -1,0 +1,38 @@
+//! Packet policy, anti-spoofing and outgoing NAT: desired state in, iptables and ipsets out.
+//!
+//! [`Filter`] takes sets, rules, endpoints and globals ([`types`]) and makes the kernel equal to
+//! them in [`Filter::apply`], which alone touches it.
+//!
+//! **What is in the kernel.** Endpoints with the same tiers, policies and profiles share a *group*: a
+//! chain pair `mgy-to-GROUP` / `mgy-fw-GROUP` and an ipset `mgy4g:GROUP` of (address, interface).
+//! Dispatch goes by these sets, so an endpoint that joins a group that exists is a few set members:
+//! no rule changes. Chains of policies and profiles are shared by all groups. `mgy4-wl` holds every
+//! workload's (address, interface): packets from a workload that are not in it are dropped in `raw`,
+//! packets to one that are not in it in `FORWARD`.
+//!
+//! **Order of an apply.** Sets and members in; one `iptables-restore --noflush` for each family with
+//! the chains that differ; members out; sets that no rule refers to destroyed. At each instant a
+//! packet meets the old or the new rules, never none.
+//!
+//! **Ownership.** Chains `mgy-*`, sets `mgy4*`/`mgy6*`, rules with a comment `mgy:HASH`. Nothing of
+//! ours is deleted before [`Filter::allow_deletes`]; nothing of others is ever changed.
+
+mod chains;
+mod driver;
+pub(crate) mod names;
+mod rules;
+mod sets;
+mod state;
+#[cfg(test)]
+mod tests;
+pub mod types;
+
+pub use self::{
+    driver::{ApplyReport, Config, Failure, Filter, FilterError},
+    types::{
+        Action, DenyAction, Direction, Endpoint, EndpointId, EntityMatch, Family, Globals,
+        HostAction, IcmpMatch, PolicyId, PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember,
+        SetSpec, Tier, TierDefault,
+    },
+};
+pub use crate::iptables::{Backend, Programs};

@@ -1,0 +1,359 @@
+//! The kernel sets of ours: what each should hold, and the order in which that is made so.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use super::{names, types::Family};
+use crate::ipset::{Entry, IpsetError, IpsetSocket, SetTracker, SetType};
+
+/// From this many changes on, and at least half of the set, it is rewritten and swapped.
+const REWRITE_FROM: usize = 512;
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// A set can stay referenced for some milliseconds after its last rule is gone.
+const BUSY_RETRY_AFTER: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+struct KernelSet {
+    set_type: SetType,
+    family: Family,
+    tracker: SetTracker,
+    /// False when nobody wants the set and it only remains to be destroyed.
+    wanted: bool,
+    exists: bool,
+    retry_at: Option<Instant>,
+}
+
+/// What a pass over the sets did.
+#[derive(Debug, Default)]
+pub(super) struct SetsReport {
+    /// Members added or deleted, sets made or destroyed.
+    pub(super) changes: usize,
+    /// Members or sets that were not as we left them.
+    pub(super) drift: usize,
+    pub(super) failures: Vec<(String, IpsetError)>,
+    pub(super) retry_at: Option<Instant>,
+}
+
+impl SetsReport {
+    fn retry(&mut self, at: Instant) {
+        self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+/// All sets of ours.
+#[derive(Debug)]
+pub(super) struct Sets {
+    socket: IpsetSocket,
+    sets: BTreeMap<String, KernelSet>,
+    dirty: BTreeSet<String>,
+    stale: bool,
+    /// The kernel was read before: what differs at the next reading is drift.
+    verified: bool,
+}
+
+impl Sets {
+    pub(super) fn new(socket: IpsetSocket) -> Self {
+        Self {
+            socket,
+            sets: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            stale: true,
+            verified: false,
+        }
+    }
+
+    /// Reads the kernel back before the next change.
+    pub(super) fn invalidate(&mut self) {
+        self.stale = true;
+    }
+
+    /// Whether the kernel has the set.
+    pub(super) fn exists(&self, name: &str) -> bool {
+        self.sets.get(name).is_some_and(|set| set.exists)
+    }
+
+    /// Wants a set; keeps its members when it is already wanted or adopted.
+    pub(super) fn want(&mut self, name: &str, set_type: SetType, family: Family) {
+        if let Some(set) = self.sets.get_mut(name) {
+            if set.wanted && set.set_type == set_type {
+                return;
+            }
+            set.wanted = true;
+            set.set_type = set_type;
+        } else {
+            let set = KernelSet {
+                set_type,
+                family,
+                tracker: SetTracker::default(),
+                wanted: true,
+                exists: false,
+                retry_at: None,
+            };
+            self.sets.insert(name.to_owned(), set);
+        }
+        self.dirty.insert(name.to_owned());
+    }
+
+    /// Wants a set gone, once no rule refers to it.
+    pub(super) fn unwant(&mut self, name: &str) {
+        if let Some(set) = self.sets.get_mut(name)
+            && set.wanted
+        {
+            set.wanted = false;
+            set.tracker.replace([]);
+            self.dirty.insert(name.to_owned());
+        }
+    }
+
+    /// Wants exactly these members.
+    pub(super) fn replace(&mut self, name: &str, entries: impl IntoIterator<Item = Entry>) {
+        self.edit(name, |tracker| tracker.replace(entries));
+    }
+
+    pub(super) fn insert(&mut self, name: &str, entry: Entry) {
+        self.edit(name, |tracker| tracker.insert(entry));
+    }
+
+    pub(super) fn remove(&mut self, name: &str, entry: &Entry) {
+        self.edit(name, |tracker| tracker.remove(entry));
+    }
+
+    fn edit(&mut self, name: &str, change: impl FnOnce(&mut SetTracker)) {
+        if let Some(set) = self.sets.get_mut(name) {
+            change(&mut set.tracker);
+            if !set.tracker.in_sync() && !self.dirty.contains(name) {
+                self.dirty.insert(name.to_owned());
+            }
+        }
+    }
+
+    /// Reads every set of ours if that is due.
+    pub(super) fn refresh(&mut self, now: Instant, report: &mut SetsReport) -> bool {
+        if !self.stale {
+            return true;
+        }
+        match self.read(report) {
+            Ok(()) => {
+                self.stale = false;
+                self.verified = true;
+            }
+            Err(error) => {
+                report.retry(now + RETRY_AFTER);
+                report.failures.push(("ip sets".to_owned(), error));
+            }
+        }
+        !self.stale
+    }
+
+    fn read(&mut self, report: &mut SetsReport) -> Result<(), IpsetError> {
+        let names = self.socket.names()?;
+        let ours = names
+            .iter()
+            .filter_map(|name| Some((name, names::family_of_set(name)?)));
+        let ours: Vec<(&String, Family)> = ours.collect();
+        let present: BTreeSet<&String> = ours.iter().map(|(name, _)| *name).collect();
+        for (name, set) in &mut self.sets {
+            if !present.contains(name) {
+                report.drift += usize::from(set.exists);
+                set.exists = false;
+                set.tracker.adopt([]);
+            }
+        }
+        self.sets.retain(|_, set| set.wanted || set.exists);
+        for (name, family) in ours {
+            let Some(found) = self.socket.list(name)? else {
+                continue;
+            };
+            let known = self.sets.contains_key(name);
+            let set = self.sets.entry(name.clone()).or_insert_with(|| KernelSet {
+                set_type: found.set_type.unwrap_or(SetType::Net),
+                family,
+                tracker: SetTracker::default(),
+                wanted: false,
+                exists: true,
+                retry_at: None,
+            });
+            let same_kind =
+                found.set_type == Some(set.set_type) && found.family == Some(set.family);
+            let was_there = set.exists;
+            // A set of another type cannot be used; making ours in its place then fails, loudly.
+            set.exists = same_kind || !set.wanted;
+            let differing = set
+                .tracker
+                .adopt(if same_kind { found.entries } else { Vec::new() });
+            if self.verified {
+                report.drift += differing + usize::from(!known || !was_there);
+            }
+        }
+        self.dirty.extend(self.sets.keys().cloned());
+        Ok(())
+    }
+
+    /// Makes missing sets and adds missing members. With `may_delete`, a set that changes as a
+    /// whole is rewritten aside and swapped in.
+    pub(super) fn add(&mut self, may_delete: bool, now: Instant, report: &mut SetsReport) {
+        let names: Vec<String> = self.dirty.iter().cloned().collect();
+        for name in names {
+            let Some(set) = self.sets.get_mut(&name).filter(|set| set.wanted) else {
+                continue;
+            };
+            if let Some(at) = set.retry_at.filter(|at| *at > now) {
+                report.retry(at);
+                continue;
+            }
+            match add_to(&mut self.socket, &name, set, may_delete) {
+                Ok(changes) => {
+                    set.retry_at = None;
+                    report.changes += changes;
+                }
+                Err(error) => {
+                    self.stale = true;
+                    set.retry_at = Some(now + RETRY_AFTER);
+                    report.retry(now + RETRY_AFTER);
+                    report.failures.push((name, error));
+                }
+            }
+        }
+    }
+
+    /// Deletes surplus members of the sets for which `eligible` holds.
+    pub(super) fn delete(
+        &mut self,
+        eligible: impl Fn(&str, Family) -> bool,
+        now: Instant,
+        report: &mut SetsReport,
+    ) {
+        let names: Vec<String> = self.dirty.iter().cloned().collect();
+        for name in names {
+            let Some(set) = self.sets.get_mut(&name) else {
+                self.dirty.remove(&name);
+                continue;
+            };
+            let waiting = set.retry_at.is_some_and(|at| at > now);
+            if !set.wanted || !set.exists || waiting || !eligible(&name, set.family) {
+                continue;
+            }
+            let surplus = set.tracker.surplus();
+            match self.socket.del(&name, &surplus) {
+                Ok(()) => {
+                    report.changes += surplus.len();
+                    set.tracker.done(&surplus, false);
+                    if set.tracker.in_sync() {
+                        self.dirty.remove(&name);
+                    }
+                }
+                Err(error) => {
+                    self.stale = true;
+                    set.retry_at = Some(now + RETRY_AFTER);
+                    report.retry(now + RETRY_AFTER);
+                    report.failures.push((name, error));
+                }
+            }
+        }
+    }
+
+    /// Destroys what nobody wants. A set that is still referenced is tried again later.
+    pub(super) fn destroy(&mut self, now: Instant, report: &mut SetsReport) {
+        let unwanted = |name: &String| self.sets.get(name).is_some_and(|set| !set.wanted);
+        let names: Vec<String> = self
+            .dirty
+            .iter()
+            .filter(|name| unwanted(name))
+            .cloned()
+            .collect();
+        for name in names {
+            let Some(set) = self.sets.get_mut(&name) else {
+                continue;
+            };
+            if let Some(at) = set.retry_at.filter(|at| *at > now) {
+                report.retry(at);
+                continue;
+            }
+            let result = if set.exists {
+                self.socket.destroy(&name)
+            } else {
+                Ok(())
+            };
+            match result {
+                Ok(()) => {
+                    report.changes += usize::from(set.exists);
+                    self.sets.remove(&name);
+                    self.dirty.remove(&name);
+                }
+                Err(error) => {
+                    let busy = error.is_busy();
+                    let at = now + if busy { BUSY_RETRY_AFTER } else { RETRY_AFTER };
+                    set.retry_at = Some(at);
+                    report.retry(at);
+                    if !busy {
+                        report.failures.push((name, error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Destroys every set of ours, waiting for the kernel to let go of those that rules just held.
+    pub(super) fn clean(&mut self) -> Result<(), IpsetError> {
+        self.sets.clear();
+        self.dirty.clear();
+        self.stale = true;
+        let deadline = Instant::now() + RETRY_AFTER;
+        for name in self.socket.names()? {
+            if names::family_of_set(&name).is_none() {
+                continue;
+            }
+            loop {
+                match self.socket.destroy(&name) {
+                    Err(error) if error.is_busy() && Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    other => break other?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add_to(
+    socket: &mut IpsetSocket,
+    name: &str,
+    set: &mut KernelSet,
+    may_delete: bool,
+) -> Result<usize, IpsetError> {
+    let mut changes = 0;
+    if !set.exists {
+        socket.create(name, set.set_type, set.family)?;
+        set.exists = true;
+        changes += 1;
+    }
+    let missing = set.tracker.missing();
+    if may_delete {
+        let surplus = set.tracker.surplus();
+        let total = missing.len() + surplus.len();
+        // Filling an empty set needs no swap, and a set of workloads is changed step by step.
+        let whole = !surplus.is_empty() && total >= REWRITE_FROM && total * 2 >= set.tracker.len();
+        if whole && set.set_type != SetType::NetIface {
+            rewrite(socket, name, set)?;
+            set.tracker.done(&missing, true);
+            set.tracker.done(&surplus, false);
+            return Ok(changes + total);
+        }
+    }
+    socket.add(name, &missing)?;
+    set.tracker.done(&missing, true);
+    Ok(changes + missing.len())
+}
+
+fn rewrite(socket: &mut IpsetSocket, name: &str, set: &KernelSet) -> Result<(), IpsetError> {
+    let aside = names::temporary_set(name, set.family);
+    socket.destroy(&aside)?;
+    socket.create(&aside, set.set_type, set.family)?;
+    let members: Vec<Entry> = set.tracker.desired().collect();
+    socket.add(&aside, &members)?;
+    socket.swap(name, &aside)?;
+    socket.destroy(&aside)
+}

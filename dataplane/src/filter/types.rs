@@ -1,0 +1,337 @@
+//! The desired state in plain data: sets, rules, endpoints, globals.
+//!
+//! Nothing here knows a resource kind or a backend. Identifiers are opaque strings chosen by the
+//! caller; kernel names are derived from them by hash.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    sync::Arc,
+};
+
+use ipnetwork::IpNetwork;
+
+/// One address family; every kernel object of the filter belongs to exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both families, IPv4 first.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of a network.
+    #[must_use]
+    pub fn of(net: &IpNetwork) -> Self {
+        if net.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Wraps an identifier; any text is valid and the same text is the same object.
+            pub fn new(id: impl Into<Arc<str>>) -> Self {
+                Self(id.into())
+            }
+
+            /// The identifier as given.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(id: &str) -> Self {
+                Self(id.into())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+id_type! {
+    /// Identity of an address set (a selector, a named port, a service).
+    SetId
+}
+id_type! {
+    /// Identity of a policy.
+    PolicyId
+}
+id_type! {
+    /// Identity of a profile.
+    ProfileId
+}
+id_type! {
+    /// Identity of a local endpoint.
+    EndpointId
+}
+
+/// What the members of a set are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetKind {
+    /// Networks and addresses.
+    Nets,
+    /// Network, protocol and port together: a named port or a service.
+    NetPorts,
+}
+
+/// One member of a set. A member of the wrong shape for the set's kind is ignored and logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetMember {
+    /// A network; an address is a full-length one.
+    Net(IpNetwork),
+    /// A network with an IP protocol number (TCP 6, UDP 17, SCTP 132) and a port.
+    NetPort(IpNetwork, u8, u16),
+}
+
+impl From<IpAddr> for SetMember {
+    fn from(addr: IpAddr) -> Self {
+        Self::Net(addr.into())
+    }
+}
+
+impl From<IpNetwork> for SetMember {
+    fn from(net: IpNetwork) -> Self {
+        Self::Net(net)
+    }
+}
+
+/// A whole set. Members of both families may be mixed; each family gets its own kernel set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetSpec {
+    /// Shape of the members.
+    pub kind: SetKind,
+    /// All members.
+    pub members: BTreeSet<SetMember>,
+}
+
+/// What a matching rule does.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Accept the packet for this endpoint and direction.
+    Allow,
+    /// Drop (or reject, see [`Globals::deny_action`]).
+    Deny,
+    /// Write to the kernel log and go on with the next rule.
+    Log {
+        /// Prefix of the log line; cut to the 29 bytes that the kernel keeps.
+        prefix: String,
+    },
+    /// Leave the tier; in a profile: go on with the next rule set.
+    Pass,
+}
+
+/// An ICMP (IPv4) or ICMPv6 (IPv6) type with an optional code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IcmpMatch {
+    /// The type.
+    pub icmp_type: u8,
+    /// The code; any when absent.
+    pub code: Option<u8>,
+}
+
+/// One side of a rule. Everything present must hold; lists are "any of", `not_` lists "none of".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct EntityMatch {
+    /// The address is in one of these.
+    pub nets: Vec<IpNetwork>,
+    /// The address is in none of these.
+    pub not_nets: Vec<IpNetwork>,
+    /// The address is in **every** one of these sets ([`SetKind::Nets`]).
+    pub sets: Vec<SetId>,
+    /// The address is in none of these sets.
+    pub not_sets: Vec<SetId>,
+    /// The address, protocol and port are in **every** one of these sets ([`SetKind::NetPorts`]),
+    /// independent of `ports`: a service.
+    pub port_sets: Vec<SetId>,
+    /// The port is in one of these ranges, or the packet matches one of `named_ports`.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Alternatives to `ports`: sets of kind [`SetKind::NetPorts`].
+    pub named_ports: Vec<SetId>,
+    /// The port is in none of these ranges.
+    pub not_ports: Vec<RangeInclusive<u16>>,
+    /// The packet matches none of these sets of kind [`SetKind::NetPorts`].
+    pub not_named_ports: Vec<SetId>,
+}
+
+/// One rule. The default action is [`Action::Deny`] so that a half-built rule never opens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// What to do.
+    pub action: Action,
+    /// Only this family.
+    pub ip_version: Option<Family>,
+    /// IP protocol number (1 ICMP, 6 TCP, 17 UDP, 58 ICMPv6, 132 SCTP, 136 UDPLite).
+    pub protocol: Option<u8>,
+    /// Any protocol but this.
+    pub not_protocol: Option<u8>,
+    /// ICMP type and code; implies the family's ICMP protocol.
+    pub icmp: Option<IcmpMatch>,
+    /// ICMP of any other type or code; implies the family's ICMP protocol.
+    pub not_icmp: Option<IcmpMatch>,
+    /// Where the packet comes from.
+    pub src: EntityMatch,
+    /// Where the packet goes to.
+    pub dst: EntityMatch,
+    /// Shown beside the rule in the kernel; reduced to printable ASCII and cut.
+    pub comment: Option<String>,
+}
+
+impl Rule {
+    /// A rule that matches everything.
+    #[must_use]
+    pub fn any(action: Action) -> Self {
+        Self {
+            action,
+            ip_version: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            src: EntityMatch::default(),
+            dst: EntityMatch::default(),
+            comment: None,
+        }
+    }
+}
+
+/// The rules of a policy or of a profile, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyRules {
+    /// Applied to traffic towards the endpoint.
+    pub ingress: Vec<Rule>,
+    /// Applied to traffic from the endpoint.
+    pub egress: Vec<Rule>,
+}
+
+/// What happens at the end of a tier when no rule matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TierDefault {
+    /// Deny.
+    Deny,
+    /// Go on with the next tier, finally with the profiles.
+    Pass,
+}
+
+/// The policies of one tier that apply to an endpoint in one direction, in order.
+/// A tier without policies is skipped.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tier {
+    /// Name, shown in comments.
+    pub name: Arc<str>,
+    /// Policies in order.
+    pub policies: Vec<PolicyId>,
+    /// Verdict when none of their rules matched.
+    pub default_action: TierDefault,
+}
+
+/// The tiers of one direction, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Direction {
+    /// Tiers in order.
+    pub tiers: Vec<Tier>,
+}
+
+/// A local workload endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Host side interface; must start with [`Globals::interface_prefix`] and have 1 to 15 bytes.
+    pub ifname: String,
+    /// Addresses of the workload, of both families.
+    pub addresses: Vec<IpNetwork>,
+    /// Policy for traffic to the workload.
+    pub ingress: Direction,
+    /// Policy for traffic from the workload.
+    pub egress: Direction,
+    /// Profiles, tried in order after the last tier.
+    pub profiles: Vec<ProfileId>,
+    /// Not up: every packet from and to the workload is dropped.
+    pub admin_up: bool,
+    /// Further prefixes that the workload may send from; it gets traffic to them too.
+    pub allowed_source_prefixes: Vec<IpNetwork>,
+}
+
+/// Verdict for packets from a workload to its own host that egress policy allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostAction {
+    /// Drop.
+    Drop,
+    /// Leave it to the rules of others in `INPUT`.
+    Return,
+    /// Accept.
+    Accept,
+}
+
+/// How a denied packet is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DenyAction {
+    /// Silently dropped.
+    Drop,
+    /// Answered with ICMP port unreachable. Spoofed packets are dropped in any case.
+    Reject,
+}
+
+/// Everything that is not per policy or per endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Globals {
+    /// Interfaces with this name prefix are workloads; 1 to 14 of `[A-Za-z0-9_.-]`.
+    pub interface_prefix: String,
+    /// CIDRs of pools with natOutgoing.
+    pub masquerade_pools: BTreeSet<IpNetwork>,
+    /// CIDRs of all pools, disabled ones too: never masqueraded towards these.
+    pub all_pools: BTreeSet<IpNetwork>,
+    /// Source address for natOutgoing in IPv4; the outgoing interface's own when absent.
+    pub nat_outgoing_v4: Option<Ipv4Addr>,
+    /// Source address for natOutgoing in IPv6; the outgoing interface's own when absent.
+    pub nat_outgoing_v6: Option<Ipv6Addr>,
+    /// Workload to own host.
+    pub endpoint_to_host: HostAction,
+    /// Drop or reject.
+    pub deny_action: DenyAction,
+    /// Packet mark bits that are ours; at least two. The lowest two are used.
+    pub mark_mask: u32,
+    /// Let packets pass that conntrack calls INVALID (asymmetric routing).
+    pub disable_conntrack_invalid: bool,
+}
+
+impl Default for Globals {
+    fn default() -> Self {
+        Self {
+            interface_prefix: "mgy".to_owned(),
+            masquerade_pools: BTreeSet::new(),
+            all_pools: BTreeSet::new(),
+            nat_outgoing_v4: None,
+            nat_outgoing_v6: None,
+            endpoint_to_host: HostAction::Drop,
+            deny_action: DenyAction::Drop,
+            mark_mask: 0xffff_0000,
+            disable_conntrack_invalid: false,
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What a set should hold, what the kernel is believed to hold, and the difference.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Entry;
+
+/// Where a member is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    desired: bool,
+    kernel: bool,
+}
+
+/// Tracks one set. A change costs O(1); asking for the difference costs O(changes).
+#[derive(Clone, Debug, Default)]
+pub struct SetTracker {
+    places: HashMap<Entry, Place>,
+    /// Entries whose two sides may differ; may hold an entry twice or one that agrees again.
+    changed: Vec<Entry>,
+    desired: usize,
+}
+
+impl SetTracker {
+    /// Wants `entry` in the set.
+    pub fn insert(&mut self, entry: Entry) {
+        let place = self.places.entry(entry).or_default();
+        if !place.desired {
+            place.desired = true;
+            self.desired += 1;
+            self.changed.push(entry);
+        }
+    }
+
+    /// Wants `entry` out of the set.
+    pub fn remove(&mut self, entry: &Entry) {
+        if let Some(place) = self.places.get_mut(entry)
+            && place.desired
+        {
+            place.desired = false;
+            self.desired -= 1;
+            self.changed.push(*entry);
+        }
+    }
+
+    /// Wants exactly `entries`.
+    pub fn replace(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        let wanted: HashSet<Entry> = entries.into_iter().collect();
+        let gone: Vec<Entry> = self
+            .desired()
+            .filter(|entry| !wanted.contains(entry))
+            .collect();
+        for entry in &gone {
+            self.remove(entry);
+        }
+        for entry in wanted {
+            self.insert(entry);
+        }
+    }
+
+    /// All wanted entries, in no order.
+    pub fn desired(&self) -> impl Iterator<Item = Entry> + '_ {
+        self.places
+            .iter()
+            .filter(|(_, place)| place.desired)
+            .map(|(entry, _)| *entry)
+    }
+
+    /// How many entries are wanted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.desired
+    }
+
+    /// No entry is wanted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.desired == 0
+    }
+
+    /// Takes over what the kernel was found to hold; returns how many entries differ from what it
+    /// was believed to hold.
+    pub fn adopt(&mut self, kernel: impl IntoIterator<Item = Entry>) -> usize {
+        let mut before: HashSet<Entry> = HashSet::new();
+        for (entry, place) in &mut self.places {
+            if std::mem::take(&mut place.kernel) {
+                before.insert(*entry);
+            }
+        }
+        let mut differing = 0;
+        for entry in kernel {
+            let place = self.places.entry(entry).or_default();
+            if !std::mem::replace(&mut place.kernel, true) && !before.remove(&entry) {
+                differing += 1;
+            }
+        }
+        self.places.retain(|_, place| place.desired || place.kernel);
+        self.changed.clear();
+        let differs = self
+            .places
+            .iter()
+            .filter(|(_, place)| place.desired != place.kernel);
+        self.changed.extend(differs.map(|(entry, _)| *entry));
+        differing + before.len()
+    }
+
+    /// Entries that the kernel lacks.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Entry> {
+        self.differing(|place| place.desired && !place.kernel)
+    }
+
+    /// Entries that the kernel has too many.
+    #[must_use]
+    pub fn surplus(&self) -> Vec<Entry> {
+        self.differing(|place| !place.desired && place.kernel)
+    }
+
+    /// Nothing to do.
+    #[must_use]
+    pub fn in_sync(&self) -> bool {
+        self.changed.is_empty()
+    }
+
+    fn differing(&self, wanted: impl Fn(&Place) -> bool) -> Vec<Entry> {
+        let hits = self
+            .changed
+            .iter()
+            .filter(|e| self.places.get(e).is_some_and(&wanted));
+        let mut entries: Vec<Entry> = hits.copied().collect();
+        entries.sort_unstable();
+        entries.dedup();
+        entries
+    }
+
+    /// The kernel took the addition or deletion of these.
+    pub fn done(&mut self, entries: &[Entry], now_in_kernel: bool) {
+        for entry in entries {
+            if let Some(place) = self.places.get_mut(entry) {
+                place.kernel = now_in_kernel;
+            }
+        }
+        let places = &mut self.places;
+        self.changed
+            .retain(|entry| match places.get(entry).copied() {
+                Some(place) if place.desired != place.kernel => true,
+                Some(place) => {
+                    if !place.desired {
+                        places.remove(entry);
+                    }
+                    false
+                }
+                None => false,
+            });
+    }
+}

@@ -1,0 +1,41 @@
+//! iptables in both variants: which one to use, reading back, and exact batches of changes.
+//!
+//! [`Backend`] names the variant. [`Tables`] holds the chains that one family should have and those
+//! that the kernel has, and writes the difference with one `iptables-restore --noflush`. Only chains
+//! with our prefix and the jumps to them are ever touched.
+
+mod backend;
+mod save;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use self::backend::{Backend, BackendError, Programs, RestoreError};
+pub(crate) use self::{
+    save::Saved,
+    tables::{Chain, Rank, Tables, TablesReport},
+};
+
+/// The tables in use, in the order in which a batch changes them: spoofed packets are stopped
+/// before anything is let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Table {
+    /// Before conntrack.
+    Raw,
+    /// The verdict.
+    Filter,
+    /// Address translation.
+    Nat,
+}
+
+impl Table {
+    pub(crate) const ALL: [Self; 3] = [Self::Raw, Self::Filter, Self::Nat];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+        }
+    }
+}

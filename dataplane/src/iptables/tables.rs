@@ -1,0 +1,555 @@
+//! The chains of one family: desired, in the kernel, and the batch that makes them equal.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Backend, Programs, RestoreError, Table,
+    save::{COMMENT_PREFIX, Hook},
+};
+use crate::filter::{Family, names::short_hash};
+
+/// What depends on what: a chain refers only to chains of lower rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Rank {
+    /// Chains that jump nowhere.
+    Verdict,
+    /// Policies and profiles.
+    Policy,
+    /// Groups of endpoints.
+    Group,
+    /// From an address to its group.
+    Dispatch,
+    /// Workload to its own host.
+    Host,
+    /// Hooked into the chains of others. Without it nothing is enforced, so it is never stubbed.
+    Base,
+}
+
+/// A chain as it should be: rules without `-A CHAIN`, and their hashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chain {
+    rank: Rank,
+    rules: Vec<String>,
+    hashes: Vec<String>,
+}
+
+impl Chain {
+    /// `rules` are match and target, optionally preceded by a comment text and a tab.
+    pub(crate) fn new(name: &str, rank: Rank, rules: &[String]) -> Self {
+        let mut chained = name.to_owned();
+        let mut hashes = Vec::with_capacity(rules.len());
+        let mut lines = Vec::with_capacity(rules.len());
+        for rule in rules {
+            chained.push('\n');
+            chained.push_str(rule);
+            // Each hash covers the rules above it too; the last one stands for the chain.
+            let hash = short_hash(&chained);
+            chained.clone_from(&hash);
+            let (text, rule) = rule.split_once('\t').unwrap_or(("", rule));
+            let gap = if text.is_empty() { "" } else { " " };
+            lines.push(format!(
+                "-m comment --comment \"{COMMENT_PREFIX}{hash}{gap}{text}\" {rule}"
+            ));
+            hashes.push(hash);
+        }
+        Self {
+            rank,
+            rules: lines,
+            hashes,
+        }
+    }
+}
+
+type Key = (Table, String);
+
+/// A chain that the kernel refused; it is tried again on its own.
+#[derive(Clone, Copy, Debug)]
+struct Backoff {
+    attempts: u32,
+    until: Instant,
+}
+
+/// First wait after a failure; doubled each time.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+impl Backoff {
+    fn after(earlier: Option<Self>, now: Instant) -> Self {
+        let attempts = earlier.map_or(0, |b| b.attempts) + 1;
+        let wait = FIRST_WAIT
+            .saturating_mul(1 << (attempts - 1).min(10))
+            .min(LONGEST_WAIT);
+        Self {
+            attempts,
+            until: now + wait,
+        }
+    }
+}
+
+/// What one [`Tables::apply`] did.
+#[derive(Debug, Default)]
+pub(crate) struct TablesReport {
+    /// Programs run to write.
+    pub(crate) restores: u32,
+    /// Chains written or deleted.
+    pub(crate) chains_changed: usize,
+    /// Chains or hooks that were not as we left them.
+    pub(crate) drift: usize,
+    /// What was refused: chain (or `all tables`) and why.
+    pub(crate) failures: Vec<(String, RestoreError)>,
+    /// Something other than the rules of single policies failed: membership of groups must not
+    /// shrink, because the chains that take over may be missing.
+    pub(crate) structure_failed: bool,
+    /// When something is to be tried again.
+    pub(crate) retry_at: Option<Instant>,
+}
+
+/// One family's chains.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    backend: Backend,
+    family: Family,
+    desired: BTreeMap<Key, Chain>,
+    /// Chains of others, and the chain of ours that each jumps to first.
+    hooks: BTreeMap<Key, (String, String)>,
+    kernel: BTreeMap<Key, Vec<String>>,
+    kernel_hooks: BTreeMap<Key, Vec<Hook>>,
+    dirty: BTreeSet<Key>,
+    hooks_dirty: bool,
+    /// The kernel has to be read before the next change.
+    stale: bool,
+    /// The next reading compares with what we believe and counts differences.
+    verified: bool,
+    refused: BTreeMap<Key, Backoff>,
+    /// The whole family, after a failure that is nobody's fault in particular.
+    backoff: Option<Backoff>,
+}
+
+/// The changes of one batch.
+#[derive(Debug, Default)]
+struct Batch {
+    write: Vec<Key>,
+    stub: Vec<Key>,
+    delete: Vec<Key>,
+    hooks: bool,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.write.is_empty() && self.stub.is_empty() && self.delete.is_empty() && !self.hooks
+    }
+}
+
+impl Tables {
+    pub(crate) fn new(backend: Backend, family: Family) -> Self {
+        Self {
+            backend,
+            family,
+            desired: BTreeMap::new(),
+            hooks: BTreeMap::new(),
+            kernel: BTreeMap::new(),
+            kernel_hooks: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            hooks_dirty: false,
+            stale: true,
+            verified: false,
+            refused: BTreeMap::new(),
+            backoff: None,
+        }
+    }
+
+    /// Wants a chain as given.
+    pub(crate) fn set(&mut self, table: Table, name: &str, chain: Chain) {
+        let key = (table, name.to_owned());
+        if self.desired.get(&key) != Some(&chain) {
+            self.refused.remove(&key);
+            self.dirty.insert(key.clone());
+            self.desired.insert(key, chain);
+        }
+    }
+
+    /// Wants a chain gone.
+    pub(crate) fn remove(&mut self, table: Table, name: &str) {
+        let key = (table, name.to_owned());
+        if self.desired.remove(&key).is_some() {
+            self.refused.remove(&key);
+            self.dirty.insert(key);
+        }
+    }
+
+    /// Wants the first rule of a chain of others to jump to a chain of ours.
+    pub(crate) fn hook(&mut self, table: Table, builtin: &str, target: &str) {
+        let chain = Chain::new(builtin, Rank::Base, &[format!("-j {target}")]);
+        let rule = (target.to_owned(), chain.rules.concat());
+        self.hooks.insert((table, builtin.to_owned()), rule);
+        self.hooks_dirty = true;
+    }
+
+    /// The chains that the kernel was last seen or made to have.
+    pub(crate) fn kernel_chains(&self) -> impl Iterator<Item = &str> {
+        self.kernel.keys().map(|(_, name)| name.as_str())
+    }
+
+    /// Reads the kernel back before the next change and repairs what is not as desired.
+    pub(crate) fn invalidate(&mut self) {
+        self.stale = true;
+    }
+
+    /// Whether [`Tables::refresh`] and [`Tables::apply`] have nothing to do.
+    pub(crate) fn in_sync(&self) -> bool {
+        self.dirty.is_empty() && !self.hooks_dirty && !self.stale
+    }
+
+    /// Whether the kernel has to be read before the next change.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// Whether [`Tables::refresh`] would have nothing to read and nothing to wait for.
+    pub(crate) fn is_readable(&self) -> bool {
+        !self.stale && self.backoff.is_none()
+    }
+
+    /// Whether the kernel has a chain of this name.
+    pub(crate) fn has_chain(&self, table: Table, name: &str) -> bool {
+        self.kernel.contains_key(&(table, name.to_owned()))
+    }
+
+    /// Returns how many chains differ from what we left.
+    fn read_if_stale(&mut self, programs: &Programs) -> Result<usize, RestoreError> {
+        if !self.stale {
+            return Ok(0);
+        }
+        let saved = programs.save(self.backend, self.family)?;
+        let changed = |key: &&Key| saved.chains.get(*key) != self.kernel.get(*key);
+        let keys: BTreeSet<&Key> = saved.chains.keys().chain(self.kernel.keys()).collect();
+        let mut drift = keys.into_iter().filter(changed).count();
+        drift += usize::from(saved.hooks != self.kernel_hooks && !self.hooks_match(&saved.hooks));
+        let drift = if self.verified { drift } else { 0 };
+        self.kernel = saved.chains;
+        self.kernel_hooks = saved.hooks;
+        self.hooks_dirty = !self.hooks_match(&self.kernel_hooks);
+        self.dirty = self
+            .kernel
+            .keys()
+            .chain(self.desired.keys())
+            .cloned()
+            .collect();
+        self.dirty
+            .retain(|key| self.kernel.get(key) != self.desired.get(key).map(|chain| &chain.hashes));
+        self.stale = false;
+        self.verified = true;
+        Ok(drift)
+    }
+
+    fn hooks_match(&self, found: &BTreeMap<Key, Vec<Hook>>) -> bool {
+        let good = |(key, (target, rule)): (&Key, &(String, String))| {
+            let hash = super::save::rule_hash(rule);
+            matches!(found.get(key).map(Vec::as_slice), Some([hook])
+                if hook.position == 0
+                    && hook.target == *target
+                    && super::save::rule_hash(&hook.text) == hash)
+        };
+        found.len() == self.hooks.len() && self.hooks.iter().all(good)
+    }
+
+    /// Reads the kernel if that is due. False when it could not be read or a wait is on; the report
+    /// then says why and until when.
+    pub(crate) fn refresh(
+        &mut self,
+        programs: &Programs,
+        now: Instant,
+        report: &mut TablesReport,
+    ) -> bool {
+        if let Some(backoff) = self.backoff.filter(|b| b.until > now) {
+            report.structure_failed = true;
+            report.retry_at = Some(backoff.until);
+            return false;
+        }
+        match self.read_if_stale(programs) {
+            Ok(drift) => report.drift += drift,
+            Err(error) => self.fail_all(error, now, report),
+        }
+        !self.stale
+    }
+
+    /// Makes the kernel equal to what is desired; chains nobody wants stay unless `may_delete`.
+    /// To be called after a successful [`Tables::refresh`].
+    pub(crate) fn apply(
+        &mut self,
+        programs: &Programs,
+        may_delete: bool,
+        now: Instant,
+        report: &mut TablesReport,
+    ) {
+        let batch = self.batch(may_delete, now);
+        if !batch.is_empty() {
+            match self.run(programs, &batch, report) {
+                Ok(()) => self.backoff = None,
+                Err(error) if error.is_refusal() => {
+                    self.apply_by_rank(programs, may_delete, now, report);
+                }
+                Err(error) => self.fail_all(error, now, report),
+            }
+        }
+        report.retry_at = self
+            .refused
+            .values()
+            .chain(&self.backoff)
+            .map(|b| b.until)
+            .min();
+    }
+
+    fn fail_all(&mut self, error: RestoreError, now: Instant, report: &mut TablesReport) {
+        let backoff = Backoff::after(self.backoff, now);
+        self.backoff = Some(backoff);
+        self.stale = true;
+        report.structure_failed = true;
+        report.retry_at = Some(backoff.until);
+        report
+            .failures
+            .push((format!("{} tables", self.family), error));
+    }
+
+    fn batch(&self, may_delete: bool, now: Instant) -> Batch {
+        let due = |key: &&Key| self.refused.get(*key).is_none_or(|b| b.until <= now);
+        let (write, delete) = self
+            .dirty
+            .iter()
+            .filter(due)
+            .cloned()
+            .partition(|key| self.desired.contains_key(key));
+        let delete = if may_delete { delete } else { Vec::new() };
+        Batch {
+            write,
+            delete,
+            stub: Vec::new(),
+            hooks: self.hooks_dirty,
+        }
+    }
+
+    /// After a refusal: lower ranks first, each halved until the refused chains are found. Those
+    /// keep their earlier rules or, if they have none, drop everything, so that the rest can go on.
+    fn apply_by_rank(
+        &mut self,
+        programs: &Programs,
+        may_delete: bool,
+        now: Instant,
+        report: &mut TablesReport,
+    ) {
+        self.stale = true;
+        if let Err(error) = self.read_if_stale(programs) {
+            return self.fail_all(error, now, report);
+        }
+        let batch = self.batch(may_delete, now);
+        for rank in [
+            Rank::Verdict,
+            Rank::Policy,
+            Rank::Group,
+            Rank::Dispatch,
+            Rank::Host,
+            Rank::Base,
+        ] {
+            let of_rank = |key: &&Key| self.desired.get(*key).is_some_and(|c| c.rank == rank);
+            let keys: Vec<Key> = batch.write.iter().filter(of_rank).cloned().collect();
+            self.write_or_halve(programs, &keys, now, report);
+        }
+        let hooks = Batch {
+            hooks: batch.hooks,
+            ..Batch::default()
+        };
+        let deletions = Batch {
+            delete: batch.delete,
+            ..Batch::default()
+        };
+        for rest in [hooks, deletions] {
+            if !rest.is_empty()
+                && let Err(error) = self.run(programs, &rest, report)
+            {
+                self.fail_all(error, now, report);
+            }
+        }
+    }
+
+    fn write_or_halve(
+        &mut self,
+        programs: &Programs,
+        keys: &[Key],
+        now: Instant,
+        report: &mut TablesReport,
+    ) {
+        if keys.is_empty() {
+            return;
+        }
+        let batch = Batch {
+            write: keys.to_vec(),
+            ..Batch::default()
+        };
+        let Err(error) = self.run(programs, &batch, report) else {
+            return;
+        };
+        if let [key] = keys {
+            self.refuse(programs, key, now, report);
+            report.failures.push((
+                format!("{} {} chain {}", self.family, key.0.name(), key.1),
+                error,
+            ));
+            return;
+        }
+        let (low, high) = keys.split_at(keys.len() / 2);
+        self.write_or_halve(programs, low, now, report);
+        self.write_or_halve(programs, high, now, report);
+    }
+
+    fn refuse(&mut self, programs: &Programs, key: &Key, now: Instant, report: &mut TablesReport) {
+        let backoff = Backoff::after(self.refused.get(key).copied(), now);
+        self.refused.insert(key.clone(), backoff);
+        let rank = self.desired.get(key).map_or(Rank::Base, |chain| chain.rank);
+        report.structure_failed |= rank > Rank::Policy;
+        if rank == Rank::Base || self.kernel.contains_key(key) {
+            return;
+        }
+        let stub = Batch {
+            stub: vec![key.clone()],
+            ..Batch::default()
+        };
+        if let Err(error) = self.run(programs, &stub, report) {
+            report
+                .failures
+                .push((format!("{} stub of chain {}", self.family, key.1), error));
+        }
+    }
+
+    fn run(
+        &mut self,
+        programs: &Programs,
+        batch: &Batch,
+        report: &mut TablesReport,
+    ) -> Result<(), RestoreError> {
+        let input = self.render(batch);
+        tracing::trace!(family = %self.family, %input, "iptables batch");
+        report.restores += 1;
+        programs
+            .restore(self.backend, self.family, &input)
+            .inspect_err(|_| self.stale = true)?;
+        report.chains_changed += batch.write.len() + batch.delete.len();
+        self.commit(batch);
+        Ok(())
+    }
+
+    fn commit(&mut self, batch: &Batch) {
+        for key in &batch.write {
+            if let Some(chain) = self.desired.get(key) {
+                self.kernel.insert(key.clone(), chain.hashes.clone());
+            }
+            self.dirty.remove(key);
+            self.refused.remove(key);
+        }
+        for key in &batch.stub {
+            self.kernel.insert(key.clone(), vec![STUB_HASH.to_owned()]);
+        }
+        for key in &batch.delete {
+            self.kernel.remove(key);
+            self.dirty.remove(key);
+        }
+        if batch.hooks {
+            self.hooks_dirty = false;
+            let placed = |(key, (target, text)): (&Key, &(String, String))| {
+                let hook = Hook {
+                    position: 0,
+                    target: target.clone(),
+                    text: text.clone(),
+                };
+                (key.clone(), vec![hook])
+            };
+            self.kernel_hooks = self.hooks.iter().map(placed).collect();
+        }
+    }
+
+    fn render(&self, batch: &Batch) -> String {
+        let mut text = String::new();
+        for table in Table::ALL {
+            let body = self.render_table(batch, table);
+            if !body.is_empty() {
+                // Writing to a string cannot fail.
+                let _infallible = write!(text, "*{}\n{body}COMMIT\n", table.name());
+            }
+        }
+        text
+    }
+
+    fn render_table(&self, batch: &Batch, table: Table) -> String {
+        let mut text = String::new();
+        let of_table = |keys: &[Key]| -> Vec<String> {
+            keys.iter()
+                .filter(|key| key.0 == table)
+                .map(|key| key.1.clone())
+                .collect()
+        };
+        let (write, stub) = (of_table(&batch.write), of_table(&batch.stub));
+        let delete = of_table(&batch.delete);
+        // Declaring a chain makes it or empties it, here inside of the transaction.
+        for name in write.iter().chain(&stub).chain(&delete) {
+            text.push_str(&format!(":{name} - [0:0]\n"));
+        }
+        for name in &write {
+            let chain = self.desired.get(&(table, name.clone()));
+            for rule in chain
+                .map(|chain| chain.rules.as_slice())
+                .unwrap_or_default()
+            {
+                text.push_str(&format!("-A {name} {rule}\n"));
+            }
+        }
+        for name in &stub {
+            let comment = format!("{COMMENT_PREFIX}{STUB_HASH} not accepted by the kernel");
+            text.push_str(&format!(
+                "-A {name} -m comment --comment \"{comment}\" -j DROP\n"
+            ));
+        }
+        if batch.hooks {
+            text.push_str(&self.render_hooks(table));
+        }
+        for name in &delete {
+            text.push_str(&format!("-X {name}\n"));
+        }
+        text
+    }
+
+    fn render_hooks(&self, table: Table) -> String {
+        let mut text = String::new();
+        for ((_, builtin), hooks) in self.kernel_hooks.iter().filter(|(key, _)| key.0 == table) {
+            for hook in hooks {
+                text.push_str(&format!("-D {builtin} {}\n", hook.text));
+            }
+        }
+        for ((_, builtin), (_, rule)) in self.hooks.iter().filter(|(key, _)| key.0 == table) {
+            text.push_str(&format!("-I {builtin} 1 {rule}\n"));
+        }
+        text
+    }
+
+    /// Removes every chain of ours and every jump to one.
+    pub(crate) fn clean(&mut self, programs: &Programs) -> Result<(), RestoreError> {
+        self.desired.clear();
+        self.hooks.clear();
+        self.invalidate();
+        self.read_if_stale(programs)?;
+        let batch = Batch {
+            delete: self.kernel.keys().cloned().collect(),
+            hooks: !self.kernel_hooks.is_empty(),
+            ..Batch::default()
+        };
+        if !batch.is_empty() {
+            self.run(programs, &batch, &mut TablesReport::default())?;
+        }
+        Ok(())
+    }
+}
+
+/// Stands in the comment of a chain that drops because its own rules were refused.
+const STUB_HASH: &str = "refused---------";
