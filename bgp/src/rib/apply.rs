@@ -1,0 +1,287 @@
+//! Step one: taking updates into the table, no decision yet.
+
+use super::{
+    FamilyRib, PeerId, Rib,
+    attr_store::{AttrStore, Kind},
+    index::NONE,
+    peers::Session,
+    restart::RestartEvent,
+    table::{Key, Path, Source},
+};
+use crate::{
+    policy::Filter,
+    prefix::{Family, Ipv4Prefix, Ipv6Prefix},
+    wire::{
+        AttrContext, NextHop, NlriIter, NlriPrefix, PathAttrs, PeerKind, UpdateFrame, Verdict,
+        WireError, error::AttrError,
+    },
+};
+
+/// What an UPDATE turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateOutcome {
+    /// Routes, or nothing.
+    Routes,
+    /// End-of-RIB of a family (RFC 4724, section 2).
+    EndOfRib(Family),
+    /// The attributes were unusable and the routes count as withdrawn (RFC 7606, section 2).
+    TreatedAsWithdraw(AttrError),
+    /// Some attribute was dropped, the routes are in use (RFC 7606, section 2).
+    AttributeDiscarded,
+}
+
+/// Subtype of a ROUTE-REFRESH (RFC 7313, section 3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefreshKind {
+    /// The peer asks for our routes.
+    Request,
+    /// The peer begins to send its routes again.
+    Begin,
+    /// The peer has sent them all: what it did not repeat is gone.
+    End,
+}
+
+/// Puts a path in, with its references, and marks the prefix if anything changed; `true` if the
+/// source had none.
+pub(super) fn put(family: &mut FamilyRib, attrs: &mut AttrStore, id: u32, path: Path) -> bool {
+    attrs.retain(path.pre);
+    if path.post != NONE {
+        attrs.retain(path.post);
+    }
+    let old = family.table.put(id, path);
+    if let Some(old) = old {
+        attrs.release(old.pre);
+        attrs.release(old.post);
+    }
+    if old.is_none_or(|old| (old.pre, old.post) != (path.pre, path.post)) {
+        family.changed.insert(id);
+    }
+    old.is_none()
+}
+
+/// Takes a path out; `false` if there was none.
+pub(super) fn take(family: &mut FamilyRib, attrs: &mut AttrStore, id: u32, source: Source) -> bool {
+    let Some(old) = family.table.take(id, source) else {
+        return false;
+    };
+    attrs.release(old.pre);
+    attrs.release(old.post);
+    family.changed.insert(id);
+    true
+}
+
+impl Rib {
+    /// Takes in an UPDATE of an established session. Nothing is decided until [`Rib::settle`].
+    ///
+    /// On error the session has to end with the NOTIFICATION that the error names. Prefixes of
+    /// families that were not negotiated are ignored.
+    pub fn handle_update(
+        &mut self,
+        peer: PeerId,
+        frame: &UpdateFrame<'_>,
+    ) -> Result<UpdateOutcome, WireError> {
+        let Some(session) = self.session(peer) else {
+            return Ok(UpdateOutcome::Routes);
+        };
+        let families = session.info.families;
+        if let Some(family) = frame.end_of_rib() {
+            self.handle_eor(peer, family);
+            return Ok(UpdateOutcome::EndOfRib(family));
+        }
+        let (v4, v6) = (Family::Ipv4Unicast, Family::Ipv6Unicast);
+        if families.contains(v4) {
+            self.withdraw::<Ipv4Prefix>(peer, frame.withdrawn)?;
+        }
+        if let Some(unreach) = frame.mp_unreach.filter(|u| families.contains(u.family)) {
+            if unreach.family == v4 {
+                self.withdraw::<Ipv4Prefix>(peer, unreach.nlri)?;
+            } else {
+                self.withdraw::<Ipv6Prefix>(peer, unreach.nlri)?;
+            }
+        }
+        let mut outcome = UpdateOutcome::Routes;
+        if !frame.nlri.is_empty() && families.contains(v4) {
+            let set = self.resolve(peer, frame, None)?;
+            self.announce::<Ipv4Prefix>(peer, frame.nlri, set, &mut outcome)?;
+        }
+        if let Some(reach) = frame.mp_reach.filter(|r| families.contains(r.family)) {
+            let set = self.resolve(peer, frame, Some(reach.next_hop))?;
+            if reach.family == v6 {
+                self.announce::<Ipv6Prefix>(peer, reach.nlri, set, &mut outcome)?;
+            } else {
+                self.announce::<Ipv4Prefix>(peer, reach.nlri, set, &mut outcome)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Takes in a ROUTE-REFRESH (RFC 2918, RFC 7313).
+    pub fn handle_refresh(&mut self, peer: PeerId, family: Family, kind: RefreshKind) {
+        let Some(session) = self.session(peer) else {
+            return;
+        };
+        if !session.info.families.contains(family) {
+            return;
+        }
+        match kind {
+            RefreshKind::Request => self.send_again(peer, family),
+            RefreshKind::Begin => self.mark_stale(peer, family),
+            RefreshKind::End => self.purge_stale(peer, family),
+        }
+    }
+
+    /// The peer has sent all routes of `family`.
+    pub fn handle_eor(&mut self, peer: PeerId, family: Family) {
+        self.purge_stale(peer, family);
+        self.restart_event(peer, RestartEvent::EndOfRib(family));
+    }
+
+    fn withdraw<P: NlriPrefix + Key>(
+        &mut self,
+        peer: PeerId,
+        nlri: &[u8],
+    ) -> Result<(), WireError> {
+        let family = &mut self.families[P::FAMILY.index()];
+        let mut gone = 0;
+        for item in NlriIter::<P>::new(nlri, false) {
+            if let Some(id) = family.table.find(item?.prefix) {
+                gone += u32::from(take(family, &mut self.attrs, id, peer.0));
+            }
+        }
+        self.count(peer, P::FAMILY, |count| count - gone);
+        Ok(())
+    }
+
+    /// The interned set that the attributes of `frame` mean, or why its routes are withdrawn.
+    fn resolve(
+        &mut self,
+        peer: PeerId,
+        frame: &UpdateFrame<'_>,
+        mp_next_hop: Option<NextHop>,
+    ) -> Result<Result<(u32, bool), AttrError>, WireError> {
+        let Some(session) = self.session(peer) else {
+            return Ok(Err(AttrError {
+                code: 0,
+                what: "the session is down",
+            }));
+        };
+        let (class, scope) = (session.class, session.info.scope);
+        let mp = mp_next_hop.map(|wire| (wire, self.next_hops.intern(wire, scope)));
+        if !frame.is_malformed()
+            && let Some(found) = self.attrs.find(class, &frame.attrs, mp)
+        {
+            return Ok(Ok(found));
+        }
+        let class_info = self.attrs.class(class);
+        let ctx = AttrContext {
+            four_octet_as: class_info.four_octet_as,
+            peer: if class_info.kind == Kind::Ebgp {
+                PeerKind::Ebgp
+            } else {
+                PeerKind::Ibgp
+            },
+        };
+        let mut decoded = PathAttrs::decode(&frame.attrs, &ctx);
+        let next_hop = match (mp, decoded.attrs.next_hop) {
+            (Some((_, id)), _) => Some(id),
+            (None, Some(v4)) => Some(self.next_hops.intern(NextHop::V4(v4), scope)),
+            (None, None) => None,
+        };
+        let verdict = frame.verdict(&decoded.verdict, next_hop.is_some());
+        let (discarded, next_hop) = match (verdict, next_hop) {
+            (Verdict::Reset(error), _) => return Err(error),
+            (Verdict::TreatAsWithdraw(error), _) => return Ok(Err(error)),
+            (Verdict::Accept, Some(next_hop)) => (false, next_hop),
+            (Verdict::AttributeDiscard(_), Some(next_hop)) => (true, next_hop),
+            (_, None) => {
+                return Ok(Err(AttrError {
+                    code: 3,
+                    what: "NEXT_HOP is missing",
+                }));
+            }
+        };
+        if mp.is_some() {
+            decoded.attrs.next_hop = None;
+        }
+        let set = self.attrs.intern(class, &decoded.attrs, next_hop);
+        self.attrs.remember(class, &frame.attrs, mp, set, discarded);
+        Ok(Ok((set, discarded)))
+    }
+
+    fn announce<P: NlriPrefix + Key>(
+        &mut self,
+        peer: PeerId,
+        nlri: &[u8],
+        resolved: Result<(u32, bool), AttrError>,
+        outcome: &mut UpdateOutcome,
+    ) -> Result<(), WireError> {
+        let (set, discarded) = match resolved {
+            Ok(found) => found,
+            Err(error) => {
+                *outcome = UpdateOutcome::TreatedAsWithdraw(error);
+                self.bump(peer, |stats| stats.treated_as_withdraw += 1);
+                return self.withdraw::<P>(peer, nlri);
+            }
+        };
+        if discarded {
+            *outcome = UpdateOutcome::AttributeDiscarded;
+            self.bump(peer, |stats| stats.attribute_discards += 1);
+        }
+        let looped = self.attrs.set(set).looped.is_some();
+        let origin = self.attrs.kind(set).into();
+        let Some(filter) = self.import_filter(peer) else {
+            return Ok(());
+        };
+        let family = &mut self.families[P::FAMILY.index()];
+        let mut added = 0;
+        // The operations that the last prefix got, and the set that came of it.
+        let mut last = (Filter::PLAIN, set);
+        let mut result = Ok(());
+        for item in NlriIter::<P>::new(nlri, false) {
+            let prefix = match item {
+                Ok(item) => item.prefix,
+                Err(error) => {
+                    result = Err(error.into());
+                    break;
+                }
+            };
+            let id = family.table.find_or_insert(prefix);
+            let rule = if looped {
+                None
+            } else {
+                filter.decide(prefix.into_prefix(), origin)
+            };
+            let post = match rule {
+                None => NONE,
+                Some(Filter::PLAIN) => set,
+                Some(rule) => {
+                    if last.0 != rule {
+                        last = (rule, modified(&mut self.attrs, set, &filter, rule));
+                    }
+                    last.1
+                }
+            };
+            let path = Path {
+                source: peer.0,
+                stale: false,
+                pre: set,
+                post,
+            };
+            added += u32::from(put(family, &mut self.attrs, id, path));
+        }
+        self.count(peer, P::FAMILY, |count| count + added);
+        result
+    }
+
+    pub(super) fn session(&self, peer: PeerId) -> Option<&Session> {
+        self.peer(peer)?.session.as_ref()
+    }
+}
+
+/// The set that import makes of `set` with the operations of `rule`.
+pub(super) fn modified(attrs: &mut AttrStore, set: u32, filter: &Filter, rule: u16) -> u32 {
+    let mut decoded = attrs.decode(set);
+    super::export::operate(&mut decoded, filter.operations(rule));
+    let (class, next_hop) = (attrs.class_of(set), attrs.set(set).next_hop);
+    attrs.intern(class, &decoded, next_hop)
+}

@@ -1,0 +1,161 @@
+//! The decision process (RFC 4271 section 9.1.2, RFC 4456 section 9).
+
+use std::{fmt, net::IpAddr};
+
+use smallvec::SmallVec;
+
+/// The step that decided between routes, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DecisionStep {
+    /// Originated here rather than learnt.
+    LocalOrigin,
+    /// Highest LOCAL_PREF.
+    LocalPref,
+    /// Shortest AS_PATH.
+    AsPathLength,
+    /// Lowest ORIGIN.
+    Origin,
+    /// Lowest MULTI_EXIT_DISC among the routes of one neighbouring AS.
+    Med,
+    /// eBGP rather than iBGP.
+    EbgpOverIbgp,
+    /// Lowest interior cost to the next hop.
+    IgpCost,
+    /// Lowest BGP identifier, or ORIGINATOR_ID of a reflected route.
+    RouterId,
+    /// Shortest CLUSTER_LIST.
+    ClusterListLength,
+    /// Lowest peer address.
+    PeerAddress,
+}
+
+impl DecisionStep {
+    /// The name shown to operators.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LocalOrigin => "local origin",
+            Self::LocalPref => "local preference",
+            Self::AsPathLength => "AS path length",
+            Self::Origin => "origin",
+            Self::Med => "MED",
+            Self::EbgpOverIbgp => "eBGP over iBGP",
+            Self::IgpCost => "IGP cost",
+            Self::RouterId => "router id",
+            Self::ClusterListLength => "cluster list length",
+            Self::PeerAddress => "peer address",
+        }
+    }
+}
+
+impl fmt::Display for DecisionStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An eligible path, reduced to what is compared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    /// Position among the destination's paths.
+    pub(crate) at: usize,
+    /// [`AttrSet::rank`](super::attr_store::AttrSet::rank).
+    pub(crate) rank: u64,
+    pub(crate) neighbour_as: u32,
+    pub(crate) med: u32,
+    pub(crate) ebgp: bool,
+    pub(crate) igp_cost: u32,
+    pub(crate) router_id: u32,
+    pub(crate) cluster_len: u16,
+    pub(crate) peer_addr: IpAddr,
+}
+
+/// The candidates of a destination.
+pub(crate) type Candidates = SmallVec<[Candidate; 4]>;
+
+/// What is left after steps 1 to 8: routes that multipath may use beside each other.
+///
+/// `lost` hears which path went out at which step.
+pub(crate) fn equal_routes(all: &mut Candidates, mut lost: impl FnMut(usize, DecisionStep)) {
+    keep_rank(all, &mut lost);
+    if all.len() > 1 {
+        keep_med(all, &mut lost);
+    }
+    keep_min(all, |c| !c.ebgp, DecisionStep::EbgpOverIbgp, &mut lost);
+    keep_min(all, |c| c.igp_cost, DecisionStep::IgpCost, &mut lost);
+}
+
+/// The single best of what [`equal_routes`] left, which must not be empty.
+pub(crate) fn best(equal: &[Candidate], mut lost: impl FnMut(usize, DecisionStep)) -> Candidate {
+    let mut all: Candidates = equal.into();
+    keep_min(&mut all, |c| c.router_id, DecisionStep::RouterId, &mut lost);
+    keep_min(
+        &mut all,
+        |c| c.cluster_len,
+        DecisionStep::ClusterListLength,
+        &mut lost,
+    );
+    keep_min(
+        &mut all,
+        |c| (c.peer_addr, c.at),
+        DecisionStep::PeerAddress,
+        &mut lost,
+    );
+    all[0]
+}
+
+fn keep_min<K: Ord>(
+    all: &mut Candidates,
+    key: impl Fn(&Candidate) -> K,
+    step: DecisionStep,
+    lost: &mut impl FnMut(usize, DecisionStep),
+) {
+    if all.len() < 2 {
+        return;
+    }
+    let Some(min) = all.iter().map(&key).min() else {
+        return;
+    };
+    all.retain(|c| {
+        let stays = key(c) == min;
+        if !stays {
+            lost(c.at, step);
+        }
+        stays
+    });
+}
+
+fn keep_rank(all: &mut Candidates, lost: &mut impl FnMut(usize, DecisionStep)) {
+    let Some(max) = all.iter().map(|c| c.rank).max() else {
+        return;
+    };
+    all.retain(|c| {
+        if c.rank != max {
+            // The highest bit that differs tells the step.
+            let step = match 63 - (c.rank ^ max).leading_zeros() {
+                56.. => DecisionStep::LocalOrigin,
+                24..56 => DecisionStep::LocalPref,
+                8..24 => DecisionStep::AsPathLength,
+                _ => DecisionStep::Origin,
+            };
+            lost(c.at, step);
+        }
+        c.rank == max
+    });
+}
+
+/// Elimination by group, so that the result does not depend on the order of comparison.
+fn keep_med(all: &mut Candidates, lost: &mut impl FnMut(usize, DecisionStep)) {
+    let groups: SmallVec<[(u32, u32); 4]> = all.iter().map(|c| (c.neighbour_as, c.med)).collect();
+    all.retain(|c| {
+        let beaten = groups
+            .iter()
+            .any(|&(asn, med)| asn == c.neighbour_as && med < c.med);
+        if beaten {
+            lost(c.at, DecisionStep::Med);
+        }
+        !beaten
+    });
+}
+
+#[cfg(test)]
+mod tests;

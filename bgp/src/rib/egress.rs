@@ -1,0 +1,469 @@
+//! What each peer is told: groups formed, filled and read.
+//!
+//! A peer in step reads the log of its key's main group, where each change is encoded once for
+//! all. A newcomer, a peer that asked for a refresh or whose filter changed, and one that was too
+//! slow for the log get a group of their own with the prefixes they lack, and move to the main
+//! group once both have nothing left to say: what was said is then the same.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    PeerId, Rib,
+    export::Export,
+    group::{Group, GroupKey, Marker, Next, Readers},
+    table::{LOCAL, Source, Table},
+};
+use crate::{
+    prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix},
+    wire::{
+        MessageType, NextHop, header,
+        update_encode::{announce_mp, announce_v4, end_of_rib, withdraw_mp, withdraw_v4},
+    },
+};
+
+/// Prefixes encoded at a time: about 100 KiB of messages, several sockets' worth of one write.
+const BATCH: usize = 8192;
+
+/// A log longer than this drops its slowest readers, who are then told anew what they missed.
+/// Far more than a socket buffer, so that only a peer that has stopped reading gets here.
+const LOG_LIMIT: usize = 8 << 20;
+
+impl Rib {
+    /// Whether [`Rib::poll_transmit`] may have something for the peer.
+    pub fn pending(&self, peer: PeerId) -> bool {
+        let Some(session) = self.session(peer) else {
+            return false;
+        };
+        self.deferral.is_none()
+            && session.groups.iter().flatten().any(|&at| {
+                self.groups
+                    .get(at)
+                    .is_some_and(|g| g.as_ref().is_some_and(|g| g.is_pending(peer.0)))
+            })
+    }
+
+    /// Appends messages for the peer until there are none or `out` has grown by `limit` octets;
+    /// the last batch may go beyond by some 100 KiB. Returns whether anything was appended.
+    pub fn poll_transmit(&mut self, peer: PeerId, out: &mut BytesMut, limit: usize) -> bool {
+        let start = out.len();
+        while out.len() - start < limit {
+            let Some(data) = self.poll_transmit_shared(peer) else {
+                break;
+            };
+            out.extend_from_slice(&data);
+        }
+        out.len() > start
+    }
+
+    /// The next whole messages for the peer, in memory shared with the other readers.
+    pub fn poll_transmit_shared(&mut self, peer: PeerId) -> Option<Bytes> {
+        if self.deferral.is_some() {
+            return None;
+        }
+        Family::ALL
+            .into_iter()
+            .find_map(|family| self.next_data(peer, family))
+    }
+
+    fn next_data(&mut self, peer: PeerId, family: Family) -> Option<Bytes> {
+        loop {
+            let at = self.session(peer)?.groups[family.index()]?;
+            let group = self.groups.get_mut(at)?.as_mut()?;
+            match group.read(peer.0) {
+                Next::Data(data) => return Some(data),
+                Next::Marker(marker) => return Some(marker_message(marker, family)),
+                Next::End if !group.queue.is_empty() => self.emit(at, peer.0),
+                Next::End => {
+                    group.batch_done();
+                    if !group.is_pending(peer.0) {
+                        self.merge(at, peer, family);
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn group_key(&self, peer: PeerId, family: Family) -> Option<GroupKey> {
+        let state = self.peer(peer)?;
+        let info = &state.session.as_ref()?.info;
+        let config = &state.config;
+        Some(GroupKey {
+            family,
+            kind: config.kind,
+            local_as: config.local_as,
+            rr_client: config.rr_client,
+            next_hop_mode: config.next_hop_mode,
+            next_hop: config.next_hop(family),
+            four_octet_as: info.four_octet_as,
+            max_message_len: info.max_message_len,
+            extended_next_hop: info.extended_next_hop,
+            export: std::sync::Arc::clone(&config.export),
+        })
+    }
+
+    /// A new session: the whole table is to be told, then End-of-RIB.
+    pub(super) fn join(&mut self, peer: PeerId, family: Family) {
+        let Some(key) = self.group_key(peer, family) else {
+            return;
+        };
+        let marker = Some(Marker::EndOfRib);
+        let groups = || {
+            (0usize..)
+                .zip(&self.groups)
+                .filter_map(|(i, g)| Some((i, g.as_ref()?)))
+        };
+        let pristine = groups()
+            .find(|(_, g)| g.is_pristine() && g.key == key)
+            .map(|(at, _)| at);
+        if let Some(at) = pristine {
+            if let Some(group) = &mut self.groups[at] {
+                group.add(peer.0, marker);
+            }
+            self.set_group(peer, family, Some(at));
+            return;
+        }
+        let main = !groups().any(|(_, g)| g.main && g.key == key);
+        let mut group = Group::new(key, main, Vec::new());
+        let table = &self.families[family.index()].table;
+        let any = |id: &u32| table.dest(*id).best != super::NONE;
+        table.ids().filter(any).for_each(|id| group.queue.push(id));
+        group.add(peer.0, marker);
+        self.open(peer, family, group);
+    }
+
+    fn open(&mut self, peer: PeerId, family: Family, group: Group) {
+        let at = self
+            .groups
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or_else(|| {
+                self.groups.push(None);
+                self.groups.len() - 1
+            });
+        self.groups[at] = Some(group);
+        self.set_group(peer, family, Some(at));
+    }
+
+    fn set_group(&mut self, peer: PeerId, family: Family, group: Option<usize>) {
+        if let Some(session) = self.peer_mut(peer).and_then(|p| p.session.as_mut()) {
+            session.groups[family.index()] = group;
+        }
+    }
+
+    /// Takes the peer out of its group, to a group of its own that knows what the peer was told;
+    /// what it missed is queued there. The key may be another one.
+    fn detach(&mut self, peer: PeerId, family: Family) -> Option<Group> {
+        let at = self.session(peer)?.groups[family.index()]?;
+        let key = self.group_key(peer, family)?;
+        let old = self.groups.get_mut(at)?.as_mut()?;
+        let (member, missed) = old.remove(peer.0)?;
+        let mut group = Group::new(key, false, old.held_by(peer.0, &missed));
+        missed.into_iter().for_each(|id| group.queue.push(id));
+        group.add(peer.0, member.marker);
+        self.drop_if_empty(at);
+        Some(group)
+    }
+
+    fn drop_if_empty(&mut self, at: usize) {
+        if self.groups[at]
+            .as_ref()
+            .is_some_and(|g| g.members.is_empty())
+        {
+            self.groups[at] = None;
+        }
+    }
+
+    /// The session of the peer ends.
+    pub(super) fn leave(&mut self, peer: PeerId, family: Family) {
+        let Some(at) = self.session(peer).and_then(|s| s.groups[family.index()]) else {
+            return;
+        };
+        if let Some(group) = &mut self.groups[at] {
+            group.remove(peer.0);
+        }
+        self.drop_if_empty(at);
+        self.set_group(peer, family, None);
+    }
+
+    /// The configuration changed: if that changes what the peer is told, it is told the difference.
+    pub(super) fn regroup(&mut self, peer: PeerId, family: Family) {
+        let at = self.session(peer).and_then(|s| s.groups[family.index()]);
+        let Some(old) = at.and_then(|at| self.groups[at].as_ref()) else {
+            return;
+        };
+        if self
+            .group_key(peer, family)
+            .is_none_or(|key| key == old.key)
+        {
+            return;
+        }
+        let Some(mut group) = self.detach(peer, family) else {
+            return;
+        };
+        self.families[family.index()]
+            .table
+            .ids()
+            .for_each(|id| group.queue.push(id));
+        self.open(peer, family, group);
+    }
+
+    /// The peer asked for all of it once more (RFC 2918, RFC 7313).
+    pub(super) fn send_again(&mut self, peer: PeerId, family: Family) {
+        let enhanced = self.session(peer).is_some_and(|s| s.info.enhanced_refresh);
+        let Some(mut group) = self.detach(peer, family) else {
+            return;
+        };
+        self.families[family.index()]
+            .table
+            .ids()
+            .for_each(|id| group.queue.push(id));
+        if enhanced
+            && group
+                .members
+                .iter()
+                .all(|m| m.marker != Some(Marker::EndOfRib))
+        {
+            let begin = refresh_message(family, 1);
+            group.append(Readers::Only(peer.0), begin, Box::default(), self.emissions);
+            group.set_marker(peer.0, Some(Marker::EndOfRefresh));
+        }
+        self.open(peer, family, group);
+    }
+
+    /// A rule that is not part of the keys changed: everything is looked at again.
+    pub(super) fn export_again(&mut self) {
+        for group in self.groups.iter_mut().flatten() {
+            let table = &self.families[group.key.family.index()].table;
+            table.ids().for_each(|id| group.queue.push(id));
+        }
+    }
+
+    /// A peer that has caught up goes to the main group, if that is as far.
+    fn merge(&mut self, at: usize, peer: PeerId, family: Family) {
+        let Some(own) = self.groups[at].as_ref().filter(|g| !g.main) else {
+            return;
+        };
+        let is_main = |g: &Option<Group>| g.as_ref().is_some_and(|g| g.main && g.key == own.key);
+        match self.groups.iter().position(is_main) {
+            None => {
+                if let Some(own) = &mut self.groups[at] {
+                    own.main = true;
+                }
+            }
+            Some(main) => {
+                let Some(group) = self.groups[main].as_mut().filter(|g| g.queue.is_empty()) else {
+                    return;
+                };
+                group.add(peer.0, None);
+                if let Some(own) = &mut self.groups[at] {
+                    own.remove(peer.0);
+                }
+                self.drop_if_empty(at);
+                self.set_group(peer, family, Some(main));
+            }
+        }
+    }
+
+    /// Encodes the next batch of a group into its log, on behalf of `reader`.
+    fn emit(&mut self, at: usize, reader: Source) {
+        if self.groups[at]
+            .as_ref()
+            .is_some_and(|g| g.log_bytes() > LOG_LIMIT)
+        {
+            self.drop_laggards(at, reader);
+        }
+        let Some(mut group) = self.groups[at].take() else {
+            return;
+        };
+        let table = &self.families[group.key.family.index()].table;
+        let batch = group.take_batch(BATCH, |id| table.dest(id).best);
+        self.emissions += 1;
+        Emission::new(self, &mut group).run(&batch);
+        group.batch_done();
+        self.groups[at] = Some(group);
+    }
+
+    fn drop_laggards(&mut self, at: usize, reader: Source) {
+        let Some(group) = &self.groups[at] else {
+            return;
+        };
+        let family = group.key.family;
+        for source in group.laggards(reader) {
+            if let Some(group) = self.detach(PeerId(source), family) {
+                self.open(PeerId(source), family, group);
+            }
+        }
+    }
+}
+
+/// One batch on its way into a log.
+struct Emission<'a> {
+    rib: &'a Rib,
+    group: &'a mut Group,
+    table: &'a Table,
+    /// Withdrawals by who had the route from whom it came.
+    gone: Vec<(Source, u32)>,
+    /// Withdrawals for a member whose own route took over.
+    replaced: Vec<(Source, u32)>,
+}
+
+impl<'a> Emission<'a> {
+    fn new(rib: &'a Rib, group: &'a mut Group) -> Self {
+        let table = &rib.families[group.key.family.index()].table;
+        Self {
+            rib,
+            group,
+            table,
+            gone: Vec::new(),
+            replaced: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, batch: &[u32]) {
+        let mut announced: Vec<(Export, u32)> = Vec::with_capacity(batch.len());
+        for &id in batch {
+            match self.rib.export(&self.group.key, id) {
+                Some(export) => announced.push((export, id)),
+                None => self.withdrawn(id),
+            }
+        }
+        announced.sort_unstable();
+        for same_source in announced.chunk_by(|(a, _), (b, _)| a.source == b.source) {
+            self.announce(same_source);
+        }
+        let gone = std::mem::take(&mut self.gone);
+        self.withdraw(gone, Readers::AllBut);
+        let replaced = std::mem::take(&mut self.replaced);
+        self.withdraw(replaced, Readers::Only);
+    }
+
+    fn withdrawn(&mut self, id: u32) {
+        if let Some(source) = self.group.held(id) {
+            self.group.set_held(id, None);
+            self.gone.push((self.tag(source), id));
+        }
+    }
+
+    /// The source if it is a reader of the log, which then has to skip its own routes.
+    fn tag(&self, source: Source) -> Source {
+        if self.group.has_member(source) {
+            source
+        } else {
+            LOCAL
+        }
+    }
+
+    /// Routes of one source, ordered by attributes.
+    fn announce(&mut self, routes: &[(Export, u32)]) {
+        let Some((Export { source, .. }, _)) = routes.first().copied() else {
+            return;
+        };
+        let tag = self.tag(source);
+        let mut data = BytesMut::new();
+        let mut ids = Vec::with_capacity(routes.len());
+        for same in routes.chunk_by(|(a, _), (b, _)| a == b) {
+            if !self.put_announcements(same, &mut data) {
+                same.iter().for_each(|&(_, id)| self.withdrawn(id));
+                continue;
+            }
+            for &(_, id) in same {
+                if tag == source && self.group.held(id).is_some_and(|before| before != source) {
+                    self.replaced.push((source, id));
+                }
+                self.group.set_held(id, Some(source));
+                ids.push(id);
+            }
+        }
+        self.append(Readers::AllBut(tag), data, ids);
+    }
+
+    /// `false` if the routes cannot be told: no next hop, or attributes longer than a message.
+    fn put_announcements(&self, same: &[(Export, u32)], out: &mut BytesMut) -> bool {
+        let key = &self.group.key;
+        let Some((export, _)) = same.first() else {
+            return true;
+        };
+        let Some(rendered) = self.rib.render(key, *export) else {
+            return false;
+        };
+        let (attrs, max_len) = (&rendered.attrs, key.max_message_len);
+        let ids = same.iter().map(|&(_, id)| id);
+        let done = match (key.family, rendered.mp_next_hop) {
+            (Family::Ipv4Unicast, None) => announce_v4(attrs, self.v4(ids), max_len, out),
+            (Family::Ipv4Unicast, Some(hop)) => announce_mp(hop, attrs, self.v4(ids), max_len, out),
+            (Family::Ipv6Unicast, hop) => match hop {
+                Some(hop) => announce_mp(hop, attrs, self.v6(ids), max_len, out),
+                None => return false,
+            },
+        };
+        done.is_ok()
+    }
+
+    fn withdraw(&mut self, mut list: Vec<(Source, u32)>, readers: impl Fn(Source) -> Readers) {
+        list.sort_unstable();
+        for same in list.chunk_by(|a, b| a.0 == b.0) {
+            let Some(&(source, _)) = same.first() else {
+                continue;
+            };
+            let ids: Vec<u32> = same.iter().map(|&(_, id)| id).collect();
+            let mut data = BytesMut::new();
+            let max_len = self.group.key.max_message_len;
+            let over_v6 = matches!(self.group.key.next_hop, Some(NextHop::V6 { .. }));
+            match self.group.key.family {
+                Family::Ipv4Unicast if over_v6 && self.group.key.extended_next_hop => {
+                    withdraw_mp(self.v4(ids.iter().copied()), max_len, &mut data);
+                }
+                Family::Ipv4Unicast => {
+                    withdraw_v4(self.v4(ids.iter().copied()), max_len, &mut data);
+                }
+                Family::Ipv6Unicast => {
+                    withdraw_mp(self.v6(ids.iter().copied()), max_len, &mut data);
+                }
+            }
+            self.append(readers(source), data, ids);
+        }
+    }
+
+    fn append(&mut self, readers: Readers, data: BytesMut, ids: Vec<u32>) {
+        if !data.is_empty() {
+            self.group
+                .append(readers, data.freeze(), ids.into(), self.rib.emissions);
+        }
+    }
+
+    fn v4(&self, ids: impl Iterator<Item = u32>) -> impl Iterator<Item = Ipv4Prefix> {
+        ids.filter_map(|id| match self.table.prefix(id) {
+            Prefix::V4(p) => Some(p),
+            Prefix::V6(_) => None,
+        })
+    }
+
+    fn v6(&self, ids: impl Iterator<Item = u32>) -> impl Iterator<Item = Ipv6Prefix> {
+        ids.filter_map(|id| match self.table.prefix(id) {
+            Prefix::V6(p) => Some(p),
+            Prefix::V4(_) => None,
+        })
+    }
+}
+
+fn marker_message(marker: Marker, family: Family) -> Bytes {
+    match marker {
+        Marker::EndOfRefresh => refresh_message(family, 2),
+        Marker::EndOfRib => {
+            let mut out = BytesMut::new();
+            end_of_rib(family, &mut out);
+            out.freeze()
+        }
+    }
+}
+
+/// ROUTE-REFRESH with a subtype of RFC 7313: 1 begins, 2 ends.
+fn refresh_message(family: Family, subtype: u8) -> Bytes {
+    let mut out = BytesMut::new();
+    header::put(&mut out, MessageType::RouteRefresh, 4);
+    out.put_u16(family.afi());
+    out.put_u8(subtype);
+    out.put_u8(family.safi());
+    out.freeze()
+}

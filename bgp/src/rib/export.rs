@@ -1,0 +1,174 @@
+//! What a group is told of a route: whether, and with which attributes.
+
+use std::net::Ipv4Addr;
+
+use bytes::BytesMut;
+
+use super::{
+    NextHopMode, PeerId, Rib,
+    attr_store::{DEFAULT_LOCAL_PREF, Kind},
+    group::GroupKey,
+    index::NONE,
+    table::{LOCAL, Source},
+};
+use crate::{
+    policy::Operation,
+    prefix::Family,
+    wire::{NextHop, PathAttrs, PeerKind},
+};
+
+/// A route as a group is told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Export {
+    pub(super) source: Source,
+    pub(super) set: u32,
+    /// Rule of the export filter whose operations apply.
+    pub(super) rule: u16,
+}
+
+/// Attributes ready to send.
+#[derive(Debug)]
+pub(super) struct Rendered {
+    pub(super) attrs: BytesMut,
+    /// For MP_REACH_NLRI; `None` when `attrs` has it as NEXT_HOP.
+    pub(super) mp_next_hop: Option<NextHop>,
+}
+
+impl Rib {
+    /// What members of the group are told of the prefix, its source aside.
+    pub(super) fn export(&self, key: &GroupKey, id: u32) -> Option<Export> {
+        let table = &self.families[key.family.index()].table;
+        let dest = table.dest(id);
+        if dest.best == NONE {
+            return None;
+        }
+        let set = self.attrs.set(dest.best);
+        let origin = self.attrs.kind(dest.best);
+        let to_ebgp = key.kind == PeerKind::Ebgp;
+        if set.no_advertise || (to_ebgp && set.no_export) {
+            return None;
+        }
+        // RFC 4456, section 6: between internal peers only to or from a client.
+        if origin == Kind::Ibgp && !to_ebgp && !key.rr_client && !self.is_client(dest.best_source) {
+            return None;
+        }
+        let rule = key.export.decide(table.prefix(id), origin.into())?;
+        Some(Export {
+            source: dest.best_source,
+            set: dest.best,
+            rule,
+        })
+    }
+
+    fn is_client(&self, source: Source) -> bool {
+        self.peer(PeerId(source))
+            .is_some_and(|p| p.config.rr_client)
+    }
+
+    /// The attributes of `export` for the group, `None` if there is no next hop to tell.
+    pub(super) fn render(&self, key: &GroupKey, export: Export) -> Option<Rendered> {
+        let mut attrs = self.attrs.decode(export.set);
+        let origin = self.attrs.kind(export.set);
+        let operations = key.export.operations(export.rule);
+        match key.kind {
+            PeerKind::Ebgp => {
+                attrs.local_pref = None;
+                attrs.originator_id = None;
+                attrs.cluster_list.clear();
+                if origin != Kind::Local {
+                    // RFC 4271, section 5.1.4: not on to a third AS.
+                    attrs.med = None;
+                }
+                operate(&mut attrs, operations);
+                attrs.local_pref = None;
+                attrs.as_path.strip_confed();
+                attrs.as_path.prepend(key.local_as, 1);
+            }
+            PeerKind::Ibgp => {
+                attrs.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
+                if origin == Kind::Ibgp {
+                    self.reflect(&mut attrs, export.source);
+                }
+                operate(&mut attrs, operations);
+            }
+        }
+        let next_hop = self.told_next_hop(key, export, origin)?;
+        let mp_next_hop = match (key.family, next_hop) {
+            (Family::Ipv4Unicast, NextHop::V4(v4)) => {
+                attrs.next_hop = Some(v4);
+                None
+            }
+            (Family::Ipv4Unicast, NextHop::V6 { .. }) if !key.extended_next_hop => return None,
+            _ => {
+                attrs.next_hop = None;
+                Some(next_hop)
+            }
+        };
+        let mut encoded = BytesMut::with_capacity(128);
+        attrs.encode(key.four_octet_as, &mut encoded);
+        Some(Rendered {
+            attrs: encoded,
+            mp_next_hop,
+        })
+    }
+
+    /// RFC 4456, section 8.
+    fn reflect(&self, attrs: &mut PathAttrs, source: Source) {
+        let originator = self.peer(PeerId(source)).and_then(|p| p.last.as_ref());
+        let id = originator.map_or(Ipv4Addr::UNSPECIFIED, |info| info.router_id);
+        attrs.originator_id.get_or_insert(id);
+        attrs.cluster_list.insert(0, self.config.cluster_id);
+    }
+
+    fn told_next_hop(&self, key: &GroupKey, export: Export, origin: Kind) -> Option<NextHop> {
+        let received = self.next_hops.wire(self.attrs.set(export.set).next_hop);
+        let ours = match key.next_hop_mode {
+            _ if export.source == LOCAL || origin == Kind::Local => true,
+            NextHopMode::SelfAlways => true,
+            NextHopMode::Keep => false,
+            NextHopMode::Auto => key.kind == PeerKind::Ebgp,
+        };
+        if ours {
+            return key.next_hop;
+        }
+        match received? {
+            // A link-local address means nothing off the link that it came from.
+            NextHop::V6 { global, link_local } => {
+                let only_local = global.is_unspecified() || global.is_unicast_link_local();
+                if only_local && link_local.or(Some(global)).is_some() {
+                    return key.next_hop;
+                }
+                Some(NextHop::V6 {
+                    global,
+                    link_local: None,
+                })
+            }
+            v4 @ NextHop::V4(_) => Some(v4),
+        }
+    }
+}
+
+/// Applies a filter's operations.
+pub(super) fn operate(attrs: &mut PathAttrs, operations: &[Operation]) {
+    for operation in operations {
+        match operation {
+            Operation::AddCommunity(community) => {
+                if !attrs.communities.contains(community) {
+                    attrs.communities.push(*community);
+                }
+            }
+            Operation::AddLargeCommunity(community) => {
+                if !attrs.large_communities.contains(community) {
+                    attrs.large_communities.push(*community);
+                }
+            }
+            Operation::PrependAsPath(asns) => {
+                asns.iter()
+                    .rev()
+                    .for_each(|&asn| attrs.as_path.prepend(asn, 1));
+            }
+            Operation::SetLocalPref(value) => attrs.local_pref = Some(*value),
+            Operation::SetMed(value) => attrs.med = Some(*value),
+        }
+    }
+}

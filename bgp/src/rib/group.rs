@@ -1,0 +1,387 @@
+//! Egress groups: peers that are told the same, with one queue, one memory of what was said and
+//! one log of encoded messages.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{NextHopMode, bits::Bits, table::Source};
+use crate::{
+    policy::Filter,
+    prefix::Family,
+    wire::{NextHop, PeerKind},
+};
+
+/// Everything that can change what a peer is told. A knob missing here would send one peer the
+/// bytes meant for another.
+#[derive(Debug, Clone)]
+pub(super) struct GroupKey {
+    pub(super) family: Family,
+    pub(super) kind: PeerKind,
+    pub(super) local_as: u32,
+    pub(super) rr_client: bool,
+    pub(super) next_hop_mode: NextHopMode,
+    pub(super) next_hop: Option<NextHop>,
+    pub(super) four_octet_as: bool,
+    pub(super) max_message_len: usize,
+    pub(super) extended_next_hop: bool,
+    pub(super) export: Arc<Filter>,
+}
+
+impl PartialEq for GroupKey {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            family,
+            kind,
+            local_as,
+            rr_client,
+            next_hop_mode,
+            next_hop,
+            four_octet_as,
+            max_message_len,
+            extended_next_hop,
+            export,
+        } = self;
+        *family == other.family
+            && *kind == other.kind
+            && *local_as == other.local_as
+            && *rr_client == other.rr_client
+            && *next_hop_mode == other.next_hop_mode
+            && *next_hop == other.next_hop
+            && *four_octet_as == other.four_octet_as
+            && *max_message_len == other.max_message_len
+            && *extended_next_hop == other.extended_next_hop
+            && (Arc::ptr_eq(export, &other.export) || *export == other.export)
+    }
+}
+
+/// Prefixes to be told about, each once however often it changes.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    ids: Vec<u32>,
+    queued: Bits,
+    /// `ids[..head]` are done.
+    head: usize,
+    /// `ids[head..ordered]` are in order of attribute set.
+    ordered: usize,
+}
+
+impl Queue {
+    pub(super) fn push(&mut self, id: u32) {
+        if self.queued.insert(id) {
+            self.ids.push(id);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.len() - self.head
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn contains(&self, id: u32) -> bool {
+        self.queued.contains(id)
+    }
+
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.ids[self.head..]
+    }
+
+    /// Takes up to `most` ids. Where more wait, they are put in the order of `set_of` first, so
+    /// that prefixes with equal attributes leave in one message.
+    pub(super) fn take(&mut self, most: usize, set_of: impl Fn(u32) -> u32) -> Vec<u32> {
+        if self.head >= self.ordered && self.len() > most {
+            let by_set = |&id: &u32| u64::from(set_of(id)) << 32 | u64::from(id);
+            let mut keys: Vec<u64> = self.ids().iter().map(by_set).collect();
+            keys.sort_unstable();
+            self.ids.clear();
+            self.ids.extend(keys.into_iter().map(|key| key as u32));
+            (self.head, self.ordered) = (0, self.ids.len());
+        }
+        let batch = self.ids().iter().take(most).copied().collect::<Vec<_>>();
+        self.head += batch.len();
+        for &id in &batch {
+            self.queued.remove(id);
+        }
+        if self.is_empty() {
+            let small = self.ids.capacity() <= 4 * most;
+            self.ids = if small {
+                std::mem::take(&mut self.ids)
+            } else {
+                Vec::new()
+            };
+            self.ids.clear();
+            (self.head, self.ordered) = (0, 0);
+        }
+        batch
+    }
+}
+
+/// What is sent when all queued at the start has been sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marker {
+    /// End-of-RIB (RFC 4724, section 2).
+    EndOfRib,
+    /// End of route refresh (RFC 7313).
+    EndOfRefresh,
+}
+
+/// A peer in a group.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) source: Source,
+    /// Position in the log.
+    cursor: u64,
+    /// Outstanding.
+    pub(super) marker: Option<Marker>,
+}
+
+/// Who reads a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readers {
+    /// Every member but this one, from which the routes came.
+    AllBut(Source),
+    /// This member alone.
+    Only(Source),
+}
+
+/// Encoded messages for the same readers.
+#[derive(Debug)]
+struct Chunk {
+    readers: Readers,
+    data: Bytes,
+    /// The prefixes in it, for a member that has to be told anew.
+    ids: Box<[u32]>,
+    emission: u64,
+    /// Members whose cursor is not past it.
+    unread: usize,
+}
+
+/// A group.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) key: GroupKey,
+    /// Peers in step share the main group of a key; others catch up in groups of their own.
+    pub(super) main: bool,
+    pub(super) queue: Queue,
+    /// By prefix: 0 if not announced, else 1 + the source; all members but that one have it.
+    held: Vec<u16>,
+    log: VecDeque<Chunk>,
+    /// Position of the front of the log.
+    first: u64,
+    log_bytes: usize,
+    pub(super) members: Vec<Member>,
+    /// Prefixes left of those queued at the start; `None` before the first is taken.
+    initial: Option<usize>,
+    /// Log position where those end.
+    dump_end: Option<u64>,
+}
+
+/// What a member finds at its cursor.
+#[derive(Debug)]
+pub(super) enum Next {
+    Data(Bytes),
+    Marker(Marker),
+    /// It has read everything that is encoded.
+    End,
+}
+
+impl Group {
+    pub(super) fn new(key: GroupKey, main: bool, held: Vec<u16>) -> Self {
+        Self {
+            key,
+            main,
+            queue: Queue::default(),
+            held,
+            log: VecDeque::new(),
+            first: 0,
+            log_bytes: 0,
+            members: Vec::new(),
+            initial: None,
+            dump_end: None,
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.log.len() as u64
+    }
+
+    /// Whether nothing has been said yet, so that a newcomer needs no catching up.
+    pub(super) fn is_pristine(&self) -> bool {
+        self.held.is_empty() && self.initial.is_none() && self.end() == 0
+    }
+
+    /// Octets that someone has yet to read.
+    pub(super) const fn log_bytes(&self) -> usize {
+        self.log_bytes
+    }
+
+    pub(super) fn oldest_unread(&self) -> Option<u64> {
+        self.log.front().map(|chunk| chunk.emission)
+    }
+
+    pub(super) fn has_member(&self, source: Source) -> bool {
+        self.members.iter().any(|m| m.source == source)
+    }
+
+    fn member(&mut self, source: Source) -> Option<&mut Member> {
+        self.members.iter_mut().find(|m| m.source == source)
+    }
+
+    /// A peer joins at the end of the log.
+    pub(super) fn add(&mut self, source: Source, marker: Option<Marker>) {
+        let cursor = self.end();
+        self.members.push(Member {
+            source,
+            cursor,
+            marker,
+        });
+    }
+
+    /// A peer leaves; returns it and the prefixes that it was not told the last of.
+    pub(super) fn remove(&mut self, source: Source) -> Option<(Member, Vec<u32>)> {
+        let at = self.members.iter().position(|m| m.source == source)?;
+        let member = self.members.swap_remove(at);
+        let read = (member.cursor - self.first) as usize;
+        let mut missed = self.queue.ids().to_vec();
+        for chunk in self.log.iter_mut().skip(read) {
+            chunk.unread -= 1;
+            missed.extend_from_slice(&chunk.ids);
+        }
+        self.trim();
+        Some((member, missed))
+    }
+
+    /// What `source` was told, by prefix, as [`Group::new`] takes it; `missed` are uncertain and
+    /// count as told.
+    pub(super) fn held_by(&self, source: Source, missed: &[u32]) -> Vec<u16> {
+        let told = |&held: &u16| u16::from(held != 0 && held != source + 1);
+        let mut held: Vec<u16> = self.held.iter().map(told).collect();
+        for &id in missed {
+            if let Some(held) = held.get_mut(id as usize) {
+                *held = 1;
+            }
+        }
+        held
+    }
+
+    /// The source of what was announced for a prefix.
+    pub(super) fn held(&self, id: u32) -> Option<Source> {
+        self.held
+            .get(id as usize)
+            .copied()
+            .unwrap_or(0)
+            .checked_sub(1)
+    }
+
+    pub(super) fn set_held(&mut self, id: u32, source: Option<Source>) {
+        let at = id as usize;
+        if at >= self.held.len() {
+            if source.is_none() {
+                return;
+            }
+            self.held.resize((at + 1).next_power_of_two(), 0);
+        }
+        self.held[at] = source.map_or(0, |source| source + 1);
+    }
+
+    pub(super) fn refers_to(&self, id: u32) -> bool {
+        self.held(id).is_some() || self.queue.contains(id)
+    }
+
+    /// Takes the next prefixes to encode.
+    pub(super) fn take_batch(&mut self, most: usize, set_of: impl Fn(u32) -> u32) -> Vec<u32> {
+        let initial = self.initial.unwrap_or_else(|| self.queue.len());
+        let batch = self.queue.take(most, set_of);
+        self.initial = Some(initial.saturating_sub(batch.len()));
+        batch
+    }
+
+    /// A batch is in the log. Notes where the initial dump ends.
+    pub(super) fn batch_done(&mut self) {
+        let all_said = self.initial == Some(0) || self.queue.is_empty();
+        if self.dump_end.is_none() && all_said {
+            self.initial = Some(0);
+            self.dump_end = Some(self.end());
+        }
+    }
+
+    pub(super) fn append(&mut self, readers: Readers, data: Bytes, ids: Box<[u32]>, emission: u64) {
+        self.log_bytes += data.len();
+        let unread = self.members.len();
+        self.log.push_back(Chunk {
+            readers,
+            data,
+            ids,
+            emission,
+            unread,
+        });
+    }
+
+    /// What the member reads next.
+    pub(super) fn read(&mut self, source: Source) -> Next {
+        let (first, dump_end) = (self.first, self.dump_end);
+        let Some(at) = self.members.iter().position(|m| m.source == source) else {
+            return Next::End;
+        };
+        loop {
+            let member = &mut self.members[at];
+            if let Some(marker) = member.marker
+                && dump_end.is_some_and(|end| member.cursor >= end)
+            {
+                member.marker = None;
+                return Next::Marker(marker);
+            }
+            let Some(chunk) = self.log.get_mut((member.cursor - first) as usize) else {
+                self.trim();
+                return Next::End;
+            };
+            member.cursor += 1;
+            chunk.unread -= 1;
+            let for_me = match chunk.readers {
+                Readers::AllBut(other) => other != source,
+                Readers::Only(one) => one == source,
+            };
+            if for_me {
+                let data = chunk.data.clone();
+                self.trim();
+                return Next::Data(data);
+            }
+        }
+    }
+
+    /// Whether the member has anything to read or to wait for.
+    pub(super) fn is_pending(&self, source: Source) -> bool {
+        let end = self.end();
+        let member = self.members.iter().find(|m| m.source == source);
+        member.is_some_and(|m| m.cursor < end || m.marker.is_some() || !self.queue.is_empty())
+    }
+
+    /// Members that nothing more can be said to here: the log waits for them.
+    pub(super) fn laggards(&self, but: Source) -> Vec<Source> {
+        let behind = |m: &&Member| m.cursor == self.first && m.source != but;
+        self.members
+            .iter()
+            .filter(behind)
+            .map(|m| m.source)
+            .collect()
+    }
+
+    /// Sets the marker that the member gets at the end of its dump.
+    pub(super) fn set_marker(&mut self, source: Source, marker: Option<Marker>) {
+        if let Some(member) = self.member(source) {
+            member.marker = marker;
+        }
+    }
+
+    fn trim(&mut self) {
+        while self.log.front().is_some_and(|chunk| chunk.unread == 0) {
+            if let Some(chunk) = self.log.pop_front() {
+                self.log_bytes -= chunk.data.len();
+                self.first += 1;
+            }
+        }
+    }
+}

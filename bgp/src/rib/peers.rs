@@ -1,0 +1,318 @@
+//! Peers and their sessions, coming and going.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    Families, KeepStale, PeerId, PeerRibConfig, Rib, SessionInfo, apply,
+    attr_store::{Class, Kind},
+    index::NONE,
+    restart::RestartEvent,
+    table::Source,
+};
+use crate::{
+    policy::Filter,
+    prefix::Family,
+    wire::{NextHop, PeerKind},
+};
+
+/// A request that the RIB cannot fulfil. Not worth a retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RibError {
+    /// All ids are taken.
+    #[error("there are {max} peers already, the most that one RIB serves")]
+    TooManyPeers {
+        /// The limit.
+        max: u16,
+    },
+}
+
+/// Most peers of one RIB; the last id is never used.
+const MAX_PEERS: u16 = u16::MAX - 1;
+
+/// What a peer got wrong, since it was configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PeerStats {
+    /// UPDATEs whose routes were treated as withdrawn (RFC 7606).
+    pub treated_as_withdraw: u64,
+    /// UPDATEs of which an attribute was discarded (RFC 7606).
+    pub attribute_discards: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) info: SessionInfo,
+    pub(super) class: u16,
+    /// Egress group by family.
+    pub(super) groups: [Option<usize>; 2],
+}
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) config: PeerRibConfig,
+    pub(super) session: Option<Session>,
+    /// The last session, for what is kept of it.
+    pub(super) last: Option<SessionInfo>,
+    /// When stale routes are dropped.
+    pub(super) stale_until: Option<Instant>,
+    /// Paths held by family.
+    pub(super) paths: [u32; 2],
+    pub(super) stats: PeerStats,
+}
+
+impl Rib {
+    /// Adds a peer, without a session.
+    pub fn add_peer(&mut self, config: PeerRibConfig) -> Result<PeerId, RibError> {
+        self.learn_own(&config);
+        let peer = Peer {
+            config,
+            session: None,
+            last: None,
+            stale_until: None,
+            paths: [0; 2],
+            stats: PeerStats::default(),
+        };
+        if let Some(id) = self.free_peers.pop() {
+            self.peers[usize::from(id)] = Some(peer);
+            return Ok(PeerId(id));
+        }
+        if self.peers.len() > usize::from(MAX_PEERS) {
+            return Err(RibError::TooManyPeers { max: MAX_PEERS });
+        }
+        self.peers.push(Some(peer));
+        Ok(PeerId(self.peers.len() as u16 - 1))
+    }
+
+    /// Changes a peer's configuration. A session goes on: received routes are filtered again from
+    /// what the peer sent, and what it is told is brought in line.
+    ///
+    /// A change of `kind`, `local_as` or `allow_own_as` takes effect with the next session.
+    pub fn update_peer(&mut self, peer: PeerId, config: PeerRibConfig) {
+        self.learn_own(&config);
+        let Some(state) = self.peer_mut(peer) else {
+            return;
+        };
+        let old = std::mem::replace(&mut state.config, config);
+        let same_import = *old.import == *state.config.import;
+        let client_changed = old.rr_client != state.config.rr_client;
+        if !same_import {
+            self.import_again(peer);
+        }
+        for family in Family::ALL {
+            self.regroup(peer, family);
+        }
+        if client_changed {
+            self.export_again();
+        }
+    }
+
+    /// Removes a peer and all that it sent.
+    pub fn remove_peer(&mut self, peer: PeerId) {
+        self.close(peer, Families::NONE, None);
+        self.restart_event(peer, RestartEvent::Gone);
+        if let Some(place) = self.peers.get_mut(usize::from(peer.0))
+            && place.take().is_some()
+        {
+            self.removed_peers.push(peer.0);
+        }
+    }
+
+    /// A session is established.
+    pub fn peer_up(&mut self, peer: PeerId, info: SessionInfo, now: Instant) {
+        if self.session(peer).is_some() {
+            self.close(peer, Families::NONE, None);
+        }
+        let Some(state) = self.peer_mut(peer) else {
+            return;
+        };
+        let config = &state.config;
+        let class = Class {
+            kind: match config.kind {
+                PeerKind::Ebgp => Kind::Ebgp,
+                PeerKind::Ibgp => Kind::Ibgp,
+            },
+            four_octet_as: info.four_octet_as,
+            local_as: config.local_as,
+            allow_own_as: config.allow_own_as,
+            scope: info.scope,
+        };
+        let identity = |i: &SessionInfo| (i.router_id, i.peer_addr);
+        let other = state
+            .last
+            .as_ref()
+            .is_some_and(|last| identity(last) != identity(&info));
+        state.last = Some(info.clone());
+        let families = info.families;
+        let restart = info.restart;
+        let class = self.attrs.class_id(class);
+        let session = Session {
+            info,
+            class,
+            groups: [None; 2],
+        };
+        if let Some(state) = self.peer_mut(peer) {
+            state.session = Some(session);
+        }
+        if other {
+            self.reconsider(peer);
+        }
+        self.keep_stale_until_eor(peer, families, restart, now);
+        for family in families.iter() {
+            self.join(peer, family);
+        }
+        if restart.is_none_or(|r| r.restarting) {
+            self.restart_event(peer, RestartEvent::NotWaitedFor);
+        }
+    }
+
+    /// The session is lost. Without `keep` all routes of the peer go.
+    pub fn peer_down(&mut self, peer: PeerId, keep: Option<KeepStale>, now: Instant) {
+        match keep {
+            Some(keep) => self.close(peer, keep.families, Some(now + keep.restart_time)),
+            None => self.close(peer, Families::NONE, None),
+        }
+    }
+
+    fn close(&mut self, peer: PeerId, keep: Families, stale_until: Option<Instant>) {
+        for family in Family::ALL {
+            self.leave(peer, family);
+        }
+        let Some(state) = self.peer_mut(peer) else {
+            return;
+        };
+        state.session = None;
+        state.stale_until = stale_until;
+        for family in Family::ALL {
+            // RFC 4724, section 4.2: what was stale before does not survive a second loss.
+            self.purge_stale(peer, family);
+            if keep.contains(family) {
+                self.mark_stale(peer, family);
+            } else {
+                self.purge(peer, family, |_stale| true);
+            }
+        }
+        let Some(state) = self.peer_mut(peer) else {
+            return;
+        };
+        if state.paths == [0; 2] {
+            state.stale_until = None;
+        }
+    }
+
+    /// Received routes of a family, those that import refused included.
+    pub fn prefix_count(&self, peer: PeerId, family: Family) -> u32 {
+        self.peer(peer).map_or(0, |p| p.paths[family.index()])
+    }
+
+    /// What the peer got wrong.
+    pub fn peer_stats(&self, peer: PeerId) -> PeerStats {
+        self.peer(peer).map_or_else(PeerStats::default, |p| p.stats)
+    }
+
+    pub(super) fn peer(&self, peer: PeerId) -> Option<&Peer> {
+        self.peers.get(usize::from(peer.0))?.as_ref()
+    }
+
+    pub(super) fn peer_mut(&mut self, peer: PeerId) -> Option<&mut Peer> {
+        self.peers.get_mut(usize::from(peer.0))?.as_mut()
+    }
+
+    pub(super) fn import_filter(&self, peer: PeerId) -> Option<Arc<Filter>> {
+        self.peer(peer).map(|p| Arc::clone(&p.config.import))
+    }
+
+    pub(super) fn bump(&mut self, peer: PeerId, change: impl FnOnce(&mut PeerStats)) {
+        if let Some(peer) = self.peer_mut(peer) {
+            change(&mut peer.stats);
+        }
+    }
+
+    pub(super) fn count(&mut self, peer: PeerId, family: Family, f: impl FnOnce(u32) -> u32) {
+        if let Some(peer) = self.peer_mut(peer) {
+            let count = &mut peer.paths[family.index()];
+            *count = f(*count);
+        }
+    }
+
+    /// Our own next hops are addresses of ours.
+    fn learn_own(&mut self, config: &PeerRibConfig) {
+        let mut any = false;
+        for next_hop in [config.next_hop_v4, config.next_hop_v6]
+            .into_iter()
+            .flatten()
+        {
+            any |= self.next_hops.add_own(next_hop.addr());
+            if let NextHop::V6 { global, .. } = next_hop {
+                any |= self.next_hops.add_own(global.into());
+            }
+        }
+        if any {
+            self.reconsider_all();
+        }
+    }
+
+    /// What ties are broken by changed: the peer's routes are decided again.
+    fn reconsider(&mut self, peer: PeerId) {
+        for family in Family::ALL {
+            for id in self.ids_of(peer.0, family) {
+                self.families[family.index()].changed.insert(id);
+            }
+        }
+    }
+
+    /// The ids for which `peer` has a path.
+    pub(super) fn ids_of(&self, source: Source, family: Family) -> Vec<u32> {
+        let table = &self.families[family.index()].table;
+        let held = self
+            .peer(PeerId(source))
+            .map_or(0, |p| p.paths[family.index()]) as usize;
+        // The count tells when to stop: a small peer in a large table is cheap on average.
+        let has = |id: &u32| table.paths(*id).iter().any(|p| p.source == source);
+        table.ids().filter(has).take(held).collect()
+    }
+
+    /// Drops the paths of `peer` whose staleness `doomed` condemns.
+    pub(super) fn purge(&mut self, peer: PeerId, family: Family, doomed: impl Fn(bool) -> bool) {
+        let mut gone = 0;
+        for id in self.ids_of(peer.0, family) {
+            let rib = &mut self.families[family.index()];
+            let path = rib.table.paths(id).iter().find(|p| p.source == peer.0);
+            if path.is_some_and(|p| doomed(p.stale)) {
+                gone += u32::from(apply::take(rib, &mut self.attrs, id, peer.0));
+            }
+        }
+        self.count(peer, family, |count| count - gone);
+    }
+
+    /// Filters everything that `peer` sent once more (soft reconfiguration inbound).
+    fn import_again(&mut self, peer: PeerId) {
+        let Some(filter) = self.import_filter(peer) else {
+            return;
+        };
+        for family in Family::ALL {
+            // One modified set for each set and rule, however many prefixes use it.
+            let mut made =
+                hashbrown::HashMap::<(u32, u16), u32, foldhash::fast::RandomState>::default();
+            for id in self.ids_of(peer.0, family) {
+                let rib = &mut self.families[family.index()];
+                let prefix = rib.table.prefix(id);
+                let Some(&path) = rib.table.paths(id).iter().find(|p| p.source == peer.0) else {
+                    continue;
+                };
+                let set = self.attrs.set(path.pre);
+                let rule = if set.looped.is_some() {
+                    None
+                } else {
+                    filter.decide(prefix, self.attrs.kind(path.pre).into())
+                };
+                let post = match rule {
+                    None => NONE,
+                    Some(Filter::PLAIN) => path.pre,
+                    Some(rule) => *made.entry((path.pre, rule)).or_insert_with(|| {
+                        apply::modified(&mut self.attrs, path.pre, &filter, rule)
+                    }),
+                };
+                apply::put(rib, &mut self.attrs, id, super::Path { post, ..path });
+            }
+        }
+    }
+}

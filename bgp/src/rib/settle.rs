@@ -1,0 +1,241 @@
+//! Step two: one decision for each prefix that changed.
+
+use smallvec::SmallVec;
+
+use super::{
+    FibNextHop, PeerId, Rib,
+    attr_store::Kind,
+    decision::{self, Candidate, Candidates, DecisionStep},
+    index::NONE,
+    table::{LOCAL, Path, Source},
+};
+use crate::prefix::{Family, Prefix};
+
+/// A route for the FIB to take over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FibChange {
+    /// Its destination.
+    pub prefix: Prefix,
+    /// Its next hops in order; none to remove it. Several share the traffic.
+    pub next_hops: SmallVec<[FibNextHop; 2]>,
+}
+
+/// A prefix without paths, whose id something may still refer to.
+#[derive(Debug)]
+pub(super) struct Dying {
+    id: u32,
+    /// The emission after which no new reference was made; `None` while groups refer to it.
+    since: Option<u64>,
+}
+
+/// The outcome for one prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Selection {
+    set: u32,
+    source: Source,
+    fib: u32,
+}
+
+const NOTHING: Selection = Selection {
+    set: NONE,
+    source: LOCAL,
+    fib: NONE,
+};
+
+impl Rib {
+    /// Decides for every prefix that changed since the last call, and queues what follows for the
+    /// FIB and the peers. Does nothing while our own restart is deferred.
+    pub fn settle(&mut self) {
+        if self.deferral.is_some() {
+            return;
+        }
+        for family in Family::ALL {
+            let changed = self.families[family.index()].changed.take();
+            if !changed.is_empty() {
+                self.settle_family(family, &changed);
+            }
+            self.bury(family);
+        }
+        self.attrs.sweep();
+        self.free_peers.append(&mut self.removed_peers);
+    }
+
+    fn settle_family(&mut self, family: Family, changed: &[u32]) {
+        let mut moved = Vec::new();
+        for &id in changed {
+            let now = self.select(family, id);
+            let rib = &mut self.families[family.index()];
+            let dest = rib.table.dest_mut(id);
+            if (dest.best, dest.best_source) != (now.set, now.source) {
+                (dest.best, dest.best_source) = (now.set, now.source);
+                moved.push(id);
+            }
+            if dest.fib != now.fib {
+                dest.fib = now.fib;
+                rib.fib_changed.insert(id);
+            }
+            if rib.table.paths(id).is_empty() && rib.is_dying.insert(id) {
+                rib.dying.push(Dying { id, since: None });
+            }
+        }
+        for group in self
+            .groups
+            .iter_mut()
+            .flatten()
+            .filter(|g| g.key.family == family)
+        {
+            moved.iter().for_each(|&id| group.queue.push(id));
+        }
+    }
+
+    fn select(&mut self, family: Family, id: u32) -> Selection {
+        let paths = self.families[family.index()].table.paths(id);
+        if let [path] = paths {
+            return self.only(*path);
+        }
+        let mut equal = self.candidates(paths);
+        if equal.is_empty() {
+            return NOTHING;
+        }
+        decision::equal_routes(&mut equal, |_, _| {});
+        let best = paths[decision::best(&equal, |_, _| {}).at];
+        let mut hops: SmallVec<[u32; 8]> = SmallVec::new();
+        if self.config.fib && best.source != LOCAL {
+            // Which ones a limit leaves out must not depend on the order of arrival.
+            equal.sort_unstable_by_key(|c| (c.router_id, c.cluster_len, c.peer_addr, c.at));
+            let relax = self.config.multipath.as_path_relax;
+            hops.push(self.attrs.set(best.post).next_hop);
+            for path in equal.iter().map(|c| &paths[c.at]) {
+                let hop = self.attrs.set(path.post).next_hop;
+                if hops.len() < self.config.multipath.max_paths
+                    && !hops.contains(&hop)
+                    && (relax || self.attrs.same_as_path(path.post, best.post))
+                {
+                    hops.push(hop);
+                }
+            }
+        }
+        let fib = self.next_hops.intern_set(&hops);
+        Selection {
+            set: best.post,
+            source: best.source,
+            fib,
+        }
+    }
+
+    /// The common case: nothing to compare.
+    fn only(&self, path: Path) -> Selection {
+        if path.post == NONE {
+            return NOTHING;
+        }
+        let hop = self.attrs.set(path.post).next_hop;
+        if path.source != LOCAL && self.next_hops.cost(hop).is_none() {
+            return NOTHING;
+        }
+        let fib = if self.config.fib { hop } else { NONE };
+        Selection {
+            set: path.post,
+            source: path.source,
+            fib,
+        }
+    }
+
+    /// The eligible ones of `paths`.
+    fn candidates(&self, paths: &[Path]) -> Candidates {
+        let candidate = |(at, path): (usize, &Path)| self.candidate(at, path);
+        paths.iter().enumerate().filter_map(candidate).collect()
+    }
+
+    fn candidate(&self, at: usize, path: &Path) -> Option<Candidate> {
+        if path.post == NONE {
+            return None;
+        }
+        let set = self.attrs.set(path.post);
+        let igp_cost = match path.source {
+            LOCAL => 0,
+            _ => self.next_hops.cost(set.next_hop)?,
+        };
+        let last = self.peer(PeerId(path.source)).and_then(|p| p.last.as_ref());
+        let router_id = last.map_or(self.config.router_id, |info| info.router_id);
+        Some(Candidate {
+            at,
+            rank: set.rank,
+            neighbour_as: set.neighbour_as,
+            med: set.med,
+            ebgp: self.attrs.kind(path.post) == Kind::Ebgp,
+            igp_cost,
+            router_id: if set.originator != 0 {
+                set.originator
+            } else {
+                router_id.into()
+            },
+            cluster_len: set.cluster_len,
+            peer_addr: last.map_or(self.config.router_id.into(), |info| info.peer_addr),
+        })
+    }
+
+    /// For each of `paths`, the step at which it lost; `None` for the best and for those that are
+    /// not eligible, which the flag tells apart.
+    pub(super) fn explain(&self, paths: &[Path]) -> Vec<(bool, Option<DecisionStep>)> {
+        let mut equal = self.candidates(paths);
+        let mut outcome = vec![(false, None); paths.len()];
+        equal.iter().for_each(|c| outcome[c.at].0 = true);
+        if !equal.is_empty() {
+            decision::equal_routes(&mut equal, |at, step| outcome[at].1 = Some(step));
+            decision::best(&equal, |at, step| outcome[at].1 = Some(step));
+        }
+        outcome
+    }
+
+    /// Appends the routes that changed since the last call; the last state only.
+    pub fn poll_fib(&mut self, changes: &mut Vec<FibChange>) {
+        for rib in &mut self.families {
+            for id in rib.fib_changed.take() {
+                let next_hops = self.next_hops.set(rib.table.dest(id).fib);
+                changes.push(FibChange {
+                    prefix: rib.table.prefix(id),
+                    next_hops,
+                });
+            }
+        }
+    }
+
+    /// Gives back ids that nothing refers to any more: no path, no group that holds or queues the
+    /// prefix, no unread log that names it.
+    fn bury(&mut self, family: Family) {
+        let rib = &mut self.families[family.index()];
+        if rib.dying.is_empty() {
+            return;
+        }
+        let groups = || {
+            self.groups
+                .iter()
+                .flatten()
+                .filter(|g| g.key.family == family)
+        };
+        let unread = groups()
+            .filter_map(|g| g.oldest_unread())
+            .min()
+            .unwrap_or(u64::MAX);
+        let emissions = self.emissions;
+        let (table, fib_changed, is_dying) = (&mut rib.table, &rib.fib_changed, &mut rib.is_dying);
+        rib.dying.retain_mut(|dying| {
+            let id = dying.id;
+            if !table.paths(id).is_empty() {
+                is_dying.remove(id);
+                return false;
+            }
+            if fib_changed.bits.contains(id) || groups().any(|g| g.refers_to(id)) {
+                dying.since = None;
+                return true;
+            }
+            let since = *dying.since.get_or_insert(emissions);
+            if unread <= since {
+                return true;
+            }
+            is_dying.remove(id);
+            table.release(id);
+            false
+        });
+    }
+}

@@ -1,0 +1,371 @@
+//! One family's prefixes and their paths: Adj-RIB-In of every peer and the selection, in one slab.
+//!
+//! A prefix has a dense id. Its destination holds one path inline; more spill into a list of
+//! their own, kept for reuse when the destination shrinks.
+
+use super::index::{Index, NONE};
+use crate::prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix};
+
+/// The session that paths come from; 0 stands for this speaker itself.
+pub(crate) type Source = u16;
+/// The [`Source`] of locally originated routes.
+pub(crate) const LOCAL: Source = 0;
+
+/// One path: what a peer sent (`pre`) and what import made of it (`post`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub(crate) source: Source,
+    /// Kept from a lost session (RFC 4724, section 4.2) or awaiting a refresh.
+    pub(crate) stale: bool,
+    /// Attribute set as received.
+    pub(crate) pre: u32,
+    /// Attribute set after import, [`NONE`] when not eligible.
+    pub(crate) post: u32,
+}
+
+/// A destination. 28 bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dest {
+    /// The only path when `spill` is [`NONE`]; absent when its `pre` is [`NONE`].
+    inline: Path,
+    /// Index of the list that holds the paths when there are several.
+    spill: u32,
+    /// Attribute set of the selected path, [`NONE`] when there is none.
+    pub(crate) best: u32,
+    /// What the FIB was told: an id of a set of next hops, [`NONE`] for nothing.
+    pub(crate) fib: u32,
+    /// Where the selected path came from.
+    pub(crate) best_source: Source,
+    /// The id is not in use.
+    vacant: bool,
+}
+
+const NO_PATH: Path = Path {
+    source: LOCAL,
+    stale: false,
+    pre: NONE,
+    post: NONE,
+};
+const NEW: Dest = Dest {
+    inline: NO_PATH,
+    spill: NONE,
+    best: NONE,
+    fib: NONE,
+    best_source: LOCAL,
+    vacant: false,
+};
+
+#[derive(Debug)]
+enum Keys {
+    /// Address in the high 32 bits of the low 40, length in the low 8.
+    V4(Vec<u64>),
+    V6(Vec<(u128, u8)>),
+}
+
+/// A prefix as the table stores it.
+pub(crate) trait Key: Copy {
+    fn hash(self, seed: u64) -> u32;
+    fn is_at(self, table: &Table, id: u32) -> bool;
+    fn into_prefix(self) -> Prefix;
+}
+
+/// Multiply-fold: good mixing for short integer keys at the cost of one multiplication.
+fn fold(a: u64, b: u64) -> u64 {
+    let wide = u128::from(a) * u128::from(b);
+    (wide >> 64) as u64 ^ wide as u64
+}
+
+const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
+
+fn pack(prefix: Ipv4Prefix) -> u64 {
+    u64::from(prefix.bits()) << 8 | u64::from(prefix.len())
+}
+
+impl Key for Ipv4Prefix {
+    fn hash(self, seed: u64) -> u32 {
+        (fold(pack(self) ^ seed, MIX) >> 16) as u32
+    }
+
+    fn is_at(self, table: &Table, id: u32) -> bool {
+        matches!(&table.keys, Keys::V4(keys) if keys[id as usize] == pack(self))
+    }
+
+    fn into_prefix(self) -> Prefix {
+        Prefix::V4(self)
+    }
+}
+
+impl Key for Ipv6Prefix {
+    fn hash(self, seed: u64) -> u32 {
+        let bits = self.bits();
+        let low = fold(bits as u64 ^ seed, MIX ^ u64::from(self.len()));
+        (fold((bits >> 64) as u64 ^ low, MIX) >> 16) as u32
+    }
+
+    fn is_at(self, table: &Table, id: u32) -> bool {
+        matches!(&table.keys, Keys::V6(keys) if keys[id as usize] == (self.bits(), self.len()))
+    }
+
+    fn into_prefix(self) -> Prefix {
+        Prefix::V6(self)
+    }
+}
+
+/// The table.
+#[derive(Debug)]
+pub(crate) struct Table {
+    seed: u64,
+    index: Index,
+    keys: Keys,
+    dests: Vec<Dest>,
+    free: Vec<u32>,
+    spills: Vec<Vec<Path>>,
+    free_spills: Vec<u32>,
+}
+
+impl Table {
+    pub(crate) fn new(family: Family, seed: u64) -> Self {
+        let keys = match family {
+            Family::Ipv4Unicast => Keys::V4(Vec::new()),
+            Family::Ipv6Unicast => Keys::V6(Vec::new()),
+        };
+        Self {
+            seed,
+            index: Index::default(),
+            keys,
+            dests: Vec::new(),
+            free: Vec::new(),
+            spills: Vec::new(),
+            free_spills: Vec::new(),
+        }
+    }
+
+    /// Ids are below this.
+    pub(crate) fn id_bound(&self) -> u32 {
+        self.dests.len() as u32
+    }
+
+    /// Prefixes in use.
+    pub(crate) fn len(&self) -> usize {
+        self.dests.len() - self.free.len()
+    }
+
+    /// Every id in use.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.id_bound()).filter(|&id| !self.dests[id as usize].vacant)
+    }
+
+    pub(crate) fn find<K: Key>(&self, key: K) -> Option<u32> {
+        self.index
+            .find(key.hash(self.seed), |id| key.is_at(self, id))
+    }
+
+    pub(crate) fn find_prefix(&self, prefix: Prefix) -> Option<u32> {
+        match (prefix, &self.keys) {
+            (Prefix::V4(p), Keys::V4(_)) => self.find(p),
+            (Prefix::V6(p), Keys::V6(_)) => self.find(p),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn find_or_insert<K: Key>(&mut self, key: K) -> u32 {
+        let hash = key.hash(self.seed);
+        if let Some(id) = self.index.find(hash, |id| key.is_at(self, id)) {
+            return id;
+        }
+        let prefix = key.into_prefix();
+        let id = match self.free.pop() {
+            Some(id) => {
+                match (&mut self.keys, prefix) {
+                    (Keys::V4(keys), Prefix::V4(p)) => keys[id as usize] = pack(p),
+                    (Keys::V6(keys), Prefix::V6(p)) => keys[id as usize] = (p.bits(), p.len()),
+                    _ => {}
+                }
+                self.dests[id as usize] = NEW;
+                id
+            }
+            None => {
+                match (&mut self.keys, prefix) {
+                    (Keys::V4(keys), Prefix::V4(p)) => keys.push(pack(p)),
+                    (Keys::V6(keys), Prefix::V6(p)) => keys.push((p.bits(), p.len())),
+                    _ => {}
+                }
+                self.dests.push(NEW);
+                self.dests.len() as u32 - 1
+            }
+        };
+        self.index.insert(hash, id);
+        id
+    }
+
+    /// Gives back an id without paths.
+    pub(crate) fn release(&mut self, id: u32) {
+        let hash = match self.prefix(id) {
+            Prefix::V4(p) => p.hash(self.seed),
+            Prefix::V6(p) => p.hash(self.seed),
+        };
+        self.index.remove(hash, id);
+        self.dests[id as usize].vacant = true;
+        self.free.push(id);
+    }
+
+    pub(crate) fn prefix(&self, id: u32) -> Prefix {
+        const MASKED: &str = "keys were made from prefixes";
+        match &self.keys {
+            Keys::V4(keys) => {
+                let key = keys[id as usize];
+                Ipv4Prefix::new((key >> 8) as u32, key as u8)
+                    .expect(MASKED)
+                    .into()
+            }
+            Keys::V6(keys) => {
+                let (bits, len) = keys[id as usize];
+                Ipv6Prefix::new(bits, len).expect(MASKED).into()
+            }
+        }
+    }
+
+    pub(crate) fn dest(&self, id: u32) -> &Dest {
+        &self.dests[id as usize]
+    }
+
+    pub(crate) fn dest_mut(&mut self, id: u32) -> &mut Dest {
+        &mut self.dests[id as usize]
+    }
+
+    pub(crate) fn paths(&self, id: u32) -> &[Path] {
+        let dest = &self.dests[id as usize];
+        if dest.spill != NONE {
+            &self.spills[dest.spill as usize]
+        } else if dest.inline.pre != NONE {
+            std::slice::from_ref(&dest.inline)
+        } else {
+            &[]
+        }
+    }
+
+    pub(crate) fn paths_mut(&mut self, id: u32) -> &mut [Path] {
+        let dest = &mut self.dests[id as usize];
+        if dest.spill != NONE {
+            &mut self.spills[dest.spill as usize]
+        } else if dest.inline.pre != NONE {
+            std::slice::from_mut(&mut dest.inline)
+        } else {
+            &mut []
+        }
+    }
+
+    /// Adds or replaces the path of `path.source`; returns what it replaced.
+    pub(crate) fn put(&mut self, id: u32, path: Path) -> Option<Path> {
+        if let Some(held) = self
+            .paths_mut(id)
+            .iter_mut()
+            .find(|p| p.source == path.source)
+        {
+            return Some(std::mem::replace(held, path));
+        }
+        let dest = &mut self.dests[id as usize];
+        if dest.spill != NONE {
+            self.spills[dest.spill as usize].push(path);
+        } else if dest.inline.pre == NONE {
+            dest.inline = path;
+        } else {
+            let first = std::mem::replace(&mut dest.inline, NO_PATH);
+            dest.spill = self.free_spills.pop().unwrap_or_else(|| {
+                self.spills.push(Vec::new());
+                self.spills.len() as u32 - 1
+            });
+            self.spills[dest.spill as usize].extend([first, path]);
+        }
+        None
+    }
+
+    /// Takes the path of `source` out.
+    pub(crate) fn take(&mut self, id: u32, source: Source) -> Option<Path> {
+        let dest = &mut self.dests[id as usize];
+        if dest.spill == NONE {
+            if dest.inline.pre == NONE || dest.inline.source != source {
+                return None;
+            }
+            return Some(std::mem::replace(&mut dest.inline, NO_PATH));
+        }
+        let list = &mut self.spills[dest.spill as usize];
+        let at = list.iter().position(|p| p.source == source)?;
+        let taken = list.swap_remove(at);
+        if let [last] = list[..] {
+            list.clear();
+            dest.inline = last;
+            self.free_spills.push(dest.spill);
+            dest.spill = NONE;
+        }
+        Some(taken)
+    }
+
+    /// Bytes of heap.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let keys = match &self.keys {
+            Keys::V4(keys) => keys.capacity() * size_of::<u64>(),
+            Keys::V6(keys) => keys.capacity() * size_of::<(u128, u8)>(),
+        };
+        let spilled: usize = self
+            .spills
+            .iter()
+            .map(|s| s.capacity() * size_of::<Path>())
+            .sum();
+        let lists = self.spills.capacity() * size_of::<Vec<Path>>();
+        let dests = self.dests.capacity() * size_of::<Dest>();
+        self.index.heap_bytes() + keys + dests + spilled + lists
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(source: Source) -> Path {
+        Path {
+            source,
+            stale: false,
+            pre: u32::from(source),
+            post: NONE,
+        }
+    }
+
+    #[test]
+    fn a_destination_is_28_bytes() {
+        assert_eq!((size_of::<Path>(), size_of::<Dest>()), (12, 28));
+    }
+
+    #[test]
+    fn paths_spill_and_come_back_inline() {
+        let mut table = Table::new(Family::Ipv4Unicast, 7);
+        let key: Ipv4Prefix = "10.0.0.0/8".parse().unwrap();
+        let id = table.find_or_insert(key);
+        assert_eq!(table.paths(id), &[]);
+        for source in 1..4 {
+            assert_eq!(table.put(id, path(source)), None);
+        }
+        assert_eq!(table.paths(id).len(), 3);
+        assert_eq!(table.put(id, Path { pre: 9, ..path(2) }), Some(path(2)));
+        assert_eq!(table.take(id, 1), Some(path(1)));
+        assert_eq!(table.take(id, 1), None);
+        assert_eq!(table.take(id, 2).map(|p| p.pre), Some(9));
+        assert_eq!(table.paths(id), &[path(3)]);
+        assert_eq!(table.take(id, 3), Some(path(3)));
+        assert_eq!(table.free_spills, [0]);
+        table.release(id);
+        assert_eq!(table.find(key), None);
+        assert_eq!(table.find_or_insert(key), id);
+    }
+
+    #[test]
+    fn same_bits_with_other_length_is_another_prefix() {
+        let mut table = Table::new(Family::Ipv6Unicast, 7);
+        let ids: Vec<_> = ["::/0", "::/1", "2001:db8::/32", "2001:db8::/33"]
+            .iter()
+            .map(|p| table.find_or_insert(p.parse::<Ipv6Prefix>().unwrap()))
+            .collect();
+        assert_eq!(ids, [0, 1, 2, 3]);
+        assert_eq!(table.prefix(3).to_string(), "2001:db8::/33");
+    }
+}
