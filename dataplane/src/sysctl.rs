@@ -1,0 +1,105 @@
+//! Kernel switches under `/proc/sys`, of the calling thread's network namespace.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+/// Reading or writing one key failed. Not worth retrying by itself: it is absent, read-only or takes no such value.
+#[derive(Debug, thiserror::Error)]
+pub enum SysctlError {
+    /// Writing failed.
+    #[error("cannot set sysctl {key} to {value}")]
+    Write {
+        /// The key, with slashes: `net/ipv4/ip_forward`.
+        key: String,
+        /// The value that was to be written.
+        value: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Reading failed.
+    #[error("cannot read sysctl {key}")]
+    Read {
+        /// The key, with slashes.
+        key: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl SysctlError {
+    /// The key does not exist: the kernel lacks the feature, or the interface is gone.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        let (Self::Write { source, .. } | Self::Read { source, .. }) = self;
+        source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Writes a key such as `net/ipv4/ip_forward`. Keys take slashes because interface names may contain dots.
+pub fn write(key: &str, value: &str) -> Result<(), SysctlError> {
+    // Plain `fs::write` would ask to create the file, and /proc then says "permission denied" for a missing key.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path(key))
+        .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
+        .map_err(|source| SysctlError::Write {
+            key: key.into(),
+            value: value.into(),
+            source,
+        })
+}
+
+/// Reads a key, without the line end.
+pub fn read(key: &str) -> Result<String, SysctlError> {
+    fs::read_to_string(path(key))
+        .map(|value| value.trim_end().to_owned())
+        .map_err(|source| SysctlError::Read {
+            key: key.into(),
+            source,
+        })
+}
+
+/// Makes the host a router for IPv4 and, where the kernel has it, for IPv6.
+pub fn host_forwarding_on() -> Result<(), SysctlError> {
+    write("net/ipv4/ip_forward", "1")?;
+    match write("net/ipv6/conf/all/forwarding", "1") {
+        Err(error) if error.is_missing() => Ok(()),
+        other => other,
+    }
+}
+
+fn path(key: &str) -> PathBuf {
+    Path::new("/proc/sys").join(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::NetNs;
+
+    #[test]
+    fn forwarding_is_switched_on_in_the_current_namespace_only() {
+        let ns = NetNs::new();
+        ns.run(|| {
+            write("net/ipv4/ip_forward", "0").unwrap();
+            host_forwarding_on().unwrap();
+            assert_eq!(read("net/ipv4/ip_forward").unwrap(), "1");
+            assert_eq!(read("net/ipv6/conf/all/forwarding").unwrap(), "1");
+        });
+        let other = NetNs::new();
+        other.run(|| assert_eq!(read("net/ipv4/conf/lo/proxy_arp").unwrap(), "0"));
+    }
+
+    #[test]
+    fn errors_name_key_and_value() {
+        let error = write("net/ipv4/conf/nope0/proxy_arp", "1").unwrap_err();
+        assert!(error.is_missing(), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            "cannot set sysctl net/ipv4/conf/nope0/proxy_arp to 1"
+        );
+        assert!(read("net/nope").unwrap_err().is_missing());
+    }
+}
