@@ -1,0 +1,141 @@
+//! Comparing an attachment with what it should be, for CNI CHECK.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+use super::{AttachError, AttachSpec, GATEWAY_V4, GATEWAY_V6, netns};
+use crate::link::{self, Link};
+use crate::netlink::{NetlinkError, Socket};
+use crate::route_table::{self, KernelRoute};
+
+/// Everything that differs from the specification, in words; empty if all is well. Fails only if it cannot look.
+pub fn check(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Vec<String>, AttachError> {
+    let mut found = Vec::new();
+    let mut inside = Ok(Vec::new());
+    let file = match netns::open(&spec.netns) {
+        Ok(file) => file,
+        Err(error) => return Ok(vec![error.to_string()]),
+    };
+    netns::run_in(
+        &spec.netns,
+        &file,
+        || {
+            inside = container(spec, addresses);
+            Ok(())
+        },
+        || {
+            found = host(spec, addresses).map_err(AttachError::kernel(
+                "look at the host end",
+                &spec.host_ifname,
+            ))?;
+            Ok(())
+        },
+    )?;
+    let look = AttachError::kernel("look at the container's end", &spec.container_ifname);
+    found.extend(inside.map_err(look)?);
+    Ok(found)
+}
+
+fn host(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Vec<String>, NetlinkError> {
+    let mut socket = Socket::route()?;
+    let Some(link) = link::find(&mut socket, &spec.host_ifname)? else {
+        return Ok(vec![format!(
+            "interface {} is missing on the host",
+            spec.host_ifname
+        )]);
+    };
+    let mut found = differences(spec, &link, "on the host");
+    for address in addresses {
+        let path = link::route_get(&mut socket, *address)?;
+        match path.as_ref().map(|p| p.ifname.as_str()) {
+            Some(ifname) if ifname == spec.host_ifname => {}
+            Some(ifname) => found.push(format!(
+                "the host's route for {address} leaves by {ifname}, not by {}",
+                spec.host_ifname
+            )),
+            None => found.push(format!("the host has no route for {address}")),
+        }
+    }
+    Ok(found)
+}
+
+fn container(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Vec<String>, NetlinkError> {
+    let mut socket = Socket::route()?;
+    let place = format!("in {}", spec.netns.display());
+    let Some(link) = link::find(&mut socket, &spec.container_ifname)? else {
+        return Ok(vec![format!(
+            "interface {} is missing {place}",
+            spec.container_ifname
+        )]);
+    };
+    let mut found = differences(spec, &link, &place);
+    let present = link::addresses(&mut socket)?;
+    for address in addresses {
+        let wanted = IpNetwork::from(*address);
+        if !present
+            .iter()
+            .any(|a| a.index == link.index && a.address == wanted)
+        {
+            found.push(format!(
+                "address {wanted} is missing on {} {place}",
+                link.name
+            ));
+        }
+    }
+    let routes = route_table::dump(&mut socket, u32::from(libc::RT_TABLE_MAIN))?;
+    for (has_family, network, gateway) in [
+        (
+            IpAddr::is_ipv4 as fn(&IpAddr) -> bool,
+            IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            GATEWAY_V4.into(),
+        ),
+        (
+            IpAddr::is_ipv6,
+            Ipv6Addr::UNSPECIFIED.into(),
+            GATEWAY_V6.into(),
+        ),
+    ] {
+        if addresses.iter().any(has_family) && !has_default(&routes, network, gateway, link.index) {
+            found.push(format!(
+                "the default route via {gateway} is missing {place}"
+            ));
+        }
+    }
+    if addresses.iter().any(IpAddr::is_ipv4) && !reaches_gateway(&routes, link.index) {
+        found.push(format!("the route to {GATEWAY_V4} is missing {place}"));
+    }
+    Ok(found)
+}
+
+fn differences(spec: &AttachSpec, link: &Link, place: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    if !link.up {
+        found.push(format!("interface {} is down {place}", link.name));
+    }
+    if let Some(mtu) = spec.mtu.filter(|mtu| *mtu != link.mtu) {
+        found.push(format!(
+            "interface {} has MTU {} {place}, not {mtu}",
+            link.name, link.mtu
+        ));
+    }
+    found
+}
+
+fn has_default(routes: &[KernelRoute], network: IpAddr, gateway: IpAddr, index: u32) -> bool {
+    routes.iter().any(|route| {
+        route.prefix.prefix() == 0
+            && route.prefix.ip() == network
+            && route
+                .hops
+                .iter()
+                .any(|h| h.gateway == Some(gateway) && h.index == Some(index))
+    })
+}
+
+fn reaches_gateway(routes: &[KernelRoute], index: u32) -> bool {
+    let wanted = IpNetwork::from(IpAddr::V4(GATEWAY_V4));
+    routes
+        .iter()
+        .any(|r| r.prefix == wanted && r.hops.iter().any(|h| h.index == Some(index)))
+}

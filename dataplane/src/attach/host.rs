@@ -1,0 +1,295 @@
+//! The host's side: making and removing the pair, and the switches of its host end.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use super::{AttachError, AttachSpec, Attached, GATEWAY_V6, HOST_MAC};
+use crate::link::{self, Link};
+use crate::netlink::{
+    Batch, NetlinkError, Outcome, Request, RequestError, Socket, family_of, ifaddrmsg, ifinfomsg,
+};
+use crate::sysctl;
+
+const UP: u32 = libc::IFF_UP as u32;
+const VETH_INFO_PEER: u16 = 1;
+/// `IFLA_INET_CONF` in the IPv4 part of `IFLA_AF_SPEC`: switches by their number, without a trip through /proc.
+const IFLA_INET_CONF: u16 = 1;
+const DEVCONF_FORWARDING: u16 = 1;
+const DEVCONF_PROXY_ARP: u16 = 3;
+const DEVCONF_RP_FILTER: u16 = 8;
+const DEVCONF_ROUTE_LOCALNET: u16 = 26;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const ADDR_GEN_NONE: u8 = 1;
+/// The link group that interfaces are put in to be deleted together. Nothing stays in it.
+const DOOMED_GROUP: u32 = 0x6d67_7900;
+/// A `send` is limited by the socket's buffer (about 200 kB); a request here is about 60 bytes.
+const REMOVE_BATCH: usize = 256;
+const CARRIER_WAIT: Duration = Duration::from_secs(1);
+
+pub(super) fn create_link(spec: &AttachSpec, netns: &File) -> Result<Attached, AttachError> {
+    let name = &spec.host_ifname;
+    let open = AttachError::kernel("open a netlink socket", name);
+    let mut socket = Socket::route().map_err(open)?;
+    let container_mac = spec.container_mac.unwrap_or_else(|| mac_of(name));
+    let mut batch = Batch::new();
+    push_veth(&mut batch, spec, netns, container_mac);
+    let v6 = push_switches(&mut batch, spec);
+    batch.push(libc::RTM_SETLINK, 0, &ifinfomsg(0, UP, UP), |m| {
+        m.string(libc::IFLA_IFNAME, name)
+    });
+    let query = batch.push(libc::RTM_GETLINK, 0, &ifinfomsg(0, 0, 0), |m| {
+        m.string(libc::IFLA_IFNAME, name);
+    });
+    let send = AttachError::kernel("create the veth pair", name);
+    let outcome = socket.transact(&mut batch).map_err(send)?;
+    if let Some(error) = outcome.error(0) {
+        return Err(not_created(&mut socket, spec, error));
+    }
+    let made = attached(spec, &outcome, v6, query, container_mac);
+    if made.is_err() {
+        discard(name);
+    }
+    made
+}
+
+/// Removes the host end, and with it the pair. A missing interface is success.
+pub fn remove(host_ifname: &str) -> Result<(), AttachError> {
+    remove_many(&[host_ifname])
+}
+
+/// Removes many host ends for the price of one: put in one link group, the kernel deletes them in one go and waits
+/// once for its readers. Missing interfaces are success.
+pub fn remove_many<S: AsRef<str>>(host_ifnames: &[S]) -> Result<(), AttachError> {
+    let Some(first) = host_ifnames.first() else {
+        return Ok(());
+    };
+    let fail = || AttachError::kernel("remove the veth pair", first.as_ref());
+    let mut socket = Socket::route().map_err(|e| fail()(e))?;
+    let mut batch = Batch::new();
+    for names in host_ifnames.chunks(REMOVE_BATCH) {
+        batch.clear();
+        for name in names {
+            batch.push(libc::RTM_SETLINK, 0, &ifinfomsg(0, 0, 0), |m| {
+                m.string(libc::IFLA_IFNAME, name.as_ref());
+                m.u32(libc::IFLA_GROUP, DOOMED_GROUP);
+            });
+        }
+        batch.push(libc::RTM_DELLINK, 0, &ifinfomsg(0, 0, 0), |m| {
+            m.u32(libc::IFLA_GROUP, DOOMED_GROUP);
+        });
+        let outcome = socket.transact(&mut batch).map_err(fail())?;
+        // Two removals at once may each delete what the other marked: then there is nothing left to delete.
+        if let Some((place, error)) = outcome.errors.into_iter().find(|(_, e)| !e.is_missing()) {
+            let name = names.get(place).map_or("", AsRef::as_ref);
+            return Err(AttachError::kernel("remove the veth pair", name)(
+                error.into(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Removes what an attachment that failed has made; its own error matters more than this one.
+pub(super) fn discard(host_ifname: &str) {
+    if let Err(error) = remove(host_ifname) {
+        tracing::warn!(host_ifname, %error, "a failed attachment left its interface behind");
+    }
+}
+
+/// The part of the host's side that depends on the addresses.
+pub(super) fn prepare(
+    spec: &AttachSpec,
+    link: &Attached,
+    addresses: &[IpAddr],
+) -> Result<(), AttachError> {
+    let name = &spec.host_ifname;
+    if addresses.iter().any(IpAddr::is_ipv4) {
+        // The kernel's default of 80 answers each ARP request after a random wait of up to 0.8 s.
+        sysctl::write(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0")?;
+    }
+    let conf = |key: &str, value| sysctl::write(&format!("net/ipv6/conf/{name}/{key}"), value);
+    match conf("accept_ra", "0") {
+        // No IPv6 in this kernel, and none asked for.
+        Err(e) if e.is_missing() && addresses.iter().all(IpAddr::is_ipv4) => return Ok(()),
+        other => other?,
+    }
+    if addresses.iter().all(IpAddr::is_ipv4) {
+        return Ok(());
+    }
+    for (key, value) in [
+        ("disable_ipv6", "0"),
+        ("accept_dad", "0"),
+        ("forwarding", "1"),
+        ("proxy_ndp", "1"),
+    ] {
+        conf(key, value)?;
+    }
+    add_gateway(link).map_err(AttachError::kernel(
+        "add the gateway's link-local address",
+        name,
+    ))
+}
+
+/// The container's end came up last and can send at once; the host end hears of it by a work queue, and drops what it
+/// is to send until then. Asking for its state makes new kernels (6.8 and up) run that work; older ones are polled.
+pub(super) fn wait_for_carrier(spec: &AttachSpec, link: &Attached) -> Result<(), AttachError> {
+    let name = &spec.host_ifname;
+    let fail = || AttachError::kernel("read the state", name);
+    let mut socket = Socket::route().map_err(|e| fail()(e))?;
+    let start = Instant::now();
+    let mut pause = Duration::from_micros(50);
+    while start.elapsed() < CARRIER_WAIT {
+        if link::by_index(&mut socket, link.host_ifindex)
+            .map_err(fail())?
+            .is_some_and(|l| l.running)
+        {
+            return Ok(());
+        }
+        thread::sleep(pause);
+        pause *= 2;
+    }
+    let waited_ms = CARRIER_WAIT.as_millis() as u64;
+    Err(AttachError::NoCarrier {
+        ifname: name.clone(),
+        waited_ms,
+    })
+}
+
+fn push_veth(batch: &mut Batch, spec: &AttachSpec, netns: &File, container_mac: [u8; 6]) {
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    let end = |m: &mut Request<'_>, name: &str, mac: &[u8; 6]| {
+        m.string(libc::IFLA_IFNAME, name);
+        m.bytes(libc::IFLA_ADDRESS, mac);
+        // The default is a queue for each possible CPU, which costs memory and brings nothing without XDP.
+        m.u32(libc::IFLA_NUM_TX_QUEUES, 1);
+        m.u32(libc::IFLA_NUM_RX_QUEUES, 1);
+        if let Some(mtu) = spec.mtu {
+            m.u32(libc::IFLA_MTU, mtu);
+        }
+    };
+    batch.push(libc::RTM_NEWLINK, flags, &ifinfomsg(0, 0, 0), |m| {
+        end(m, &spec.host_ifname, &HOST_MAC);
+        m.nest(libc::IFLA_LINKINFO, &[], |m| {
+            m.string(libc::IFLA_INFO_KIND, "veth");
+            m.nest(libc::IFLA_INFO_DATA, &[], |m| {
+                m.nest(VETH_INFO_PEER, &ifinfomsg(0, 0, 0), |m| {
+                    end(m, &spec.container_ifname, &container_mac);
+                    m.u32(libc::IFLA_NET_NS_FD, netns.as_raw_fd() as u32);
+                });
+            });
+        });
+    });
+}
+
+/// Returns the place of the IPv6 request, which a kernel without IPv6 refuses.
+fn push_switches(batch: &mut Batch, spec: &AttachSpec) -> usize {
+    batch.push(libc::RTM_SETLINK, 0, &ifinfomsg(0, 0, 0), |m| {
+        m.string(libc::IFLA_IFNAME, &spec.host_ifname);
+        m.nest(libc::IFLA_AF_SPEC, &[], |m| {
+            m.nest(libc::AF_INET as u16, &[], |m| {
+                m.nest(IFLA_INET_CONF, &[], |m| {
+                    m.u32(DEVCONF_FORWARDING, 1);
+                    m.u32(DEVCONF_PROXY_ARP, 1);
+                    m.u32(DEVCONF_ROUTE_LOCALNET, 1);
+                    m.u32(DEVCONF_RP_FILTER, u32::from(!spec.allow_spoofing));
+                });
+            });
+        });
+    });
+    // The kernel would run duplicate detection for a second on the address it makes; `prepare` adds the same one.
+    batch.push(libc::RTM_SETLINK, 0, &ifinfomsg(0, 0, 0), |m| {
+        m.string(libc::IFLA_IFNAME, &spec.host_ifname);
+        m.nest(libc::IFLA_AF_SPEC, &[], |m| {
+            m.nest(libc::AF_INET6 as u16, &[], |m| {
+                m.bytes(IFLA_INET6_ADDR_GEN_MODE, &[ADDR_GEN_NONE]);
+            });
+        });
+    })
+}
+
+fn attached(
+    spec: &AttachSpec,
+    outcome: &Outcome,
+    v6: usize,
+    query: usize,
+    container_mac: [u8; 6],
+) -> Result<Attached, AttachError> {
+    let kernel = |action, error: &RequestError| {
+        AttachError::kernel(action, &spec.host_ifname)(error.clone().into())
+    };
+    let no_ipv6 = |e: &RequestError| matches!(e.errno, libc::EAFNOSUPPORT | libc::EOPNOTSUPP);
+    for (place, error) in &outcome.errors {
+        if *place != v6 || !no_ipv6(error) {
+            return Err(kernel("set up the host end", error));
+        }
+    }
+    let link = outcome.answer(query).and_then(|a| Link::parse(&a.payload));
+    let Some((link, container_ifindex)) = link.and_then(|l| l.peer_index.map(|p| (l, p))) else {
+        let vanished = RequestError {
+            errno: libc::ENODEV,
+            text: None,
+        };
+        return Err(kernel("read back the host end", &vanished));
+    };
+    Ok(Attached {
+        host_ifindex: link.index,
+        host_mac: link.mac.unwrap_or(HOST_MAC),
+        container_ifindex,
+        container_mac,
+        mtu: link.mtu,
+    })
+}
+
+/// Which of the two names is taken, if that is why.
+fn not_created(socket: &mut Socket, spec: &AttachSpec, error: &RequestError) -> AttachError {
+    if !error.exists() {
+        return AttachError::kernel("create the veth pair", &spec.host_ifname)(
+            error.clone().into(),
+        );
+    }
+    match link::find(socket, &spec.host_ifname) {
+        Ok(Some(_)) => AttachError::HostInterfaceExists {
+            ifname: spec.host_ifname.clone(),
+        },
+        _ => AttachError::ContainerInterfaceExists {
+            ifname: spec.container_ifname.clone(),
+            netns: spec.netns.clone(),
+        },
+    }
+}
+
+fn add_gateway(link: &Attached) -> Result<(), NetlinkError> {
+    let gateway = IpAddr::V6(GATEWAY_V6);
+    let nodad = libc::IFA_F_NODAD as u8;
+    let header = ifaddrmsg(
+        family_of(gateway),
+        64,
+        nodad,
+        libc::RT_SCOPE_LINK,
+        link.host_ifindex,
+    );
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+    let added = Socket::route()?.request(libc::RTM_NEWADDR, flags, &header, |m| {
+        m.ip(libc::IFA_LOCAL, gateway);
+        m.ip(libc::IFA_ADDRESS, gateway);
+    });
+    added.map(drop)
+}
+
+/// A locally administered unicast address (IEEE 802) that stays the same for the same interface name.
+fn mac_of(host_ifname: &str) -> [u8; 6] {
+    let hash = Sha256::digest(host_ifname.as_bytes());
+    [
+        (hash[0] & 0xfc) | 0x02,
+        hash[1],
+        hash[2],
+        hash[3],
+        hash[4],
+        hash[5],
+    ]
+}

@@ -1,0 +1,208 @@
+//! Attaching a container: a veth pair, the container's addresses and its way out.
+//!
+//! Inside, the interface has its addresses as /32 and /128 and default routes via [`GATEWAY_V4`] and [`GATEWAY_V6`].
+//! Both gateways have a permanent neighbour entry with the [`HOST_MAC`] that every host end has, so the first packet
+//! waits for no resolution and it does not matter whether the host itself has a route for 169.254.1.1 (proxy ARP would
+//! need one). Proxy ARP is on all the same, for software in the container that resolves by itself.
+//!
+//! The order, which keeps a container silent until its caller says so: [`create_link`] makes the pair, with all
+//! switches of the host end set and the host end up, but the container's end down, hence without a carrier.
+//! [`configure`] gives the container its addresses and brings its end up. Policy belongs between the two. The host's
+//! routes to the addresses belong to [`crate::route_table::RouteTable`].
+//!
+//! All functions block for the length of a few system calls, deletions for 10-40 ms (the kernel waits for its readers).
+//! The calling thread never changes its network namespace: work inside the container runs on a thread that ends with it.
+
+mod check;
+mod container;
+mod host;
+mod netns;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use crate::netlink::NetlinkError;
+use crate::sysctl::SysctlError;
+
+pub use check::check;
+pub use host::{remove, remove_many};
+
+/// The hardware address of every host end.
+pub const HOST_MAC: [u8; 6] = [0xee; 6];
+/// The container's IPv4 gateway, the same on every host.
+pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The container's IPv6 gateway: the link-local address that [`HOST_MAC`] makes (RFC 4291 appendix A).
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
+
+/// What a container is attached by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachSpec {
+    /// The file of the container's network namespace.
+    pub netns: PathBuf,
+    /// The interface's name in the container.
+    pub container_ifname: String,
+    /// The name of the host end.
+    pub host_ifname: String,
+    /// MTU of both ends in bytes; the kernel's default (1500) if none.
+    pub mtu: Option<u32>,
+    /// The container's hardware address; made from `host_ifname` if none, so that it stays the same.
+    pub container_mac: Option<[u8; 6]>,
+    /// Whether the container may send from addresses that are not its own: strict reverse path filtering is then off.
+    /// The kernel takes the higher of this switch and `net.ipv4.conf.all.rp_filter`, so a host with 1 there lets no
+    /// container spoof, and a host with 2 (loose) lets all: the packet filter has to enforce it too.
+    pub allow_spoofing: bool,
+    /// Whether the container may forward packets; left as the runtime has it if none.
+    pub container_forwarding: Option<bool>,
+}
+
+/// The pair that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Index of the host end.
+    pub host_ifindex: u32,
+    /// Hardware address of the host end.
+    pub host_mac: [u8; 6],
+    /// Index of the container's end, in its namespace.
+    pub container_ifindex: u32,
+    /// Hardware address of the container's end.
+    pub container_mac: [u8; 6],
+    /// MTU of both ends in bytes.
+    pub mtu: u32,
+}
+
+/// Attaching failed. Nothing is left behind, except as said at the variant; the caller decides whether to retry.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The namespace file cannot be opened: the container is gone.
+    #[error("network namespace {netns} cannot be opened")]
+    NetnsMissing {
+        /// The file.
+        netns: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not a network namespace.
+    #[error("{netns} is not a network namespace")]
+    NotNetns {
+        /// The file.
+        netns: PathBuf,
+    },
+    /// The namespace is the host's own.
+    #[error("{netns} is the host's own network namespace; a container needs one of its own")]
+    OwnNetns {
+        /// The file.
+        netns: PathBuf,
+    },
+    /// The container has an interface of this name. It is left alone.
+    #[error("interface {ifname} exists already in {netns}")]
+    ContainerInterfaceExists {
+        /// The interface.
+        ifname: String,
+        /// The namespace.
+        netns: PathBuf,
+    },
+    /// The host has an interface of this name, such as from an ADD that was not finished. It is left alone: the caller
+    /// may [`remove`] it and try again.
+    #[error("interface {ifname} exists already on the host")]
+    HostInterfaceExists {
+        /// The interface.
+        ifname: String,
+    },
+    /// The kernel refused a step.
+    #[error("cannot {action} for interface {ifname}: {source}")]
+    Kernel {
+        /// What was tried.
+        action: &'static str,
+        /// The interface it was tried for.
+        ifname: String,
+        /// Why it failed.
+        source: NetlinkError,
+    },
+    /// A kernel switch could not be set.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// No thread could be started or it could not enter the namespace.
+    #[error("cannot enter network namespace {netns}")]
+    Enter {
+        /// The namespace.
+        netns: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The host end did not come up though both ends were set up.
+    #[error("interface {ifname} has no carrier after {waited_ms} ms")]
+    NoCarrier {
+        /// The host end.
+        ifname: String,
+        /// How long it was waited for, in milliseconds.
+        waited_ms: u64,
+    },
+}
+
+impl AttachError {
+    fn kernel(action: &'static str, ifname: &str) -> impl FnOnce(NetlinkError) -> Self {
+        let ifname = ifname.to_owned();
+        move |source| Self::Kernel {
+            action,
+            ifname,
+            source,
+        }
+    }
+}
+
+/// Makes the veth pair. Needs no address, so it can run while one is being allocated.
+pub fn create_link(spec: &AttachSpec) -> Result<Attached, AttachError> {
+    host::create_link(spec, &netns::open(&spec.netns)?)
+}
+
+/// Gives the container its addresses and routes and brings its end up. When it returns, packets pass in both
+/// directions as soon as the host has routes for the addresses. If it fails, the pair is removed.
+pub fn configure(
+    spec: &AttachSpec,
+    link: &Attached,
+    addresses: &[IpAddr],
+) -> Result<(), AttachError> {
+    let configured = configure_both(spec, link, addresses);
+    if configured.is_err() {
+        host::discard(&spec.host_ifname);
+    }
+    configured
+}
+
+/// [`create_link`] and [`configure`].
+pub fn create(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Attached, AttachError> {
+    let link = create_link(spec)?;
+    configure(spec, &link, addresses)?;
+    Ok(link)
+}
+
+/// Removes the container's interface from inside, for a DELETE that knows the namespace but not the host end. A
+/// missing namespace or interface is success.
+pub fn detach_container(netns: &std::path::Path, ifname: &str) -> Result<(), AttachError> {
+    let file = match netns::open(netns) {
+        Ok(file) => file,
+        Err(AttachError::NetnsMissing { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    netns::run_in(netns, &file, || container::remove(ifname), || Ok(()))
+}
+
+fn configure_both(
+    spec: &AttachSpec,
+    link: &Attached,
+    addresses: &[IpAddr],
+) -> Result<(), AttachError> {
+    let file = netns::open(&spec.netns)?;
+    netns::run_in(
+        &spec.netns,
+        &file,
+        || container::configure(spec, link, addresses),
+        || host::prepare(spec, link, addresses),
+    )?;
+    host::wait_for_carrier(spec, link)
+}
