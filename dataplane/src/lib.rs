@@ -1,5 +1,19 @@
-//! Kernel drivers: links, addresses, routes, sysctls, packet filter.
+//! Kernel drivers of one host: what a container is attached with, which routes the host has, which packets pass.
+//!
+//! Start at [`attach`] for the path of a CNI ADD, at [`route_table::RouteTable`] for routes, at [`filter`] for packet
+//! policy. Every driver takes desired state and computes the difference; none deletes what it cannot recognise as ours.
+//! The crate knows nothing of the datastore, of BGP or of policy.
 
+pub mod attach;
+pub mod conntrack;
 pub mod filter;
 pub mod ipset;
 pub mod iptables;
+#[cfg(test)]
+mod lab;
+pub mod link;
+pub mod monitor;
+pub mod neigh;
+pub mod netlink;
+pub mod route_table;
+pub mod sysctl;
