@@ -92,19 +92,19 @@ pub struct IpNat {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointPort {
-    /// The name.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    /// The name; empty for a port that is only published.
+    #[serde(default)]
     pub name: String,
     /// The protocol.
     pub protocol: Protocol,
     /// The port.
     pub port: u16,
-    /// Port of the host that leads here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_port: Option<u16>,
-    /// Address of the host for that port.
-    #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]
-    pub host_ip: Option<String>,
+    /// Port of the host that leads here; 0 for none.
+    #[serde(default)]
+    pub host_port: u16,
+    /// Address of the host for that port; empty for all.
+    #[serde(default, rename = "hostIP")]
+    pub host_ip: String,
     /// Fields that we do not know.
     #[serde(flatten)]
     pub extra: Extra,
