@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kind::Kind;
 use crate::meta::{Extra, Resource, Spec};
-use crate::protocol::Protocol;
+use crate::workload_endpoint::EndpointPort;
 
 /// An interface of a host.
 pub type HostEndpoint = Resource<HostEndpointSpec>;
@@ -29,23 +29,7 @@ pub struct HostEndpointSpec {
     pub profiles: Vec<String>,
     /// Ports that rules can name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<HostEndpointPort>,
-    /// Fields that we do not know.
-    #[serde(flatten)]
-    pub extra: Extra,
-}
-
-/// A port with a name.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HostEndpointPort {
-    /// The name.
-    #[serde(default)]
-    pub name: String,
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The port.
-    pub port: u16,
+    pub ports: Vec<EndpointPort>,
     /// Fields that we do not know.
     #[serde(flatten)]
     pub extra: Extra,

@@ -99,12 +99,12 @@ pub struct EndpointPort {
     pub protocol: Protocol,
     /// The port.
     pub port: u16,
-    /// Port of the host that leads here; 0 for none.
-    #[serde(default)]
-    pub host_port: u16,
-    /// Address of the host for that port; empty for all.
-    #[serde(default, rename = "hostIP")]
-    pub host_ip: String,
+    /// Port of the host that leads here; 0 or absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_port: Option<u16>,
+    /// Address of the host for that port; empty or absent for all.
+    #[serde(default, rename = "hostIP", skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<String>,
     /// Fields that we do not know.
     #[serde(flatten)]
     pub extra: Extra,

@@ -39,7 +39,7 @@ pub(super) fn check_workload(res: &WorkloadEndpoint, findings: &mut Findings<'_>
         if port.port == 0 {
             findings.other(&format!("{path}.port"), 0, "1 to 65535");
         }
-        if port.name.is_empty() && port.host_port == 0 {
+        if port.name.is_empty() && port.host_port.unwrap_or(0) == 0 {
             findings.missing(&format!("{path}.name"), "a name, unless hostPort is set");
         }
     }
