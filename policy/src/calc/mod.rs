@@ -282,8 +282,6 @@ impl Calc {
         self.members.remove_item(id);
         self.take_member_changes();
         self.locals.remove_item(id);
-        // The index speaks of numbers, which may be given to another item within this flush.
-        self.take_local_changes();
         let local = self.items.get_mut(id).and_then(|item| item.local.take());
         self.items.remove(id);
         self.local_endpoint_changed(key, local.as_ref(), None);
