@@ -1,20 +1,23 @@
 //! An agent on a host of the lab, and the command line pointed at it.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::binary::binary;
 use crate::eventually::eventually;
 use crate::lab::Host;
 use crate::netns::NetNs;
-use crate::process::{Process, run};
+use crate::process::{Process, within};
 
 const START: Duration = Duration::from_secs(20);
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Where the agents' resources are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,14 +125,64 @@ impl Agent {
         Ok(())
     }
 
-    /// Runs `margayctl` through this agent, with arguments split at spaces.
-    pub fn ctl(&self, args: &str) -> Result<String> {
+    /// `margayctl` on this host, talking to this agent.
+    pub fn ctl(&self) -> Result<Command> {
         let mut command = Command::new(binary("margayctl")?);
-        command
-            .arg("--socket")
-            .arg(self.socket())
-            .args(args.split_whitespace());
-        run(&mut crate::process::within(&self.netns, &command))
+        command.arg("--socket").arg(self.socket());
+        Ok(within(&self.netns, &command))
+    }
+
+    /// The state that the agent reports over its socket.
+    pub fn status(&self) -> Result<Value> {
+        let mut stream = UnixStream::connect(self.socket())
+            .with_context(|| format!("the agent on {} has no socket", self.name))?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.write_all(b"{\"node_status\":{}}\n")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        let reply: Value = serde_json::from_str(&line)
+            .with_context(|| format!("the agent on {} answers {line:?}", self.name))?;
+        match reply.get("ok") {
+            Some(status) => Ok(status.clone()),
+            None => bail!("the agent on {} answers {reply}", self.name),
+        }
+    }
+
+    /// An error that says why, unless the agent has programmed everything and serves ADD.
+    pub fn ensure_ready(&self) -> Result<()> {
+        let status = self.status()?;
+        ensure!(
+            status["ready"] == true,
+            "the agent on {} waits for {}",
+            self.name,
+            status["not_ready_reasons"]
+        );
+        Ok(())
+    }
+
+    /// The number of BGP sessions, all of them established; an error that names one that is not.
+    pub fn ensure_sessions(&self, expected: usize) -> Result<()> {
+        let status = self.status()?;
+        let peers = status["bgp"]["peers"].as_array();
+        let peers = peers.context("a status without peers")?;
+        for peer in peers {
+            ensure!(
+                peer["state"] == "Established",
+                "the agent on {} says of session {} with {}: {} {}",
+                self.name,
+                peer["name"],
+                peer["address"],
+                peer["state"],
+                peer["last_error"]
+            );
+        }
+        ensure!(
+            peers.len() == expected,
+            "the agent on {} has {} sessions, expected {expected}",
+            self.name,
+            peers.len()
+        );
+        Ok(())
     }
 
     /// Leaves it running for good. Its pid.
