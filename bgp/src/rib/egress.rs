@@ -21,12 +21,21 @@ use crate::{
     },
 };
 
-/// Prefixes encoded at a time: about 100 KiB of messages, several sockets' worth of one write.
-const BATCH: usize = 8192;
+/// How much is encoded and kept. A struct, so that tests can make both small.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Prefixes encoded at a time: about 100 KiB of messages, one good write.
+    pub(super) batch: usize,
+    /// A log of more octets drops its slowest readers, who are then told anew what they missed.
+    /// Far more than a socket buffer, so that only a peer that has stopped reading gets here.
+    pub(super) log_bytes: usize,
+}
 
-/// A log longer than this drops its slowest readers, who are then told anew what they missed.
-/// Far more than a socket buffer, so that only a peer that has stopped reading gets here.
-const LOG_LIMIT: usize = 8 << 20;
+impl Default for Limits {
+    fn default() -> Self {
+        Self { batch: 8192, log_bytes: 8 << 20 }
+    }
+}
 
 impl Rib {
     /// Whether [`Rib::poll_transmit`] may have something for the peer.
@@ -269,7 +278,7 @@ impl Rib {
     fn emit(&mut self, at: usize, reader: Source) {
         if self.groups[at]
             .as_ref()
-            .is_some_and(|g| g.log_bytes() > LOG_LIMIT)
+            .is_some_and(|g| g.log_bytes() > self.limits.log_bytes)
         {
             self.drop_laggards(at, reader);
         }
@@ -277,7 +286,7 @@ impl Rib {
             return;
         };
         let table = &self.families[group.key.family.index()].table;
-        let batch = group.take_batch(BATCH, |id| table.dest(id).best);
+        let batch = group.take_batch(self.limits.batch, |id| table.dest(id).best);
         self.emissions += 1;
         Emission::new(self, &mut group).run(&batch);
         group.batch_done();

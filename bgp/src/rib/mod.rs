@@ -128,6 +128,7 @@ pub struct Rib {
     emissions: u64,
     deferral: Option<Deferral>,
     local_class: u16,
+    limits: egress::Limits,
 }
 
 impl Rib {
@@ -163,6 +164,7 @@ impl Rib {
             emissions: 0,
             deferral: None,
             local_class,
+            limits: egress::Limits::default(),
         }
     }
 
