@@ -33,7 +33,10 @@ pub(super) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { batch: 8192, log_bytes: 8 << 20 }
+        Self {
+            batch: 8192,
+            log_bytes: 8 << 20,
+        }
     }
 }
 

@@ -37,8 +37,16 @@ fn decide(all: &[Candidate]) -> (usize, Vec<(usize, DecisionStep)>) {
 fn second_wins(step: DecisionStep, better: impl Fn(&mut Candidate)) {
     let mut second = candidate(1);
     better(&mut second);
-    assert_eq!(decide(&[candidate(0), second]), (1, vec![(0, step)]), "{step}");
-    assert_eq!(decide(&[second, candidate(0)]), (1, vec![(0, step)]), "{step}");
+    assert_eq!(
+        decide(&[candidate(0), second]),
+        (1, vec![(0, step)]),
+        "{step}"
+    );
+    assert_eq!(
+        decide(&[second, candidate(0)]),
+        (1, vec![(0, step)]),
+        "{step}"
+    );
 }
 
 #[test]
@@ -50,7 +58,9 @@ fn each_step_decides_when_all_before_are_equal() {
     second_wins(S::AsPathLength, |c| c.rank = rank(false, 100, 2, 0));
     second_wins(S::IgpCost, |c| c.igp_cost = 9);
     second_wins(S::RouterId, |c| c.router_id = 6);
-    second_wins(S::PeerAddress, |c| c.peer_addr = "192.0.2.6".parse().unwrap());
+    second_wins(S::PeerAddress, |c| {
+        c.peer_addr = "192.0.2.6".parse().unwrap()
+    });
 }
 
 #[test]
@@ -61,10 +71,16 @@ fn lower_origin_lower_med_ebgp_and_shorter_cluster_list_win() {
         decide(&[other, candidate(0)])
     };
     use DecisionStep as S;
-    assert_eq!(worse(|c| c.rank = rank(false, 100, 3, 1)), (0, vec![(1, S::Origin)]));
+    assert_eq!(
+        worse(|c| c.rank = rank(false, 100, 3, 1)),
+        (0, vec![(1, S::Origin)])
+    );
     assert_eq!(worse(|c| c.med = 1), (0, vec![(1, S::Med)]));
     assert_eq!(worse(|c| c.ebgp = false), (0, vec![(1, S::EbgpOverIbgp)]));
-    assert_eq!(worse(|c| c.cluster_len = 1), (0, vec![(1, S::ClusterListLength)]));
+    assert_eq!(
+        worse(|c| c.cluster_len = 1),
+        (0, vec![(1, S::ClusterListLength)])
+    );
 }
 
 #[test]
@@ -82,7 +98,10 @@ fn an_earlier_step_outweighs_all_later_ones() {
 fn med_counts_only_within_one_neighbouring_as() {
     let mut other_as = candidate(1);
     (other_as.neighbour_as, other_as.med, other_as.router_id) = (65002, 50, 1);
-    assert_eq!(decide(&[candidate(0), other_as]), (1, vec![(0, DecisionStep::RouterId)]));
+    assert_eq!(
+        decide(&[candidate(0), other_as]),
+        (1, vec![(0, DecisionStep::RouterId)])
+    );
 }
 
 /// The textbook case where pairwise comparison goes in circles: A beats B by router id, B beats C
@@ -95,8 +114,19 @@ fn med_elimination_does_not_depend_on_order() {
         router_id,
         ..candidate(at)
     };
-    let (a, b, c) = (make(0, 65001, 0, 2), make(1, 65002, 1, 3), make(2, 65002, 5, 1));
-    for order in [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]] {
+    let (a, b, c) = (
+        make(0, 65001, 0, 2),
+        make(1, 65002, 1, 3),
+        make(2, 65002, 5, 1),
+    );
+    for order in [
+        [a, b, c],
+        [a, c, b],
+        [b, a, c],
+        [b, c, a],
+        [c, a, b],
+        [c, b, a],
+    ] {
         assert_eq!(decide(&order).0, 0);
     }
 }

@@ -29,12 +29,24 @@ pub(super) fn p(text: &str) -> Prefix {
 }
 
 pub(super) fn v4s(prefixes: &[Prefix]) -> Vec<Ipv4Prefix> {
-    let v4 = |p: &Prefix| if let Prefix::V4(p) = p { Some(*p) } else { None };
+    let v4 = |p: &Prefix| {
+        if let Prefix::V4(p) = p {
+            Some(*p)
+        } else {
+            None
+        }
+    };
     prefixes.iter().filter_map(v4).collect()
 }
 
 pub(super) fn v6s(prefixes: &[Prefix]) -> Vec<Ipv6Prefix> {
-    let v6 = |p: &Prefix| if let Prefix::V6(p) = p { Some(*p) } else { None };
+    let v6 = |p: &Prefix| {
+        if let Prefix::V6(p) = p {
+            Some(*p)
+        } else {
+            None
+        }
+    };
     prefixes.iter().filter_map(v6).collect()
 }
 
@@ -52,7 +64,10 @@ pub(super) fn open_peer(kind: PeerKind) -> PeerRibConfig {
 
 /// The session of the peer number `n`.
 pub(super) fn session(n: u8) -> SessionInfo {
-    SessionInfo::new(Ipv4Addr::new(10, 0, 0, n + 1), IpAddr::from([192, 0, 2, n + 1]))
+    SessionInfo::new(
+        Ipv4Addr::new(10, 0, 0, n + 1),
+        IpAddr::from([192, 0, 2, n + 1]),
+    )
 }
 
 /// Feeds whole messages, as the session layer does.
@@ -79,12 +94,18 @@ pub(super) fn announce(
 ) -> Result<Vec<UpdateOutcome>, WireError> {
     let mut out = BytesMut::new();
     let mut encoded = BytesMut::new();
-    let v4 = PathAttrs { next_hop: Some(v4_hop(next_hop)), ..attrs.clone() };
+    let v4 = PathAttrs {
+        next_hop: Some(v4_hop(next_hop)),
+        ..attrs.clone()
+    };
     v4.encode(four_octet_as, &mut encoded);
     announce_v4(&encoded, v4s(prefixes), MAX_LEN, &mut out).unwrap();
-    encoded.clear();
-    attrs.encode(four_octet_as, &mut encoded);
-    announce_mp(v6_hop(next_hop), &encoded, v6s(prefixes), MAX_LEN, &mut out).unwrap();
+    let v6 = v6s(prefixes);
+    if !v6.is_empty() {
+        encoded.clear();
+        attrs.encode(four_octet_as, &mut encoded);
+        announce_mp(v6_hop(next_hop), &encoded, v6, MAX_LEN, &mut out).unwrap();
+    }
     feed(rib, peer, out)
 }
 
@@ -150,7 +171,10 @@ impl Receiver {
     /// Reads all there is.
     pub(super) fn drain(&mut self, rib: &mut Rib, peer: PeerId, ctx: &AttrContext) {
         while self.read(rib, peer, usize::MAX, ctx) {}
-        assert!(!rib.pending(peer), "nothing is left after reading everything");
+        assert!(
+            !rib.pending(peer),
+            "nothing is left after reading everything"
+        );
     }
 
     fn update(&mut self, body: &[u8], ctx: &AttrContext) {
@@ -179,7 +203,8 @@ impl Receiver {
             for item in NlriIter::<Ipv4Prefix>::new(frame.nlri, false) {
                 let prefix = item.unwrap().prefix.into();
                 self.announced += 1;
-                self.routes.insert(prefix, (attrs.clone(), NextHop::V4(next_hop)));
+                self.routes
+                    .insert(prefix, (attrs.clone(), NextHop::V4(next_hop)));
             }
         }
         if let Some(reach) = frame.mp_reach {

@@ -30,7 +30,11 @@ const OWN_HOP: u8 = 100;
 const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 99);
 
 fn kind(peer: usize) -> PeerKind {
-    if peer < 3 { PeerKind::Ebgp } else { PeerKind::Ibgp }
+    if peer < 3 {
+        PeerKind::Ebgp
+    } else {
+        PeerKind::Ibgp
+    }
 }
 
 const fn is_client(peer: usize) -> bool {
@@ -42,7 +46,13 @@ const fn four_octet(peer: usize) -> bool {
 }
 
 fn prefixes() -> Vec<Prefix> {
-    let v4 = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.9.9.9/32", "0.0.0.0/0"];
+    let v4 = [
+        "10.0.0.0/8",
+        "10.1.0.0/16",
+        "10.1.2.0/24",
+        "10.9.9.9/32",
+        "0.0.0.0/0",
+    ];
     let v6 = ["2001:db8::/32", "2001:db8:1::/48", "::/0"];
     v4.into_iter().chain(v6).map(p).collect()
 }
@@ -55,8 +65,14 @@ fn filters() -> Vec<Arc<Filter>> {
         operations,
     };
     let not_24 = Rule::new(PrefixMatch::within(p("10.1.2.0/24")), Action::Reject);
-    let preferred = accept(vec![Operation::SetLocalPref(200), Operation::AddCommunity(77)]);
-    let longer = accept(vec![Operation::PrependAsPath(vec![9, 8]), Operation::SetMed(5)]);
+    let preferred = accept(vec![
+        Operation::SetLocalPref(200),
+        Operation::AddCommunity(77),
+    ]);
+    let longer = accept(vec![
+        Operation::PrependAsPath(vec![9, 8]),
+        Operation::SetMed(5),
+    ]);
     let not_internal = Rule::any(Action::Reject).from_source(Source::Ibgp);
     [
         Filter::accept_all(),
@@ -136,8 +152,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (peer(), any::<u8>()).prop_map(|(peer, prefixes)| Op::Withdraw { peer, prefixes }),
         1 => (peer(), any::<u8>()).prop_map(|(peer, prefixes)| Op::Broken { peer, prefixes }),
         2 => peer().prop_map(|peer| Op::EndOfRib { peer }),
-        2 => (peer(), any::<bool>()).prop_map(|(peer, forwarding)| Op::Up { peer, forwarding }),
-        2 => (peer(), any::<bool>()).prop_map(|(peer, keep)| Op::Down { peer, keep }),
+        6 => (peer(), any::<bool>()).prop_map(|(peer, forwarding)| Op::Up { peer, forwarding }),
+        4 => (peer(), any::<bool>()).prop_map(|(peer, keep)| Op::Down { peer, keep }),
         1 => peer().prop_map(|peer| Op::Remove { peer }),
         1 => (peer(), 0usize..4).prop_map(|(peer, filter)| Op::Import { peer, filter }),
         1 => (peer(), 0usize..4).prop_map(|(peer, filter)| Op::Export { peer, filter }),
@@ -170,7 +186,11 @@ fn attrs(peer: usize, variant: u8) -> PathAttrs {
         _ => Ipv4Addr::new(10, 0, 0, 50),
     });
     PathAttrs {
-        origin: if variant == 8 { Origin::Egp } else { Origin::Igp },
+        origin: if variant == 8 {
+            Origin::Egp
+        } else {
+            Origin::Igp
+        },
         as_path: AsPath::sequence(&path),
         med: variant.is_multiple_of(3).then_some(u32::from(variant)),
         local_pref: (!ebgp).then_some(if variant == 4 { 150 } else { 100 }),
@@ -231,11 +251,19 @@ struct World {
 impl World {
     fn new(relax: bool) -> Self {
         let mut config = RibConfig::new(LOCAL_AS, OURS);
-        config.multipath = Multipath { max_paths: 2, as_path_relax: relax };
+        config.multipath = Multipath {
+            max_paths: 2,
+            as_path_relax: relax,
+        };
         let multipath = config.multipath;
         let mut rib = Rib::new(config);
-        rib.limits = Limits { batch: 3, log_bytes: 150 };
-        let ids = (0..PEERS).map(|n| rib.add_peer(Self::config(n)).unwrap()).collect();
+        rib.limits = Limits {
+            batch: 3,
+            log_bytes: 150,
+        };
+        let ids = (0..PEERS)
+            .map(|n| rib.add_peer(Self::config(n)).unwrap())
+            .collect();
         Self {
             rib,
             ids,
@@ -251,21 +279,37 @@ impl World {
     }
 
     fn config(peer: usize) -> PeerRibConfig {
-        PeerRibConfig { rr_client: is_client(peer), ..open_peer(kind(peer)) }
+        PeerRibConfig {
+            rr_client: is_client(peer),
+            ..open_peer(kind(peer))
+        }
     }
 
     fn ctx(peer: usize) -> AttrContext {
-        AttrContext { four_octet_as: four_octet(peer), peer: kind(peer) }
+        AttrContext {
+            four_octet_as: four_octet(peer),
+            peer: kind(peer),
+        }
     }
 
     fn picked(mask: u8) -> Vec<Prefix> {
         let bit = |(n, _): &(usize, Prefix)| mask & (1 << n) != 0;
-        prefixes().into_iter().enumerate().filter(bit).map(|(_, p)| p).collect()
+        prefixes()
+            .into_iter()
+            .enumerate()
+            .filter(bit)
+            .map(|(_, p)| p)
+            .collect()
     }
 
     fn apply(&mut self, op: &Op) {
         match *op {
-            Op::Announce { peer, prefixes, attrs, hop } => {
+            Op::Announce {
+                peer,
+                prefixes,
+                attrs,
+                hop,
+            } => {
                 self.announce(peer, &Self::picked(prefixes), attrs, hop);
             }
             Op::Withdraw { peer, prefixes } => self.withdraw(peer, &Self::picked(prefixes), false),
@@ -296,7 +340,8 @@ impl World {
             }
             Op::Refresh { peer } => {
                 for family in Family::ALL {
-                    self.rib.handle_refresh(self.ids[peer], family, RefreshKind::Request);
+                    self.rib
+                        .handle_refresh(self.ids[peer], family, RefreshKind::Request);
                 }
             }
             Op::Originate { prefix, med } => {
@@ -332,7 +377,11 @@ impl World {
         let four = four_octet(peer);
         harness::announce(&mut self.rib, self.ids[peer], four, &attrs, list, hop).unwrap();
         for &prefix in list {
-            let route = In { attrs: attrs.clone(), hop, stale: false };
+            let route = In {
+                attrs: attrs.clone(),
+                hop,
+                stale: false,
+            };
             self.peers[peer].routes.insert(prefix, route);
         }
     }
@@ -353,7 +402,8 @@ impl World {
         } else {
             harness::withdraw(&mut self.rib, self.ids[peer], list);
         }
-        list.iter().for_each(|p| drop(self.peers[peer].routes.remove(p)));
+        list.iter()
+            .for_each(|p| drop(self.peers[peer].routes.remove(p)));
     }
 
     fn wait(&mut self) {
@@ -370,9 +420,20 @@ impl World {
         if self.peers[peer].up {
             return;
         }
-        let families = if forwarding { Families::ALL } else { Families::NONE };
-        let restart = Some(PeerRestart { restarting: true, forwarding: families });
-        let info = SessionInfo { four_octet_as: four_octet(peer), restart, ..session(peer as u8) };
+        let families = if forwarding {
+            Families::ALL
+        } else {
+            Families::NONE
+        };
+        let restart = Some(PeerRestart {
+            restarting: true,
+            forwarding: families,
+        });
+        let info = SessionInfo {
+            four_octet_as: four_octet(peer),
+            restart,
+            ..session(peer as u8)
+        };
         self.rib.peer_up(self.ids[peer], info, self.now);
         self.receivers[peer] = Receiver::default();
         let model = &mut self.peers[peer];
@@ -387,7 +448,10 @@ impl World {
             return;
         }
         let restart_time = Duration::from_secs(120);
-        let kept = keep.then_some(KeepStale { families: Families::ALL, restart_time });
+        let kept = keep.then_some(KeepStale {
+            families: Families::ALL,
+            restart_time,
+        });
         self.rib.peer_down(self.ids[peer], kept, self.now);
         self.receivers[peer] = Receiver::default();
         let model = &mut self.peers[peer];
@@ -420,9 +484,16 @@ impl World {
         let mut fib = BTreeMap::new();
         self.best.clear();
         for prefix in prefixes() {
-            let Some((best, hops)) = self.select(prefix) else { continue };
+            let Some((best, hops)) = self.select(prefix) else {
+                continue;
+            };
             if !hops.is_empty() {
-                fib.insert(prefix, hops.into_iter().map(|h| hop_for(prefix, h).addr()).collect());
+                fib.insert(
+                    prefix,
+                    hops.into_iter()
+                        .map(|h| hop_for(prefix, h).addr())
+                        .collect(),
+                );
             }
             self.best.insert(prefix, best);
         }
@@ -434,10 +505,24 @@ impl World {
         let seen: BTreeMap<_, _> = Family::ALL
             .into_iter()
             .flat_map(|family| self.rib.best(family))
-            .map(|b| (b.prefix, (source(b.source), PathAttrs { next_hop: None, ..b.attrs })))
+            .map(|b| {
+                (
+                    b.prefix,
+                    (
+                        source(b.source),
+                        PathAttrs {
+                            next_hop: None,
+                            ..b.attrs
+                        },
+                    ),
+                )
+            })
             .collect();
-        let expected: BTreeMap<_, _> =
-            self.best.iter().map(|(p, b)| (*p, (b.source, b.attrs.clone()))).collect();
+        let expected: BTreeMap<_, _> = self
+            .best
+            .iter()
+            .map(|(p, b)| (*p, (b.source, b.attrs.clone())))
+            .collect();
         assert_eq!(seen, expected, "selected routes");
         assert_eq!(self.fib, fib, "routes in the FIB");
     }
@@ -459,12 +544,25 @@ impl World {
     fn select(&self, prefix: Prefix) -> Option<(Best, BTreeSet<u8>)> {
         if let Some(&med) = self.local.get(&prefix) {
             let med = (med > 0).then_some(med.into());
-            let attrs = PathAttrs { origin: Origin::Igp, med, ..PathAttrs::default() };
-            return Some((Best { source: None, attrs, hop: None }, BTreeSet::new()));
+            let attrs = PathAttrs {
+                origin: Origin::Igp,
+                med,
+                ..PathAttrs::default()
+            };
+            return Some((
+                Best {
+                    source: None,
+                    attrs,
+                    hop: None,
+                },
+                BTreeSet::new(),
+            ));
         }
         let mut all: Vec<(usize, PathAttrs, u8)> = Vec::new();
         for (peer, model) in self.peers.iter().enumerate() {
-            let Some(route) = model.routes.get(&prefix) else { continue };
+            let Some(route) = model.routes.get(&prefix) else {
+                continue;
+            };
             if let Some(attrs) = self.imported(peer, prefix, route) {
                 all.push((peer, attrs, route.hop));
             }
@@ -479,14 +577,17 @@ impl World {
         let before = all.clone();
         all.retain(|(_, a, _)| {
             let neighbour = a.as_path.neighbour_as();
-            let rivals = before.iter().filter(|(_, b, _)| b.as_path.neighbour_as() == neighbour);
+            let rivals = before
+                .iter()
+                .filter(|(_, b, _)| b.as_path.neighbour_as() == neighbour);
             rivals.map(|(_, b, _)| b.med.unwrap_or(0)).min() == Some(a.med.unwrap_or(0))
         });
         if all.iter().any(|(peer, ..)| kind(*peer) == PeerKind::Ebgp) {
             all.retain(|(peer, ..)| kind(*peer) == PeerKind::Ebgp);
         }
         let id = |peer: usize, a: &PathAttrs| {
-            a.originator_id.unwrap_or(Ipv4Addr::new(10, 0, 0, peer as u8 + 1))
+            a.originator_id
+                .unwrap_or(Ipv4Addr::new(10, 0, 0, peer as u8 + 1))
         };
         all.sort_by_key(|(peer, a, _)| (id(*peer, a), a.cluster_list.len(), *peer));
         let (peer, attrs, hop) = all.first()?.clone();
@@ -497,7 +598,14 @@ impl World {
                 hops.insert(*hop);
             }
         }
-        Some((Best { source: Some(peer), attrs, hop: Some(hop) }, hops))
+        Some((
+            Best {
+                source: Some(peer),
+                attrs,
+                hop: Some(hop),
+            },
+            hops,
+        ))
     }
 
     /// What `peer` should be told of `prefix`.
@@ -527,7 +635,9 @@ impl World {
             if !is_client(source) && !is_client(peer) {
                 return None;
             }
-            attrs.originator_id.get_or_insert(Ipv4Addr::new(10, 0, 0, source as u8 + 1));
+            attrs
+                .originator_id
+                .get_or_insert(Ipv4Addr::new(10, 0, 0, source as u8 + 1));
             attrs.cluster_list.insert(0, OURS);
         }
         operate(&mut attrs, operations);
@@ -539,8 +649,10 @@ impl World {
         if !self.peers[peer].up {
             return;
         }
-        let expected: BTreeMap<_, _> =
-            prefixes().into_iter().filter_map(|p| Some((p, self.told(peer, p)?))).collect();
+        let expected: BTreeMap<_, _> = prefixes()
+            .into_iter()
+            .filter_map(|p| Some((p, self.told(peer, p)?)))
+            .collect();
         let receiver = &self.receivers[peer];
         assert_eq!(receiver.routes, expected, "what peer {peer} was told");
         assert_eq!(receiver.end_of_rib, [1, 1], "End-of-RIB to peer {peer}");
@@ -549,7 +661,10 @@ impl World {
             .flat_map(|family| self.rib.adj_out(self.ids[peer], family))
             .map(|r| (r.prefix, r.next_hop))
             .collect();
-        assert_eq!(view, expected.iter().map(|(p, (_, hop))| (*p, *hop)).collect());
+        assert_eq!(
+            view,
+            expected.iter().map(|(p, (_, hop))| (*p, *hop)).collect()
+        );
     }
 
     fn finish(&mut self) {
@@ -590,7 +705,7 @@ fn origin(source: Option<usize>) -> Source {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn agrees_with_a_model_in_every_step(

@@ -1,0 +1,251 @@
+//! The RIB under Internet-like load: distinct attribute sets with eight prefixes each on average.
+//!
+//! `ns per route` figures divide by the routes of a run; one million at the end tells the memory.
+
+use std::{
+    hint::black_box,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use criterion::{BatchSize, Criterion, Throughput};
+use margay_bgp::{
+    policy::Filter,
+    prefix::{Family, Ipv4Prefix},
+    rib::{Families, PeerId, PeerRibConfig, Rib, RibConfig, SessionInfo},
+    wire::{
+        AsPath, MAX_LEN, NextHop, Origin, PathAttrs, PeerKind, UpdateFrame, header,
+        update_encode::{announce_v4, withdraw_v4},
+    },
+};
+
+const LOCAL_AS: u32 = 65000;
+const ROUTES: u32 = 100_000;
+
+/// A cheap deterministic stream of numbers.
+fn mix(n: u32) -> u32 {
+    let n = u64::from(n).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (n >> 29) as u32
+}
+
+/// UPDATE bodies that announce `routes` /24 prefixes from a peer in AS `asn`.
+fn feed(asn: u32, routes: u32) -> Vec<bytes::Bytes> {
+    let mut out = BytesMut::new();
+    let mut next = 0;
+    let mut set = 0;
+    while next < routes {
+        set += 1;
+        let size = (1 + mix(set) % 15).min(routes - next);
+        let mut path = vec![asn];
+        path.extend((0..2 + mix(set) % 4).map(|hop| 1 + mix(set * 8 + hop) % 70_000));
+        let attrs = PathAttrs {
+            origin: Origin::Igp,
+            as_path: AsPath::sequence(&path),
+            next_hop: Some(Ipv4Addr::from(0xc000_0200 + asn % 250)),
+            med: set.is_multiple_of(5).then_some(mix(set) % 100),
+            communities: (0..mix(set) % 5)
+                .map(|c| (asn << 16) | (mix(set + c) % 999))
+                .collect(),
+            ..PathAttrs::default()
+        };
+        let mut encoded = BytesMut::new();
+        attrs.encode(true, &mut encoded);
+        // Spread over the address space, each once: an odd factor permutes 24 bits.
+        let prefix = |n: u32| Ipv4Prefix::new((n.wrapping_mul(7_919) & 0x00ff_ffff) << 8, 24);
+        let list: Vec<_> = (next..next + size).filter_map(prefix).collect();
+        announce_v4(&encoded, list, MAX_LEN, &mut out).expect("short attributes");
+        next += size;
+    }
+    bodies(out)
+}
+
+fn withdrawals(routes: u32) -> Vec<bytes::Bytes> {
+    let prefix = |n: u32| Ipv4Prefix::new((n.wrapping_mul(7_919) & 0x00ff_ffff) << 8, 24);
+    let mut out = BytesMut::new();
+    withdraw_v4((0..routes).filter_map(prefix), MAX_LEN, &mut out);
+    bodies(out)
+}
+
+fn bodies(mut out: BytesMut) -> Vec<bytes::Bytes> {
+    let mut bodies = Vec::new();
+    while let Ok(Some(message)) = header::frame(&mut out, false) {
+        bodies.push(message.body);
+    }
+    bodies
+}
+
+fn rib() -> Rib {
+    let mut config = RibConfig::new(LOCAL_AS, Ipv4Addr::new(10, 0, 0, 99));
+    config.fib = false;
+    Rib::new(config)
+}
+
+fn peer_up(rib: &mut Rib, n: u32) -> PeerId {
+    let all = Arc::new(Filter::accept_all());
+    let peer = rib
+        .add_peer(PeerRibConfig {
+            import: Arc::clone(&all),
+            export: all,
+            next_hop_v4: Some(NextHop::V4(Ipv4Addr::new(198, 51, 100, 1))),
+            ..PeerRibConfig::new(PeerKind::Ebgp, LOCAL_AS)
+        })
+        .expect("few peers");
+    join(rib, peer, n);
+    peer
+}
+
+fn join(rib: &mut Rib, peer: PeerId, n: u32) {
+    let id = Ipv4Addr::from(0x0a00_0000 + n);
+    let families = [Family::Ipv4Unicast].into_iter().collect::<Families>();
+    let info = SessionInfo {
+        families,
+        ..SessionInfo::new(id, IpAddr::V4(id))
+    };
+    rib.peer_up(peer, info, Instant::now());
+}
+
+/// Takes updates in, settling after each piece as a read loop would.
+fn apply(rib: &mut Rib, peer: PeerId, bodies: &[bytes::Bytes]) {
+    for piece in bodies.chunks(512) {
+        for body in piece {
+            let frame = UpdateFrame::split(body).expect("made by our encoder");
+            rib.handle_update(peer, &frame)
+                .expect("made by our encoder");
+        }
+        rib.settle();
+    }
+}
+
+fn transmit(rib: &mut Rib, peers: &[PeerId]) -> usize {
+    let mut out = BytesMut::with_capacity(1 << 20);
+    let mut octets = 0;
+    for &peer in peers {
+        while rib.poll_transmit(peer, &mut out, 256 << 10) {
+            octets += out.len();
+            out.clear();
+        }
+    }
+    octets
+}
+
+fn start(readers: u32) -> (Rib, PeerId, Vec<PeerId>) {
+    let mut rib = rib();
+    let source = peer_up(&mut rib, 1);
+    let readers: Vec<_> = (0..readers).map(|n| peer_up(&mut rib, 2 + n)).collect();
+    transmit(&mut rib, &readers);
+    (rib, source, readers)
+}
+
+fn benches(c: &mut Criterion) {
+    let bodies = feed(65001, ROUTES);
+    let gone = withdrawals(ROUTES);
+    let mut group = c.benchmark_group("rib_100k");
+    group.sample_size(10).warm_up_time(Duration::from_secs(1));
+    group.throughput(Throughput::Elements(ROUTES.into()));
+    group.bench_function("apply_and_settle", |b| {
+        b.iter_batched(
+            || start(0),
+            |(mut rib, source, _)| {
+                apply(&mut rib, source, &bodies);
+                rib
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    for readers in [1, 100] {
+        group.bench_function(format!("apply_and_export_to_{readers}"), |b| {
+            b.iter_batched(
+                || start(readers),
+                |(mut rib, source, readers)| {
+                    apply(&mut rib, source, &bodies);
+                    black_box(transmit(&mut rib, &readers));
+                    rib
+                },
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    let loaded = || {
+        let (mut rib, source, readers) = start(1);
+        apply(&mut rib, source, &bodies);
+        transmit(&mut rib, &readers);
+        (rib, source, readers)
+    };
+    group.bench_function("late_join", |b| {
+        b.iter_batched(
+            loaded,
+            |(mut rib, ..)| {
+                let late = peer_up(&mut rib, 1000);
+                black_box(transmit(&mut rib, &[late]));
+                rib
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("withdraw_all", |b| {
+        b.iter_batched(
+            loaded,
+            |(mut rib, source, readers)| {
+                apply(&mut rib, source, &gone);
+                black_box(transmit(&mut rib, &readers));
+                rib
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+/// One run with a million routes to two readers: time by phase, and memory.
+#[expect(clippy::print_stderr, reason = "a benchmark reports to its user")]
+fn million() {
+    const MILLION: u32 = 1_000_000;
+    let bodies = feed(65001, MILLION);
+    let gone = withdrawals(MILLION);
+    let before = resident();
+    let (mut rib, source, readers) = start(1);
+    let ns = |start: Instant| start.elapsed().as_nanos() / u128::from(MILLION);
+    let clock = Instant::now();
+    for piece in bodies.chunks(512) {
+        apply(&mut rib, source, piece);
+        transmit(&mut rib, &readers);
+    }
+    let announce = ns(clock);
+    let clock = Instant::now();
+    let late = peer_up(&mut rib, 1000);
+    let octets = transmit(&mut rib, &[late]);
+    let join = ns(clock);
+    let size = rib.size();
+    let resident_bytes = resident() - before;
+    let clock = Instant::now();
+    for piece in gone.chunks(512) {
+        apply(&mut rib, source, piece);
+        transmit(&mut rib, &[readers[0], late]);
+    }
+    let withdraw = ns(clock);
+    eprintln!(
+        "1M routes, {} sets, per route: announce in and out {announce} ns, late join {join} ns \
+         ({octets} octets), withdraw in and 2 out {withdraw} ns; {} bytes counted, {} resident",
+        size.attribute_sets,
+        size.heap_bytes / MILLION as usize,
+        resident_bytes / MILLION as usize,
+    );
+}
+
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|p| p.parse::<usize>().ok());
+    pages.unwrap_or(0) * 4096
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    million();
+    benches(&mut criterion);
+    criterion.final_summary();
+}
