@@ -35,6 +35,11 @@ impl Rib {
         }
     }
 
+    /// The peer cannot be reached: our own restart does not wait for it any longer.
+    pub fn stop_waiting_for(&mut self, peer: PeerId) {
+        self.restart_event(peer, RestartEvent::NotWaitedFor);
+    }
+
     /// Whether routes are being selected: at once on a cold start, else at the end of the
     /// deferral. Until then stale routes in the kernel have to stay.
     pub const fn initial_sync_done(&self) -> bool {

@@ -29,7 +29,8 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    const fn to_wire(self) -> u8 {
+    /// The octet.
+    pub const fn to_wire(self) -> u8 {
         match self {
             Self::Open => 1,
             Self::Update => 2,

@@ -1,0 +1,40 @@
+//! What a session is told to be.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use crate::prefix::Family;
+
+/// Settings of a session. Any value is valid unless a field says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// Our AS towards this peer.
+    pub local_as: u32,
+    /// Our BGP identifier, not 0.
+    pub local_id: Ipv4Addr,
+    /// The AS that the peer must be in.
+    pub remote_as: u32,
+    /// Proposed hold time: 0 for none, or at least 3.
+    pub hold_time_secs: u16,
+    /// KEEPALIVE interval; by default a third of the negotiated hold time. Never more than that.
+    pub keepalive_secs: Option<u16>,
+    /// Time between attempts to dial, and for one attempt. Shortened at random by up to a quarter.
+    pub connect_retry: Duration,
+    /// Wait for the peer to dial.
+    pub passive: bool,
+    /// Families to offer.
+    pub families: Vec<Family>,
+    /// Offer graceful restart (RFC 4724).
+    pub graceful_restart: Option<LocalRestart>,
+    /// Offer messages beyond 4096 octets (RFC 8654).
+    pub extended_messages: bool,
+}
+
+/// Our side of graceful restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalRestart {
+    /// How long we may need to come back, at most 4095 seconds.
+    pub restart_time_secs: u16,
+    /// We have just restarted and the kernel kept forwarding: set the R bit until the session is
+    /// first up, and the F bits.
+    pub restarting: bool,
+}

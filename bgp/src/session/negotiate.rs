@@ -1,0 +1,163 @@
+//! Our OPEN, and what follows from the peer's (RFC 4271 section 6.2, RFC 5492, RFC 6286).
+
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::{
+    prefix::Family,
+    session::SessionConfig,
+    wire::{
+        AttrContext, Kind, MAX_EXTENDED_LEN, MAX_LEN, Open, PeerKind, WireError,
+        capability::{Capabilities, ForwardingState, GracefulRestart},
+    },
+};
+
+/// What both sides agreed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Negotiated {
+    /// The peer's OPEN.
+    pub peer: Open,
+    /// Our AS as the peer sees it.
+    pub local_as: u32,
+    /// Silence that ends the session; zero: none does.
+    pub hold_time: Duration,
+    /// Interval of KEEPALIVEs before jitter; zero: none are sent.
+    pub keepalive: Duration,
+    /// Families that both carry.
+    pub families: Vec<Family>,
+    /// Longest message to send.
+    pub max_message_len: usize,
+    /// AS numbers have four octets.
+    pub four_octet_as: bool,
+    /// The peer answers ROUTE-REFRESH.
+    pub route_refresh: bool,
+    /// Both mark the ends of a refresh (RFC 7313).
+    pub enhanced_route_refresh: bool,
+    /// The peer's graceful restart, if we offered it as well.
+    pub graceful_restart: Option<GracefulRestart>,
+}
+
+impl Negotiated {
+    /// Whether the peer is in another AS.
+    pub const fn peer_kind(&self) -> PeerKind {
+        if self.peer.asn == self.local_as {
+            PeerKind::Ibgp
+        } else {
+            PeerKind::Ebgp
+        }
+    }
+
+    /// How attributes from and to the peer are encoded.
+    pub const fn attr_context(&self) -> AttrContext {
+        AttrContext {
+            four_octet_as: self.four_octet_as,
+            peer: self.peer_kind(),
+        }
+    }
+
+    /// Whether a NOTIFICATION leaves the grace of a restart untouched (RFC 8538).
+    pub fn survives_notification(&self) -> bool {
+        self.graceful_restart
+            .as_ref()
+            .is_some_and(|g| g.notification)
+    }
+
+    /// Whether the peer kept forwarding for `family` while it was away, so that its stale routes
+    /// may stay until its End-of-RIB (RFC 4724 section 4.2).
+    pub fn forwarding_preserved(&self, family: Family) -> bool {
+        self.graceful_restart
+            .as_ref()
+            .is_some_and(|g| g.families.iter().any(|f| f.family == family && f.preserved))
+    }
+}
+
+/// The OPEN to send. `fresh` until the session was up once.
+pub(super) fn our_open(config: &SessionConfig, fresh: bool) -> Open {
+    let graceful_restart = config.graceful_restart.map(|local| GracefulRestart {
+        restarting: local.restarting && fresh,
+        notification: true,
+        restart_time_secs: local.restart_time_secs,
+        // The kernel forwards on while a session is down; only a process that started without
+        // taking over has nothing to preserve.
+        families: config
+            .families
+            .iter()
+            .map(|&family| ForwardingState {
+                family,
+                preserved: local.restarting || !fresh,
+            })
+            .collect(),
+    });
+    Open {
+        asn: config.local_as,
+        hold_time_secs: config.hold_time_secs,
+        id: config.local_id,
+        capabilities: Capabilities {
+            multiprotocol: Some(config.families.clone()),
+            route_refresh: true,
+            enhanced_route_refresh: true,
+            extended_message: config.extended_messages,
+            four_octet_as: Some(config.local_as),
+            graceful_restart,
+            ..Capabilities::default()
+        },
+    }
+}
+
+/// Checks the peer's OPEN against the configuration.
+pub(super) fn negotiate(config: &SessionConfig, peer: Open) -> Result<Negotiated, WireError> {
+    if peer.asn != config.remote_as {
+        let what = "the peer is in another AS than configured";
+        return Err(WireError::new(Kind::OPEN_BAD_PEER_AS, what));
+    }
+    // RFC 6286 section 2.2: an equal identifier is an error inside one AS only.
+    if peer.asn == config.local_as && peer.id == config.local_id {
+        let what = "the peer has our BGP identifier";
+        return Err(WireError::new(Kind::OPEN_BAD_IDENTIFIER, what));
+    }
+    let families: Vec<_> = config
+        .families
+        .iter()
+        .copied()
+        .filter(|f| peer.families().contains(f))
+        .collect();
+    if families.is_empty() {
+        return Err(no_common_family(config));
+    }
+    let hold_secs = config.hold_time_secs.min(peer.hold_time_secs);
+    let default_keepalive = Duration::from_secs(hold_secs.into()) / 3;
+    let keepalive = match config.keepalive_secs {
+        Some(secs) => Duration::from_secs(secs.into()).min(default_keepalive),
+        None => default_keepalive,
+    };
+    let theirs = &peer.capabilities;
+    let long = config.extended_messages && theirs.extended_message;
+    Ok(Negotiated {
+        local_as: config.local_as,
+        hold_time: Duration::from_secs(hold_secs.into()),
+        keepalive,
+        families,
+        max_message_len: if long { MAX_EXTENDED_LEN } else { MAX_LEN },
+        four_octet_as: theirs.four_octet_as.is_some(),
+        route_refresh: theirs.route_refresh,
+        enhanced_route_refresh: theirs.enhanced_route_refresh,
+        graceful_restart: config.graceful_restart.and(theirs.graceful_restart.clone()),
+        peer,
+    })
+}
+
+/// RFC 5492 section 3: the data names the capabilities that the peer lacks.
+fn no_common_family(config: &SessionConfig) -> WireError {
+    let mut data = BytesMut::new();
+    for family in &config.families {
+        data.put_slice(&[1, 4]);
+        data.put_u16(family.afi());
+        data.put_u16(family.safi().into());
+    }
+    WireError::with_data(
+        Kind::OPEN_CAPABILITY,
+        "the peer carries none of our families",
+        &data,
+    )
+}
