@@ -1,0 +1,100 @@
+//! The configuration file of the stand-alone daemon.
+
+use margay_bgp::prefix::Prefix;
+use serde::Deserialize;
+
+use crate::{
+    config::SpeakerConfig,
+    filter_config::prefix_text,
+    handle::{LocalAction, LocalAttrs, LocalRouteChange},
+};
+
+/// `margay-speaker --config FILE`: a [`SpeakerConfig`] under `speaker`, and what to originate.
+///
+/// ```yaml
+/// speaker:
+///   local_as: 65001
+///   router_id: 192.0.2.1
+///   listen: ['0.0.0.0:179', '[::]:179']
+///   peers:
+///     192.0.2.2:
+///       remote_as: 65002
+///       import: {default: accept}
+///       export: {default: accept}
+/// networks:
+///   - {prefix: 198.51.100.0/24, communities: [4259840100]}
+///   - {prefix: '2001:db8:100::/48'}
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DaemonConfig {
+    /// The speaker.
+    pub speaker: SpeakerConfig,
+    /// Routes to originate.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+}
+
+/// A route to originate.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Destination.
+    #[serde(with = "prefix_text")]
+    pub prefix: Prefix,
+    /// COMMUNITIES, 32 bits each.
+    #[serde(default)]
+    pub communities: Vec<u32>,
+    /// LARGE COMMUNITIES.
+    #[serde(default)]
+    pub large_communities: Vec<[u32; 3]>,
+    /// MULTI_EXIT_DISC.
+    #[serde(default)]
+    pub med: Option<u32>,
+}
+
+impl DaemonConfig {
+    /// The routes to originate, as changes from nothing.
+    pub fn local_routes(&self) -> Vec<LocalRouteChange> {
+        self.networks
+            .iter()
+            .map(|network| LocalRouteChange {
+                prefix: network.prefix,
+                action: LocalAction::Announce(LocalAttrs {
+                    communities: network.communities.clone(),
+                    large_communities: network.large_communities.clone(),
+                    med: network.med,
+                    local_pref: None,
+                }),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_become_local_routes() {
+        let config: DaemonConfig = serde_norway::from_str(
+            "
+speaker: {local_as: 65001, router_id: 192.0.2.1}
+networks:
+  - {prefix: 198.51.100.0/24, communities: [7], med: 5}
+",
+        )
+        .unwrap();
+        let [route] = &config.local_routes()[..] else {
+            panic!("one network")
+        };
+        assert_eq!(route.prefix.to_string(), "198.51.100.0/24");
+        let LocalAction::Announce(attrs) = &route.action else {
+            panic!("announced")
+        };
+        assert_eq!(
+            (attrs.communities.as_slice(), attrs.med),
+            (&[7][..], Some(5))
+        );
+    }
+}

@@ -1,0 +1,248 @@
+//! One TCP connection: a task that reads, and a queue of what is to be written.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use margay_bgp::{session::ConnId, wire::header};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
+
+use crate::{driver::Event, peer_key::PeerKey};
+
+/// Names a link; never reused.
+pub(super) type LinkId = u64;
+
+/// A read buffer starts at this size, so that idle peers cost little, and doubles while reads
+/// fill it.
+const READ_MIN: usize = 8 << 10;
+/// Largest read buffer: what a fast peer sends between two turns of the loop.
+const READ_MAX: usize = 256 << 10;
+/// Buffers that one write gathers.
+const GATHER: usize = 64;
+/// How long a closing connection may need to take what was queued, NOTIFICATION included.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A connection of a peer.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) peer: PeerKey,
+    pub(super) conn: ConnId,
+    pub(super) stream: Arc<TcpStream>,
+    reader: AbortHandle,
+    /// Whole messages; the first may be sent in part.
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    front_started: bool,
+    /// Messages that overtake the queue.
+    urgent: VecDeque<Bytes>,
+    /// The socket took no more; a task waits until it does.
+    pub(super) blocked: bool,
+}
+
+impl Link {
+    pub(super) fn new(
+        id: LinkId,
+        peer: PeerKey,
+        conn: ConnId,
+        stream: TcpStream,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        let stream = Arc::new(stream);
+        let reader = tokio::spawn(read(id, Arc::clone(&stream), events)).abort_handle();
+        Self {
+            peer,
+            conn,
+            stream,
+            reader,
+            queue: VecDeque::new(),
+            queued: 0,
+            front_started: false,
+            urgent: VecDeque::new(),
+            blocked: false,
+        }
+    }
+
+    /// Octets that wait in the queue.
+    pub(super) const fn queued(&self) -> usize {
+        self.queued
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.queue.is_empty() && self.urgent.is_empty()
+    }
+
+    /// Queues whole messages.
+    pub(super) fn push(&mut self, messages: Bytes) {
+        self.queued += messages.len();
+        self.queue.push_back(messages);
+    }
+
+    /// Queues whole messages ahead of others.
+    pub(super) fn push_urgent(&mut self, messages: Bytes) {
+        self.urgent.push_back(messages);
+    }
+
+    /// Writes until everything is out or the socket takes no more (`Ok(false)`). Returns what
+    /// there was to say about the socket, and the number of octets written.
+    pub(super) fn write(&mut self) -> (io::Result<bool>, usize) {
+        let mut written = 0;
+        while !self.is_drained() {
+            let result = self.write_once();
+            match result {
+                Ok(n) => written += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return (Ok(false), written),
+                Err(e) => return (Err(e), written),
+            }
+        }
+        (Ok(true), written)
+    }
+
+    fn write_once(&mut self) -> io::Result<usize> {
+        if !self.front_started {
+            while let Some(message) = self.urgent.pop_back() {
+                self.queued += message.len();
+                self.queue.push_front(message);
+            }
+        }
+        // A message that has begun has to end before an urgent one.
+        let most = if self.urgent.is_empty() { GATHER } else { 1 };
+        let slices: Vec<IoSlice<'_>> = self
+            .queue
+            .iter()
+            .take(most)
+            .map(|b| IoSlice::new(b))
+            .collect();
+        let mut left = self.stream.try_write_vectored(&slices)?;
+        let written = left;
+        self.queued -= written;
+        while let Some(front) = self.queue.front_mut() {
+            if left < front.len() {
+                front.advance(left);
+                self.front_started = left > 0 || self.front_started;
+                break;
+            }
+            left -= front.len();
+            self.queue.pop_front();
+            self.front_started = false;
+        }
+        Ok(written)
+    }
+
+    /// Stops reading; what is queued is sent if the peer takes it soon. With `discard` the
+    /// connection is just closed.
+    pub(super) fn close(mut self, discard: bool, closing: &mut JoinSet<()>) {
+        self.reader.abort();
+        if discard {
+            return;
+        }
+        if !self.front_started {
+            // Routes are of no use to a peer that is being left.
+            self.queue.clear();
+        } else {
+            self.queue.truncate(1);
+        }
+        let rest: Vec<Bytes> = self.queue.drain(..).chain(self.urgent.drain(..)).collect();
+        let stream = Arc::clone(&self.stream);
+        drop(self);
+        closing.spawn(async move {
+            // What the peer does not take in time is lost with the connection.
+            drop(tokio::time::timeout(LINGER, linger(stream, rest)).await);
+        });
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// Writes `rest`, then waits for the peer to close: closing first, with octets unread, would
+/// make the kernel send a reset that overtakes the NOTIFICATION.
+async fn linger(stream: Arc<TcpStream>, rest: Vec<Bytes>) -> io::Result<()> {
+    for mut bytes in rest {
+        while !bytes.is_empty() {
+            stream.writable().await?;
+            match stream.try_write(&bytes) {
+                Ok(n) => bytes.advance(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    match Arc::try_unwrap(stream) {
+        Ok(mut stream) => stream.shutdown().await?,
+        Err(shared) => socket2::SockRef::from(&*shared).shutdown(std::net::Shutdown::Write)?,
+    }
+    Ok(())
+}
+
+/// Reads and hands over whole messages until the connection ends. Aborting it at any time is fine:
+/// it owns nothing but octets of a connection that is being closed.
+async fn read(id: LinkId, stream: Arc<TcpStream>, events: mpsc::Sender<Event>) {
+    let mut buf = BytesMut::new();
+    let mut size = READ_MIN;
+    let error = loop {
+        buf.reserve(size);
+        if let Err(e) = stream.readable().await {
+            break Some(e);
+        }
+        match stream.try_read_buf(&mut buf) {
+            Ok(0) => break None,
+            Ok(n) if n >= size => size = (size * 2).min(READ_MAX),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(e) => break Some(e),
+        }
+        let whole = whole_messages(&buf);
+        if whole > 0
+            && events
+                .send(Event::Received(id, buf.split_to(whole)))
+                .await
+                .is_err()
+        {
+            return;
+        }
+    };
+    // Nobody listens any more when the speaker stops.
+    drop(events.send(Event::Closed(id, error)).await);
+}
+
+/// Octets up to the end of the last whole message, or everything if a header is broken: the
+/// session has to see that.
+fn whole_messages(buf: &[u8]) -> usize {
+    let mut end = 0;
+    while let Some(rest) = buf.get(end..).filter(|r| !r.is_empty()) {
+        match header::peek(rest, true) {
+            Ok(Some((_, len))) => end += len,
+            Ok(None) => break,
+            Err(_) => return buf.len(),
+        }
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partial_messages_wait_and_broken_ones_do_not() {
+        let mut buf = BytesMut::new();
+        header::put_keepalive(&mut buf);
+        header::put_keepalive(&mut buf);
+        assert_eq!(whole_messages(&buf), 38);
+        assert_eq!(whole_messages(&buf[..30]), 19);
+        assert_eq!(whole_messages(b""), 0);
+        assert_eq!(whole_messages(&[&buf[..], b"GET"].concat()), 41);
+    }
+}

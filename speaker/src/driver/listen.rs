@@ -1,0 +1,127 @@
+//! The listeners: one socket and one accepting task an address.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle};
+use tracing::warn;
+
+use crate::{driver::Event, handle::SpeakerError, secret::Secret, socket};
+
+/// Wait after accepting failed, as without file descriptors, so as not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+struct Listener {
+    socket: Arc<TcpListener>,
+    acceptor: AbortHandle,
+}
+
+/// All listeners and the MD5 keys that they know.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    open: BTreeMap<SocketAddr, Listener>,
+    keys: BTreeMap<IpAddr, Secret>,
+}
+
+impl Listeners {
+    /// Opens what is missing, closes what is not wanted, and brings the keys in line. Goes on
+    /// after an error and reports the first.
+    pub(super) fn configure(
+        &mut self,
+        wanted: &BTreeSet<SocketAddr>,
+        keys: BTreeMap<IpAddr, Secret>,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(), SpeakerError> {
+        self.open.retain(|addr, listener| {
+            let keep = wanted.contains(addr);
+            if !keep {
+                listener.acceptor.abort();
+            }
+            keep
+        });
+        let mut first_error = None;
+        for &addr in wanted {
+            if self.open.contains_key(&addr) {
+                continue;
+            }
+            match self.listen(addr, &keys, events) {
+                Ok(listener) => drop(self.open.insert(addr, listener)),
+                Err(source) => {
+                    first_error.get_or_insert(SpeakerError::Listen { addr, source });
+                }
+            }
+        }
+        self.set_keys(keys);
+        first_error.map_or(Ok(()), Err)
+    }
+
+    fn listen(
+        &self,
+        addr: SocketAddr,
+        keys: &BTreeMap<IpAddr, Secret>,
+        events: &mpsc::Sender<Event>,
+    ) -> io::Result<Listener> {
+        let socket = Arc::new(TcpListener::from_std(socket::listener(addr)?)?);
+        // Keys that were set before are set again for this socket below.
+        for (peer, key) in keys.iter().filter(|(p, _)| p.is_ipv4() == addr.is_ipv4()) {
+            socket::set_md5(&*socket, *peer, Some(key))?;
+        }
+        let acceptor = tokio::spawn(accept(Arc::clone(&socket), events.clone())).abort_handle();
+        Ok(Listener { socket, acceptor })
+    }
+
+    fn set_keys(&mut self, keys: BTreeMap<IpAddr, Secret>) {
+        let gone = self
+            .keys
+            .keys()
+            .filter(|peer| !keys.contains_key(peer))
+            .map(|p| (*p, None));
+        let changed = keys
+            .iter()
+            .filter(|(peer, key)| self.keys.get(peer) != Some(key))
+            .map(|(p, k)| (*p, Some(k)));
+        for (peer, key) in gone.chain(changed) {
+            for (addr, listener) in &self.open {
+                if addr.is_ipv4() != peer.is_ipv4() {
+                    continue;
+                }
+                match socket::set_md5(&*listener.socket, peer, key) {
+                    // A listener that never knew the key has none to forget.
+                    Err(e) if key.is_none() && e.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => warn!(%peer, %error, "cannot set the TCP MD5 key"),
+                    Ok(()) => {}
+                }
+            }
+        }
+        self.keys = keys;
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        self.open.values().for_each(|l| l.acceptor.abort());
+    }
+}
+
+/// Accepts for ever.
+async fn accept(socket: Arc<TcpListener>, events: mpsc::Sender<Event>) {
+    loop {
+        match socket.accept().await {
+            Ok((stream, remote)) => {
+                if events.send(Event::Accepted(stream, remote)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}

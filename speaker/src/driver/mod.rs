@@ -1,0 +1,74 @@
+//! The speaker's thread: sockets and clock around [`Session`](margay_bgp::session::Session) and
+//! [`Rib`].
+//!
+//! Tasks, all on one thread: the core, which owns every session and the RIB; a reader a
+//! connection; an acceptor a listener; a dialler an attempt; a waiter for each socket that took no
+//! more; a closer for each connection that is being left. All but the core own nothing but their
+//! socket and may be aborted at any time.
+//!
+//! A turn of the core takes in everything that has been read, decides once, and writes: changes
+//! that arrive together leave together, and one change leaves at once.
+
+mod core;
+mod link;
+mod listen;
+mod peer;
+mod sync;
+mod views;
+
+use std::{io, net::SocketAddr};
+
+use bytes::BytesMut;
+use margay_bgp::session::ConnId;
+use tokio::{net::TcpStream, sync::mpsc};
+
+use crate::{
+    config::SpeakerConfig,
+    handle::{Command, FibBatch, SpeakerError},
+    peer_key::PeerKey,
+};
+
+/// Events between tasks and the core. A reader that finds it full stops reading, and TCP slows its
+/// peer down.
+const EVENTS: usize = 256;
+
+/// What the tasks tell the core.
+#[derive(Debug)]
+enum Event {
+    /// Someone connected.
+    Accepted(TcpStream, SocketAddr),
+    /// An attempt to connect ended.
+    Dialled(PeerKey, ConnId, io::Result<TcpStream>),
+    /// Whole messages.
+    Received(link::LinkId, BytesMut),
+    /// The peer closed, or the connection broke.
+    Closed(link::LinkId, Option<io::Error>),
+    /// A socket that took no more does again.
+    Writable(link::LinkId),
+}
+
+/// The thread. Tells `ready` whether it runs, then returns when the handle is gone.
+pub(crate) fn run(
+    config: SpeakerConfig,
+    commands: mpsc::Receiver<Command>,
+    fib: mpsc::Sender<FibBatch>,
+    ready: &std::sync::mpsc::SyncSender<Result<(), SpeakerError>>,
+) {
+    // A caller that has gone away needs no answer.
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(e) => return drop(ready.send(Err(SpeakerError::Thread(e)))),
+    };
+    runtime.block_on(async {
+        match core::Core::new(config, fib) {
+            Ok(core) => {
+                drop(ready.send(Ok(())));
+                core.run(commands).await;
+            }
+            Err(e) => drop(ready.send(Err(e))),
+        }
+    });
+}

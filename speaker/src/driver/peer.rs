@@ -1,0 +1,273 @@
+//! One peer: its configuration, its session, its place in the RIB.
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+    time::{Duration, Instant, SystemTime},
+};
+
+use margay_bgp::{
+    prefix::Family,
+    rib::{self, NextHopMode, PeerId, PeerRestart, PeerRibConfig, SessionInfo},
+    session::{ConnId, LocalRestart, Negotiated, Session, SessionConfig},
+    wire::{NextHop, PeerKind},
+};
+use tokio::task::AbortHandle;
+use tracing::Span;
+
+use crate::{
+    config::{PeerConfig, SpeakerConfig},
+    driver::link::LinkId,
+    local_addrs::LocalAddrs,
+    peer_key::PeerKey,
+    view::{FamilyStatus, PeerStatus, SessionStatus},
+};
+
+/// A configured peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) key: PeerKey,
+    pub(super) config: PeerConfig,
+    pub(super) session: Session,
+    pub(super) rib: PeerId,
+    pub(super) span: Span,
+    /// Attempts to dial.
+    pub(super) dials: HashMap<ConnId, AbortHandle>,
+    /// Links by connection.
+    pub(super) links: HashMap<ConnId, LinkId>,
+    /// The link of the Established session.
+    pub(super) established: Option<LinkId>,
+    pub(super) local: LocalAddrs,
+    pub(super) local_addr: Option<std::net::IpAddr>,
+    since: SystemTime,
+    up_at: Option<Instant>,
+    established_count: u64,
+    pub(super) last_error: Option<String>,
+    pub(super) end_of_rib: [bool; 2],
+    pub(super) updates_received: u64,
+    pub(super) octets_sent: u64,
+    /// Failures since the session was last up.
+    pub(super) failures: u32,
+}
+
+impl Peer {
+    pub(super) fn new(
+        key: PeerKey,
+        config: PeerConfig,
+        speaker: &SpeakerConfig,
+        rib: PeerId,
+    ) -> Self {
+        // Jitter only has to differ between peers and starts.
+        let seed = RandomState::new().hash_one(key);
+        Self {
+            key,
+            session: Session::new(session_config(&config, speaker), seed),
+            span: tracing::info_span!("peer", %key, name = %config.name),
+            config,
+            rib,
+            dials: HashMap::new(),
+            links: HashMap::new(),
+            established: None,
+            local: LocalAddrs::default(),
+            local_addr: None,
+            since: SystemTime::now(),
+            up_at: None,
+            established_count: 0,
+            last_error: None,
+            end_of_rib: [false; 2],
+            updates_received: 0,
+            octets_sent: 0,
+            failures: 0,
+        }
+    }
+
+    pub(super) fn is_external(&self) -> bool {
+        let session = self.session.config();
+        session.remote_as != session.local_as
+    }
+
+    pub(super) fn mark_up(&mut self, link: LinkId, now: Instant) {
+        self.established = Some(link);
+        self.since = SystemTime::now();
+        self.up_at = Some(now);
+        self.established_count += 1;
+        self.end_of_rib = [false; 2];
+        self.failures = 0;
+    }
+
+    pub(super) fn mark_down(&mut self) {
+        self.established = None;
+        self.since = SystemTime::now();
+        self.up_at = None;
+        self.local_addr = None;
+        self.end_of_rib = [false; 2];
+    }
+
+    pub(super) fn status(&self, rib: &rib::Rib, now: Instant) -> PeerStatus {
+        let session = self.session.config();
+        PeerStatus {
+            key: self.key,
+            name: self.config.name.clone(),
+            remote_as: session.remote_as,
+            local_as: session.local_as,
+            state: self.session.state(),
+            since: self.since,
+            uptime: self.up_at.map(|at| now.duration_since(at)),
+            established_count: self.established_count,
+            last_error: self.last_error.clone(),
+            session: self
+                .session
+                .negotiated()
+                .zip(self.local_addr)
+                .map(|(n, local_addr)| session_status(n, local_addr)),
+            routes: self
+                .config
+                .families
+                .iter()
+                .map(|&family| FamilyStatus {
+                    family,
+                    received: rib.prefix_count(self.rib, family),
+                    end_of_rib: self.end_of_rib.get(family.index()).is_some_and(|e| *e),
+                })
+                .collect(),
+            updates_received: self.updates_received,
+            octets_sent: self.octets_sent,
+        }
+    }
+
+    /// The peer's settings for the RIB, with the addresses of the interface in use.
+    pub(super) fn rib_config(&self) -> PeerRibConfig {
+        rib_config(&self.config, self.session.config(), self.local)
+    }
+
+    /// What the RIB has to know of the session.
+    pub(super) fn session_info(&self, negotiated: &Negotiated) -> SessionInfo {
+        let scope = if self.is_external() {
+            self.local.ifindex
+        } else {
+            0
+        };
+        SessionInfo {
+            four_octet_as: negotiated.four_octet_as,
+            families: negotiated.families.iter().copied().collect(),
+            max_message_len: negotiated.max_message_len,
+            extended_next_hop: false,
+            enhanced_refresh: negotiated.enhanced_route_refresh,
+            router_id: negotiated.peer.id,
+            peer_addr: self.key.addr,
+            scope,
+            restart: negotiated.graceful_restart.as_ref().map(|g| PeerRestart {
+                restarting: g.restarting,
+                forwarding: Family::ALL
+                    .into_iter()
+                    .filter(|f| negotiated.forwarding_preserved(*f))
+                    .collect(),
+            }),
+        }
+    }
+}
+
+pub(super) fn rib_config(
+    config: &PeerConfig,
+    session: &SessionConfig,
+    local: LocalAddrs,
+) -> PeerRibConfig {
+    let kind = if session.remote_as == session.local_as {
+        PeerKind::Ibgp
+    } else {
+        PeerKind::Ebgp
+    };
+    let v6 = config.next_hop_v6.or(local.v6);
+    PeerRibConfig {
+        kind,
+        local_as: session.local_as,
+        rr_client: config.route_reflector_client,
+        next_hop_mode: match config {
+            _ if config.next_hop_keep => NextHopMode::Keep,
+            _ if config.next_hop_self => NextHopMode::SelfAlways,
+            _ => NextHopMode::Auto,
+        },
+        next_hop_v4: config.next_hop_v4.or(local.v4).map(NextHop::V4),
+        next_hop_v6: match (v6, local.link_local, kind) {
+            // RFC 2545 section 3: the link-local address is for peers on the link.
+            (Some(global), link_local, PeerKind::Ebgp) => Some(NextHop::V6 { global, link_local }),
+            (Some(global), _, PeerKind::Ibgp) => Some(NextHop::V6 {
+                global,
+                link_local: None,
+            }),
+            (None, Some(local), PeerKind::Ebgp) => Some(NextHop::V6 {
+                global: local,
+                link_local: Some(local),
+            }),
+            (None, _, _) => None,
+        },
+        allow_own_as: config.allow_own_as,
+        import: config.import.compile(),
+        export: config.export.compile(),
+    }
+}
+
+pub(super) fn session_config(config: &PeerConfig, speaker: &SpeakerConfig) -> SessionConfig {
+    SessionConfig {
+        local_as: config.local_as.unwrap_or(speaker.local_as),
+        local_id: speaker.router_id,
+        remote_as: config.remote_as,
+        hold_time_secs: config.hold_time_secs,
+        keepalive_secs: config.keepalive_secs,
+        connect_retry: Duration::from_secs(config.connect_retry_secs.into()),
+        passive: config.passive,
+        families: config.families.clone(),
+        graceful_restart: speaker.graceful_restart.map(|g| LocalRestart {
+            restart_time_secs: g.restart_time_secs,
+            restarting: g.restarting,
+        }),
+        extended_messages: config.extended_messages,
+    }
+}
+
+fn session_status(negotiated: &Negotiated, local_addr: std::net::IpAddr) -> SessionStatus {
+    let capabilities = [
+        (negotiated.four_octet_as, "four-octet AS"),
+        (negotiated.route_refresh, "route refresh"),
+        (negotiated.enhanced_route_refresh, "enhanced route refresh"),
+        (negotiated.graceful_restart.is_some(), "graceful restart"),
+        (
+            negotiated.survives_notification(),
+            "graceful restart on NOTIFICATION",
+        ),
+        (
+            negotiated.max_message_len > margay_bgp::wire::MAX_LEN,
+            "extended messages",
+        ),
+    ];
+    SessionStatus {
+        peer_id: negotiated.peer.id,
+        local_addr,
+        hold_time: negotiated.hold_time,
+        keepalive: negotiated.keepalive,
+        families: negotiated.families.clone(),
+        capabilities: capabilities
+            .into_iter()
+            .filter_map(|(on, name)| on.then_some(name))
+            .collect(),
+    }
+}
+
+/// Whether what a session was opened with differs, so that only a new one will do.
+pub(super) fn needs_reset(
+    (old, old_session): (&PeerConfig, &SessionConfig),
+    (new, new_session): (&PeerConfig, &SessionConfig),
+) -> bool {
+    let transport = |c: &PeerConfig| (c.source, c.ttl, c.password.clone(), c.allow_own_as);
+    // These matter to the next connection only.
+    let comparable = |s: &SessionConfig| SessionConfig {
+        passive: false,
+        connect_retry: Duration::ZERO,
+        graceful_restart: s.graceful_restart.map(|g| LocalRestart {
+            restarting: false,
+            ..g
+        }),
+        ..s.clone()
+    };
+    transport(old) != transport(new) || comparable(old_session) != comparable(new_session)
+}

@@ -1,0 +1,225 @@
+//! The handle: how the rest of the process talks to the speaker's thread.
+
+use std::{io, net::IpAddr, thread, time::Duration};
+
+use margay_bgp::{
+    prefix::Prefix,
+    rib::{FibChange, Reachability},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    config::{ConfigError, SpeakerConfig},
+    driver,
+    view::{PeerStatus, RouteQuery, RouteView},
+};
+
+/// Commands in flight. A command is small and answered in order; whoever sends more waits.
+const COMMANDS: usize = 64;
+/// Batches for the FIB in flight. The RIB keeps the last state of each prefix until there is room,
+/// so depth would only add staleness.
+const FIB_BATCHES: usize = 1;
+/// How long a stopping speaker may need to tell its peers.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// A route originated here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalRouteChange {
+    /// Destination.
+    pub prefix: Prefix,
+    /// What to do with it.
+    pub action: LocalAction,
+}
+
+/// What to do with a local route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalAction {
+    /// Originate it, or replace what it carries.
+    Announce(LocalAttrs),
+    /// Stop originating it.
+    Withdraw,
+}
+
+/// What a local route carries. The next hop is the speaker itself.
+pub type LocalAttrs = margay_bgp::rib::LocalRoute;
+
+/// Changes for the kernel's routing table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FibBatch {
+    /// Last state of each prefix that changed since the last batch; without next hops it is to be
+    /// removed.
+    pub changes: Vec<FibChange>,
+    /// Every peer that can be reached has sent its routes, or waiting for them took too long. Only
+    /// from then on may routes that are in the kernel but were never in a batch be removed. Once
+    /// true it stays true.
+    pub initial_sync_done: bool,
+}
+
+/// Receives [`FibBatch`]es. While nobody receives, changes gather in the RIB, the last state of a
+/// prefix replacing the one before. Dropping it is fine: the speaker goes on without a FIB.
+#[derive(Debug)]
+pub struct FibReceiver(pub(crate) mpsc::Receiver<FibBatch>);
+
+impl FibReceiver {
+    /// The next batch; `None` when the speaker has stopped. Cancel safe.
+    pub async fn recv(&mut self) -> Option<FibBatch> {
+        self.0.recv().await
+    }
+}
+
+/// Why a speaker did not start, or does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SpeakerError {
+    /// The configuration makes no sense; nothing was changed.
+    #[error("the configuration of the speaker is not usable")]
+    Config(#[from] ConfigError),
+    /// A listener cannot be opened; the rest of the configuration is in force.
+    #[error("cannot listen on {addr}")]
+    Listen {
+        /// Where.
+        addr: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread cannot be started.
+    #[error("cannot start the speaker's thread")]
+    Thread(#[source] io::Error),
+    /// The thread has ended.
+    #[error("the speaker has stopped")]
+    Stopped,
+}
+
+/// How to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Tell the peers why; they drop our routes (Cease, RFC 9003).
+    Administrative(String),
+    /// Close the connections without a word, so that peers with graceful restart keep forwarding
+    /// until we are back.
+    Restart,
+}
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Configure(
+        Box<SpeakerConfig>,
+        oneshot::Sender<Result<(), SpeakerError>>,
+    ),
+    Originate(Vec<LocalRouteChange>),
+    Reachability(IpAddr, Reachability),
+    Status(oneshot::Sender<Vec<PeerStatus>>),
+    Routes(RouteQuery, oneshot::Sender<Vec<RouteView>>),
+    Stop(Shutdown),
+}
+
+/// A running BGP speaker.
+///
+/// It lives on a thread of its own with a runtime of its own, so that keepalives never wait for
+/// anything else in the process. Dropping the handle stops it as [`Shutdown::Restart`] if graceful
+/// restart is configured, else with an administrative Cease.
+#[derive(Debug)]
+pub struct Speaker {
+    commands: mpsc::Sender<Command>,
+    /// Closed by the thread when it is done.
+    done: std::sync::mpsc::Receiver<()>,
+    graceful: bool,
+}
+
+impl Speaker {
+    /// Starts the thread with `config` as its first desired state.
+    ///
+    /// Blocks until the listeners are open, which takes no I/O to speak of.
+    pub fn spawn(config: SpeakerConfig) -> Result<(Self, FibReceiver), SpeakerError> {
+        config.validate()?;
+        let graceful = config.graceful_restart.is_some();
+        let (commands, command_rx) = mpsc::channel(COMMANDS);
+        let (fib_tx, fib) = mpsc::channel(FIB_BATCHES);
+        let (ready_tx, ready) = std::sync::mpsc::sync_channel(1);
+        let (done_tx, done) = std::sync::mpsc::sync_channel(1);
+        thread::Builder::new()
+            .name("bgp-speaker".to_owned())
+            .spawn(move || {
+                driver::run(config, command_rx, fib_tx, &ready_tx);
+                drop(done_tx);
+            })
+            .map_err(SpeakerError::Thread)?;
+        ready.recv().map_err(|_closed| SpeakerError::Stopped)??;
+        Ok((
+            Self {
+                commands,
+                done,
+                graceful,
+            },
+            FibReceiver(fib),
+        ))
+    }
+
+    /// Replaces the desired state.
+    ///
+    /// Sessions of unchanged peers are not touched. A change of filters, next hop settings, limits
+    /// or route reflection takes effect without a reset; of anything else in the peer resets its
+    /// session. Peers that are gone get a Cease.
+    pub async fn configure(&mut self, config: SpeakerConfig) -> Result<(), SpeakerError> {
+        config.validate()?;
+        self.graceful = config.graceful_restart.is_some();
+        self.ask(|reply| Command::Configure(Box::new(config), reply))
+            .await?
+    }
+
+    /// Originates and withdraws routes. Returns when the changes are queued in order; peers are
+    /// told in the same turn of the speaker's loop.
+    pub async fn originate(&self, changes: Vec<LocalRouteChange>) -> Result<(), SpeakerError> {
+        self.send(Command::Originate(changes)).await
+    }
+
+    /// Tells what the kernel knows of a next hop. What is not told about is reachable at cost 0.
+    pub async fn set_reachability(
+        &self,
+        next_hop: IpAddr,
+        reachability: Reachability,
+    ) -> Result<(), SpeakerError> {
+        self.send(Command::Reachability(next_hop, reachability))
+            .await
+    }
+
+    /// All peers, in the order of their keys.
+    pub async fn status(&self) -> Result<Vec<PeerStatus>, SpeakerError> {
+        self.ask(Command::Status).await
+    }
+
+    /// Routes, in the order of their prefixes. A query for a peer that is not configured has no
+    /// routes.
+    pub async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteView>, SpeakerError> {
+        self.ask(|reply| Command::Routes(query, reply)).await
+    }
+
+    /// Stops and waits, at most two seconds, until the peers have been told.
+    pub async fn shutdown(self, how: Shutdown) {
+        if self.send(Command::Stop(how)).await.is_ok() {
+            self.wait().await;
+        }
+    }
+
+    async fn wait(self) {
+        let wait = tokio::task::spawn_blocking(move || self.done.recv_timeout(STOP_GRACE));
+        // The thread closes the channel without a word; a time-out leaves it to finish alone.
+        drop(wait.await);
+    }
+
+    async fn send(&self, command: Command) -> Result<(), SpeakerError> {
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_closed| SpeakerError::Stopped)
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, SpeakerError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.map_err(|_closed| SpeakerError::Stopped)
+    }
+}

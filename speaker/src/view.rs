@@ -1,0 +1,120 @@
+//! What the speaker tells about itself: plain data for status commands and metrics.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, SystemTime},
+};
+
+use margay_bgp::{
+    prefix::{Family, Prefix},
+    wire::{NextHop, PathAttrs},
+};
+
+use crate::peer_key::PeerKey;
+
+pub use margay_bgp::session::State;
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Which peer.
+    pub key: PeerKey,
+    /// Its configured name; may be empty.
+    pub name: String,
+    /// Its AS.
+    pub remote_as: u32,
+    /// Our AS towards it.
+    pub local_as: u32,
+    /// State of the session.
+    pub state: State,
+    /// When the session entered or left Established last.
+    pub since: SystemTime,
+    /// How long it has been Established.
+    pub uptime: Option<Duration>,
+    /// How often it has been Established.
+    pub established_count: u64,
+    /// Why the last connection ended, if any did.
+    pub last_error: Option<String>,
+    /// What was agreed on, while Established.
+    pub session: Option<SessionStatus>,
+    /// Routes by family; those of a lost session stay while they are stale.
+    pub routes: Vec<FamilyStatus>,
+    /// UPDATEs received in this process's lifetime.
+    pub updates_received: u64,
+    /// UPDATE octets sent in this process's lifetime.
+    pub octets_sent: u64,
+}
+
+/// An Established session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionStatus {
+    /// The peer's BGP identifier.
+    pub peer_id: Ipv4Addr,
+    /// Our address.
+    pub local_addr: IpAddr,
+    /// Negotiated hold time; zero for none.
+    pub hold_time: Duration,
+    /// Interval of KEEPALIVEs before jitter; zero for none.
+    pub keepalive: Duration,
+    /// Families that both carry.
+    pub families: Vec<Family>,
+    /// Names of the capabilities in use, for people.
+    pub capabilities: Vec<&'static str>,
+}
+
+/// Routes of a peer in a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FamilyStatus {
+    /// The family.
+    pub family: Family,
+    /// Received, those that import refused included.
+    pub received: u32,
+    /// The peer has sent End-of-RIB in this session.
+    pub end_of_rib: bool,
+}
+
+/// Which routes to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteQuery {
+    /// The selected routes of all families.
+    Best,
+    /// What a peer sent, before import.
+    Received(PeerKey),
+    /// What a peer is told.
+    Advertised(PeerKey),
+    /// Every path of a prefix, the best first, with what became of each.
+    Lookup(Prefix),
+}
+
+/// Where a route came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteSource {
+    /// Originated here.
+    Local,
+    /// Learnt from a peer.
+    Peer(PeerKey),
+}
+
+/// One route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteView {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Where it came from; not told for [`RouteQuery::Advertised`].
+    pub source: Option<RouteSource>,
+    /// Its next hops: as in the FIB for [`RouteQuery::Best`], else as on the wire; none for what
+    /// is originated here.
+    pub next_hops: Vec<IpAddr>,
+    /// Its attributes: after import for the best and for look-ups, else as on the wire.
+    pub attrs: PathAttrs,
+    /// What became of it: `best`, or why not. For [`RouteQuery::Lookup`] and
+    /// [`RouteQuery::Best`].
+    pub outcome: Option<String>,
+    /// Kept from a session that was lost.
+    pub stale: bool,
+}
+
+/// The addresses behind a wire next hop.
+pub(crate) fn next_hop_addrs(next_hop: Option<NextHop>) -> Vec<IpAddr> {
+    next_hop.into_iter().map(NextHop::addr).collect()
+}
