@@ -59,36 +59,39 @@ pub(super) fn create_link(spec: &AttachSpec, netns: &File) -> Result<Attached, A
 
 /// Removes the host end, and with it the pair. A missing interface is success.
 pub fn remove(host_ifname: &str) -> Result<(), AttachError> {
-    remove_many(&[host_ifname])
+    let fail = || AttachError::kernel("remove the veth pair", host_ifname);
+    let mut socket = Socket::route().map_err(|e| fail()(e))?;
+    let removed = socket.request(libc::RTM_DELLINK, 0, &ifinfomsg(0, 0, 0), |m| {
+        m.string(libc::IFLA_IFNAME, host_ifname);
+    });
+    match removed {
+        Err(NetlinkError::Refused(error)) if error.is_missing() => Ok(()),
+        other => other.map(drop).map_err(fail()),
+    }
 }
 
 /// Removes many host ends for the price of one: put in one link group, the kernel deletes them in one go and waits
-/// once for its readers. Missing interfaces are success.
+/// once for its readers. Missing interfaces are success. If one cannot be deleted, none of its 256 is.
 pub fn remove_many<S: AsRef<str>>(host_ifnames: &[S]) -> Result<(), AttachError> {
+    let fail = |name: &S| AttachError::kernel("remove the veth pair", name.as_ref());
     let Some(first) = host_ifnames.first() else {
         return Ok(());
     };
-    let fail = || AttachError::kernel("remove the veth pair", first.as_ref());
-    let mut socket = Socket::route().map_err(|e| fail()(e))?;
-    let mut batch = Batch::new();
+    let mut socket = Socket::route().map_err(fail(first))?;
     for names in host_ifnames.chunks(REMOVE_BATCH) {
-        batch.clear();
-        for name in names {
-            batch.push(libc::RTM_SETLINK, 0, &ifinfomsg(0, 0, 0), |m| {
-                m.string(libc::IFLA_IFNAME, name.as_ref());
-                m.u32(libc::IFLA_GROUP, DOOMED_GROUP);
-            });
-        }
+        let mut batch = Batch::new();
+        push_group(&mut batch, names, DOOMED_GROUP);
         batch.push(libc::RTM_DELLINK, 0, &ifinfomsg(0, 0, 0), |m| {
             m.u32(libc::IFLA_GROUP, DOOMED_GROUP);
         });
-        let outcome = socket.transact(&mut batch).map_err(fail())?;
+        let outcome = socket.transact(&mut batch).map_err(fail(&names[0]))?;
         // Two removals at once may each delete what the other marked: then there is nothing left to delete.
         if let Some((place, error)) = outcome.errors.into_iter().find(|(_, e)| !e.is_missing()) {
-            let name = names.get(place).map_or("", AsRef::as_ref);
-            return Err(AttachError::kernel("remove the veth pair", name)(
-                error.into(),
-            ));
+            // Left in the group, what cannot be deleted would spoil every later removal.
+            batch.clear();
+            push_group(&mut batch, names, 0);
+            socket.transact(&mut batch).map_err(fail(&names[0]))?;
+            return Err(fail(names.get(place).unwrap_or(&names[0]))(error.into()));
         }
     }
     Ok(())
@@ -158,6 +161,15 @@ pub(super) fn wait_for_carrier(spec: &AttachSpec, link: &Attached) -> Result<(),
         ifname: name.clone(),
         waited_ms,
     })
+}
+
+fn push_group<S: AsRef<str>>(batch: &mut Batch, names: &[S], group: u32) {
+    for name in names {
+        batch.push(libc::RTM_SETLINK, 0, &ifinfomsg(0, 0, 0), |m| {
+            m.string(libc::IFLA_IFNAME, name.as_ref());
+            m.u32(libc::IFLA_GROUP, group);
+        });
+    }
 }
 
 fn push_veth(batch: &mut Batch, spec: &AttachSpec, netns: &File, container_mac: [u8; 6]) {

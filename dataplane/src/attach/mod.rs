@@ -145,7 +145,7 @@ pub enum AttachError {
 }
 
 impl AttachError {
-    fn kernel(action: &'static str, ifname: &str) -> impl FnOnce(NetlinkError) -> Self {
+    fn kernel(action: &'static str, ifname: &str) -> impl FnOnce(NetlinkError) -> Self + use<> {
         let ifname = ifname.to_owned();
         move |source| Self::Kernel {
             action,

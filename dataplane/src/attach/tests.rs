@@ -258,6 +258,43 @@ fn removing_is_idempotent_and_takes_many_at_once() {
 }
 
 #[test]
+fn what_cannot_be_deleted_spoils_no_later_removal() {
+    let (host, c) = (NetNs::new(), NetNs::new());
+    host.run(|| {
+        create_link(&spec(&c, "mgy0")).unwrap();
+        // Nobody deletes the loopback interface.
+        remove_many(&["lo", "mgy0"]).unwrap_err();
+        remove_many(&["mgy0"]).unwrap();
+        assert_eq!(host_link("mgy0"), None);
+    });
+}
+
+#[test]
+fn many_attach_and_detach_at_once() {
+    let host = NetNs::new();
+    let containers: Vec<_> = (0..8).map(|_| NetNs::new()).collect();
+    std::thread::scope(|scope| {
+        for (n, c) in containers.iter().enumerate() {
+            let host = &host;
+            scope.spawn(move || {
+                host.run(|| {
+                    let name = format!("mgy{n}");
+                    let addresses = ips(&[&format!("10.65.0.{n}"), &format!("fd00:65::{n}")]);
+                    for _ in 0..3 {
+                        create(&spec(c, &name), &addresses).unwrap();
+                        remove_many(&[&name]).unwrap();
+                        assert_eq!(host_link(&name), None);
+                    }
+                    create(&spec(c, &name), &addresses).unwrap();
+                });
+            });
+        }
+    });
+    let left = host.run(|| link::list(&mut Socket::route().unwrap(), "mgy").unwrap());
+    assert_eq!(left.len(), 8);
+}
+
+#[test]
 fn a_container_can_be_detached_from_inside() {
     let (host, c) = (NetNs::new(), NetNs::new());
     host.run(|| {

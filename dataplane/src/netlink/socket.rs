@@ -339,3 +339,47 @@ impl<'a> Iterator for Messages<'a> {
         Some(received)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::NetNs;
+    use crate::netlink::ifinfomsg;
+
+    #[test]
+    fn errors_are_told_apart_by_request() {
+        let ns = NetNs::new();
+        ns.run(|| {
+            let mut socket = Socket::route().unwrap();
+            let mut batch = Batch::new();
+            for name in ["lo", "nope0", "lo", "nope1"] {
+                batch.push(libc::RTM_GETLINK, 0, &ifinfomsg(0, 0, 0), |m| {
+                    m.string(libc::IFLA_IFNAME, name);
+                });
+            }
+            let outcome = socket.transact(&mut batch).unwrap();
+            let failed: Vec<_> = outcome.errors.iter().map(|(place, _)| *place).collect();
+            assert_eq!(failed, [1, 3]);
+            assert!(outcome.error(1).unwrap().is_missing());
+            assert!(outcome.answer(0).is_some() && outcome.answer(2).is_some());
+            assert_eq!(outcome.answer(1), None);
+        });
+    }
+
+    #[test]
+    fn the_conversation_goes_on_after_an_overrun() {
+        let ns = NetNs::new();
+        ns.run(|| {
+            let mut socket = Socket::route().unwrap();
+            setsockopt(&socket.inner.as_fd(), sockopt::RcvBuf, &4096).unwrap();
+            let mut batch = Batch::new();
+            for _ in 0..256 {
+                batch.push(libc::RTM_SETLINK, 0, &ifinfomsg(4_000_000, 0, 0), |_| {});
+            }
+            let error = socket.transact(&mut batch).unwrap_err();
+            assert!(matches!(error, NetlinkError::Overrun), "{error}");
+            let answer = socket.request(libc::RTM_GETLINK, 0, &ifinfomsg(1, 0, 0), |_| {});
+            assert!(answer.unwrap().is_some());
+        });
+    }
+}
