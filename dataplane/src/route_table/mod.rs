@@ -15,11 +15,12 @@ mod kernel;
 mod tests;
 mod wanted;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use ipnetwork::IpNetwork;
 
 use crate::netlink::{NetlinkError, RequestError, Socket};
