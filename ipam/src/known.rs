@@ -120,15 +120,14 @@ impl Known {
                     self.confirmed.remove(&cidr);
                 }
             }
-            Some(IpamKey::Handle(id)) => {
+            Some(IpamKey::Handle(id))
                 if self
                     .handles
                     .get(&id)
-                    .is_some_and(|known| known.revision() < revision)
-                {
-                    self.set_handle(&id, kv.as_ref());
-                    self.forget_absent();
-                }
+                    .is_some_and(|known| known.revision() < revision) =>
+            {
+                self.set_handle(&id, kv.as_ref());
+                self.forget_absent();
             }
             _ => {}
         }

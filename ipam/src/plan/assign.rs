@@ -67,7 +67,7 @@ impl Plan<'_> {
             handle.handle.add(taken.block, 1);
             handle.changed = true;
         }
-        self.handles.insert(request.handle_id.clone(), handle);
+        self.put_handle(&request.handle_id, handle);
         let extra = (request.extra)(&got);
         Accepted {
             index: 0,
@@ -154,12 +154,12 @@ impl Plan<'_> {
             .select(requested, family, request.wanted, |selector| {
                 namespace.is_some_and(|matches| matches(selector))
             })?;
-        self.from_own_blocks(assignment, &pools, target);
+        self.take_from_own_blocks(assignment, &pools, target);
         if assignment.got.len() < target && view.config.auto_allocate_blocks {
-            self.from_new_blocks(assignment, &pools, family, target)?;
+            self.take_from_new_blocks(assignment, &pools, family, target)?;
         }
         if assignment.got.len() < target && !view.config.strict_affinity {
-            self.from_blocks_of_others(assignment, &pools, target);
+            self.take_from_others(assignment, &pools, target);
         }
         if assignment.got.len() == target {
             return Ok(());
@@ -170,7 +170,7 @@ impl Plan<'_> {
         Err(Stop::Fail(self.exhausted(request, &pools, family)))
     }
 
-    fn from_own_blocks(&mut self, a: &mut Assignment<'_>, pools: &[&Pool], target: usize) {
+    fn take_from_own_blocks(&mut self, a: &mut Assignment<'_>, pools: &[&Pool], target: usize) {
         for pool in pools {
             for cidr in self.blocks() {
                 if a.got.len() >= target {
@@ -210,7 +210,7 @@ impl Plan<'_> {
     }
 
     /// Claims free blocks, then empty ones of other hosts, while the node may have more.
-    fn from_new_blocks(
+    fn take_from_new_blocks(
         &mut self,
         assignment: &mut Assignment<'_>,
         pools: &[&Pool],
@@ -316,7 +316,7 @@ impl Plan<'_> {
         })
     }
 
-    fn from_blocks_of_others(&mut self, a: &mut Assignment<'_>, pools: &[&Pool], target: usize) {
+    fn take_from_others(&mut self, a: &mut Assignment<'_>, pools: &[&Pool], target: usize) {
         for pool in pools {
             let mut candidates: Vec<BlockCidr> = self
                 .blocks()
@@ -437,7 +437,13 @@ impl Plan<'_> {
         let Some((base, current)) = self.current(cidr) else {
             return Err(Stop::Defer);
         };
-        let mut block = self.rested(current, a.request.now);
+        let current = Arc::clone(current);
+        let held = current.attribute(ordinal).filter(|held| !held.is_resting());
+        let same = held.is_some_and(|held| held.handle() == Some(&a.request.handle_id));
+        if same && a.request.adopt {
+            return self.take_back(a, base, &current, ordinal);
+        }
+        let mut block = self.rested(&current, a.request.now);
         let refusal = self.refusal(a.request, &block, ordinal, ip);
         let refusal = refusal.or_else(|| match block.allocate_at(ordinal, &a.attribute) {
             Ok(()) => None,
@@ -457,6 +463,26 @@ impl Plan<'_> {
             }
             Some(refusal) => Err(Stop::Fail(refusal)),
         }
+    }
+
+    /// Adopts an address that the block says is the handle's, although the handle, as far as it
+    /// is known, does not: looks at the handle, and completes it if that is so.
+    fn take_back(
+        &mut self,
+        a: &mut Assignment<'_>,
+        base: i64,
+        block: &Arc<Block>,
+        ordinal: u32,
+    ) -> Result<(), Stop> {
+        let id = &a.request.handle_id;
+        if !self.known.handles.contains_key(id) {
+            return Err(Stop::Need(Need::Handle(id.clone())));
+        }
+        a.got.extend(self.address(block, ordinal));
+        a.handle.handle.add(block.cidr, 1);
+        a.handle.changed = true;
+        self.rely_on(base, block);
+        Ok(())
     }
 
     fn refusal(

@@ -169,6 +169,8 @@ pub(crate) struct Plan<'a> {
     present: &'a BTreeSet<String>,
     drafts: BTreeMap<BlockCidr, Draft>,
     handles: BTreeMap<String, HandleDraft>,
+    /// The handle of the request being added: no request touches more than one.
+    added_handle: Option<String>,
     accepted: Vec<Accepted>,
     /// Keys that callers' operations touch.
     extra_keys: BTreeSet<String>,
@@ -186,6 +188,7 @@ impl<'a> Plan<'a> {
             present,
             drafts: BTreeMap::new(),
             handles: BTreeMap::new(),
+            added_handle: None,
             accepted: Vec::new(),
             extra_keys: BTreeSet::new(),
             created_keys: BTreeSet::new(),
@@ -196,12 +199,14 @@ impl<'a> Plan<'a> {
     /// Adds a request, or leaves the plan as it was.
     pub(crate) fn add(&mut self, index: usize, request: &Request) -> Result<(), Stop> {
         let drafts = self.drafts.clone();
-        let handles: BTreeSet<String> = self.handles.keys().cloned().collect();
         let before = self.accepted.len();
+        self.added_handle = None;
         let result = self.add_unguarded(index, request);
         if result.is_err() {
             self.drafts = drafts;
-            self.handles.retain(|id, _| handles.contains(id));
+            if let Some(id) = self.added_handle.take() {
+                self.handles.remove(&id);
+            }
             self.accepted.truncate(before);
         } else if let Some(last) = self.accepted.last() {
             self.extra_keys
@@ -260,9 +265,19 @@ impl<'a> Plan<'a> {
             ops += usize::from(draft.changed) + draft.affinities.len();
         }
         for request in &self.accepted {
-            compares += request.extra.txn.compares.len() + request.extra.create_if_absent.len();
-            ops += request.extra.txn.ops.len() + request.extra.create_if_absent.len();
+            compares += request.extra.txn.compares.len();
+            ops += request.extra.txn.ops.len();
         }
+        let newest = self
+            .accepted
+            .last()
+            .into_iter()
+            .flat_map(|last| created_keys(&last.extra));
+        let created = newest
+            .filter(|key| !self.created_keys.contains(*key))
+            .count();
+        compares += self.created_keys.len() + created;
+        ops += self.created_keys.len() + created;
         compares.max(ops)
     }
 
@@ -405,6 +420,11 @@ impl<'a> Plan<'a> {
             handle,
             changed: false,
         })
+    }
+
+    fn put_handle(&mut self, id: &str, draft: HandleDraft) {
+        self.added_handle = Some(id.to_owned());
+        self.handles.insert(id.to_owned(), draft);
     }
 
     fn address(&self, block: &Block, ordinal: u32) -> Option<Address> {

@@ -45,7 +45,7 @@ impl Plan<'_> {
         // A handle without any block is a leftover of an unfinished assignment.
         handle.changed |= handle.base > 0 && handle.handle.blocks.is_empty();
         let ends = handle.changed && handle.handle.blocks.is_empty();
-        self.handles.insert(id.clone(), handle);
+        self.put_handle(id, handle);
         Ok(Accepted {
             index: 0,
             outcome,
@@ -100,7 +100,7 @@ impl Plan<'_> {
             handle: margay_model::ipam::Handle::default(),
             changed: true,
         };
-        self.handles.insert(id.clone(), draft);
+        self.put_handle(id, draft);
         Ok(Accepted {
             index: 0,
             outcome,
@@ -220,14 +220,14 @@ impl Plan<'_> {
             }));
         }
         let mut ends_handle = None;
-        if let Some(id) = held.handle() {
-            if let Some(mut handle) = self.known_handle(id)? {
-                handle.changed = handle.base > 0;
-                handle.handle.remove(block.cidr, 1);
-                let ends = handle.changed && handle.handle.blocks.is_empty();
-                ends_handle = ends.then(|| id.to_owned());
-                self.handles.insert(id.to_owned(), handle);
-            }
+        if let Some(id) = held.handle()
+            && let Some(mut handle) = self.known_handle(id)?
+        {
+            handle.changed = handle.base > 0;
+            handle.handle.remove(block.cidr, 1);
+            let ends = handle.changed && handle.handle.blocks.is_empty();
+            ends_handle = ends.then(|| id.to_owned());
+            self.put_handle(id, handle);
         }
         let addresses = self.give_back(base, &block, &[ordinal], request.now);
         Ok(Accepted {
