@@ -140,12 +140,13 @@ impl Filter {
         let tables = families
             .iter()
             .map(|family| (*family, Tables::new(backend, *family)));
+        let mut sets = Sets::new(IpsetSocket::open()?);
         Ok(Self {
             backend,
             programs: config.programs,
             tables: tables.collect(),
-            state: State::new(families),
-            sets: Sets::new(IpsetSocket::open()?),
+            state: State::new(families, &mut sets),
+            sets,
             may_delete: false,
             other_backend_unclean: true,
         })
@@ -277,9 +278,7 @@ impl Filter {
         }
         self.sets.add(self.may_delete, now, &mut sets);
         self.write_tables(&readable, now, &mut tables);
-        if self.may_delete {
-            self.remove_from_sets(now, &mut sets, &tables);
-        }
+        self.remove_from_sets(now, &mut sets, &tables);
         let report = collect(now, sets, tables);
         if self.may_delete && self.other_backend_unclean && report.is_ok() {
             self.clean_other_backend();
@@ -332,8 +331,10 @@ impl Filter {
             .collect();
         let eligible =
             |name: &str, family: Family| !(broken.contains(&family) && names::is_group_set(name));
-        self.sets.delete(eligible, now, report);
-        self.sets.destroy(now, report);
+        self.sets.delete(self.may_delete, eligible, now, report);
+        if self.may_delete {
+            self.sets.destroy(now, report);
+        }
     }
 
     fn clean_other_backend(&mut self) {
@@ -359,7 +360,7 @@ impl Filter {
         }
         self.clean_other_backend();
         self.sets.clean()?;
-        self.state = State::new(self.tables.keys().copied().collect());
+        self.state = State::new(self.tables.keys().copied().collect(), &mut self.sets);
         self.may_delete = false;
         Ok(())
     }

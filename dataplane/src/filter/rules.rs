@@ -99,7 +99,7 @@ impl Renderer {
             let to = self.ports(Side::Dst, &rule.dst, protocol.number, disjoint);
             for src in &from {
                 for dst in &to {
-                    let line = format!("{comment}{}{common}{src}{dst}{target}", protocol.text);
+                    let line = format!("{comment}{}{src}{dst}{common}{target}", protocol.text);
                     self.out.lines.push(line);
                 }
             }
@@ -333,6 +333,7 @@ fn target(action: &Action, verdicts: &Verdicts) -> String {
         Action::Allow => verdicts.accept.clone(),
         Action::Pass => verdicts.pass.clone(),
         Action::Deny => verdicts.deny.to_owned(),
+        Action::Log { prefix } if prefix.is_empty() => "-j LOG".to_owned(),
         Action::Log { prefix } => {
             format!("-j LOG --log-prefix \"{}\"", clean(prefix, LOG_PREFIX_LEN))
         }

@@ -120,6 +120,17 @@ impl Sets {
         self.edit(name, |tracker| tracker.remove(entry));
     }
 
+    /// An entry that is wanted in the group set `keep` is not to stay in another one, whoever put
+    /// it there.
+    pub(super) fn displace(&mut self, keep: &str, entry: &Entry, family: Family) {
+        for (name, set) in &mut self.sets {
+            let other = set.family == family && name != keep && names::is_group_set(name);
+            if other && set.tracker.displace(entry) {
+                self.dirty.insert(name.clone());
+            }
+        }
+    }
+
     fn edit(&mut self, name: &str, change: impl FnOnce(&mut SetTracker)) {
         if let Some(set) = self.sets.get_mut(name) {
             change(&mut set.tracker);
@@ -218,9 +229,11 @@ impl Sets {
         }
     }
 
-    /// Deletes surplus members of the sets for which `eligible` holds.
+    /// Deletes surplus members of the sets for which `eligible` holds; without `may_delete` only
+    /// those that were wanted before.
     pub(super) fn delete(
         &mut self,
+        may_delete: bool,
         eligible: impl Fn(&str, Family) -> bool,
         now: Instant,
         report: &mut SetsReport,
@@ -232,15 +245,16 @@ impl Sets {
                 continue;
             };
             let waiting = set.retry_at.is_some_and(|at| at > now);
-            if !set.wanted || !set.exists || waiting || !eligible(&name, set.family) {
+            let doomed = !set.wanted && may_delete;
+            if doomed || !set.exists || waiting || !eligible(&name, set.family) {
                 continue;
             }
-            let surplus = set.tracker.surplus();
+            let surplus = set.tracker.surplus(may_delete);
             match self.socket.del(&name, &surplus) {
                 Ok(()) => {
                     report.changes += surplus.len();
                     set.tracker.done(&surplus, false);
-                    if set.tracker.in_sync() {
+                    if set.wanted && set.tracker.in_sync() {
                         self.dirty.remove(&name);
                     }
                 }
@@ -332,7 +346,7 @@ fn add_to(
     }
     let missing = set.tracker.missing();
     if may_delete {
-        let surplus = set.tracker.surplus();
+        let surplus = set.tracker.surplus(true);
         let total = missing.len() + surplus.len();
         // Filling an empty set needs no swap, and a set of workloads is changed step by step.
         let whole = !surplus.is_empty() && total >= REWRITE_FROM && total * 2 >= set.tracker.len();

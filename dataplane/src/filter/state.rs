@@ -107,8 +107,14 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(families: Vec<Family>) -> Self {
+    pub(super) fn new(families: Vec<Family>, kernel: &mut Sets) -> Self {
         let globals = Globals::default();
+        // Members may be set before anything is rendered.
+        for family in &families {
+            kernel.want(&names::workload_set(*family), SetType::NetIface, *family);
+            kernel.want(&names::masquerade_set(*family), SetType::Net, *family);
+            kernel.want(&names::pools_set(*family), SetType::Net, *family);
+        }
         Self {
             verdicts: Verdicts::new(&globals),
             globals,
@@ -368,6 +374,9 @@ impl State {
     /// being desired stays in force: groups stay dispatched to, and a policy that is not known (yet)
     /// keeps its chain.
     pub(super) fn flush(&mut self, kernel: &mut Sets, tables: &mut Families, may_delete: bool) {
+        if !may_delete {
+            self.displace_members(kernel);
+        }
         if std::mem::take(&mut self.globals_dirty) {
             self.flush_globals(kernel, tables);
         }
@@ -380,6 +389,16 @@ impl State {
         if structure {
             self.flush_unknown_rules(tables, may_delete);
             self.flush_dispatch(kernel, tables, may_delete);
+        }
+    }
+
+    /// An endpoint that an earlier agent put into another group is to leave that one.
+    fn displace_members(&self, kernel: &mut Sets) {
+        for attached in self.endpoints.values() {
+            for entry in &attached.entries {
+                let family = Family::of(&entry.net());
+                kernel.displace(&names::group_set(family, &attached.group), entry, family);
+            }
         }
     }
 
@@ -401,7 +420,6 @@ impl State {
             for (table, builtin, target) in chains::HOOKS {
                 tables.hook(table, builtin, target);
             }
-            kernel.want(&names::workload_set(*family), SetType::NetIface, *family);
             for (name, pools) in [
                 (
                     names::masquerade_set(*family),
@@ -409,7 +427,6 @@ impl State {
                 ),
                 (names::pools_set(*family), &self.globals.all_pools),
             ] {
-                kernel.want(&name, SetType::Net, *family);
                 let own = pools.iter().filter(|pool| Family::of(pool) == *family);
                 kernel.replace(&name, own.flat_map(|pool| storable(*pool)).map(Entry::Net));
             }

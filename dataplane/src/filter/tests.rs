@@ -1,1 +1,252 @@
+//! Golden tests: the text of chains. `UPDATE_GOLDEN=1 cargo test` writes them anew.
 
+use std::{fmt::Write, path::Path};
+
+use super::{
+    chains::{self, ChainText, Verdicts},
+    names::{Way, short_hash},
+    rules::render,
+    types::*,
+};
+
+fn check(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/filter/golden")
+        .join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        text,
+        golden,
+        "{}: UPDATE_GOLDEN=1 writes it anew",
+        path.display()
+    );
+}
+
+fn verdicts() -> Verdicts {
+    Verdicts::new(&Globals::default())
+}
+
+fn rule(action: Action, change: impl FnOnce(&mut Rule)) -> Rule {
+    let mut rule = Rule::any(action);
+    change(&mut rule);
+    rule
+}
+
+fn nets(nets: &[&str]) -> Vec<ipnetwork::IpNetwork> {
+    nets.iter().map(|net| net.parse().unwrap()).collect()
+}
+
+/// One rule of each kind, with what it becomes in either family.
+#[test]
+fn each_match_of_a_rule_in_both_families() {
+    use Action::{Allow, Deny, Log, Pass};
+    let log = || Log {
+        prefix: "deny \"all\" and more than thirty bytes".to_owned(),
+    };
+    let icmp = |icmp_type, code| Some(IcmpMatch { icmp_type, code });
+    let ping = |r: &mut Rule| (r.protocol, r.icmp) = (Some(1), icmp(8, Some(0)));
+    let named = |r: &mut Rule| {
+        r.protocol = Some(6);
+        r.dst.ports = vec![80..=80, 443..=444];
+        r.dst.named_ports = vec!["http".into()];
+    };
+    let cases: Vec<(&str, Rule)> = vec![
+        ("anything", rule(Allow, |_| {})),
+        (
+            "deny, with a comment",
+            rule(Deny, |r| r.comment = Some("not \"here\"\n".to_owned())),
+        ),
+        (
+            "pass in IPv6",
+            rule(Pass, |r| r.ip_version = Some(Family::V6)),
+        ),
+        ("protocol", rule(Allow, |r| r.protocol = Some(132))),
+        ("not protocol", rule(Allow, |r| r.not_protocol = Some(17))),
+        (
+            "protocol and its own not",
+            rule(Allow, |r| (r.protocol, r.not_protocol) = (Some(6), Some(6))),
+        ),
+        ("echo request", rule(Allow, ping)),
+        (
+            "not one ICMP type, any family",
+            rule(Deny, |r| r.not_icmp = icmp(3, None)),
+        ),
+        (
+            "ICMP type 255 would mean any",
+            rule(Allow, |r| r.icmp = icmp(255, None)),
+        ),
+        (
+            "one net",
+            rule(Allow, |r| r.src.nets = nets(&["10.0.0.1/8"])),
+        ),
+        (
+            "nets of both families",
+            rule(Allow, |r| {
+                r.dst.nets = nets(&["10.0.0.0/8", "fd00::/8", "11.0.0.0/8"])
+            }),
+        ),
+        (
+            "net and not net",
+            rule(Allow, |r| {
+                (r.src.nets, r.src.not_nets) = (nets(&["10.0.0.0/8"]), nets(&["10.1.0.0/16"]))
+            }),
+        ),
+        (
+            "everything but",
+            rule(Allow, |r| {
+                (r.src.nets, r.src.not_nets) = (nets(&["0.0.0.0/0"]), nets(&["10.1.0.0/16"]))
+            }),
+        ),
+        (
+            "not net of IPv6",
+            rule(Deny, |r| r.dst.not_nets = nets(&["fd00::/8"])),
+        ),
+        (
+            "not everything",
+            rule(Allow, |r| r.src.not_nets = nets(&["0.0.0.0/0", "::/0"])),
+        ),
+        (
+            "sets",
+            rule(Allow, |r| {
+                (r.src.sets, r.src.not_sets) = (vec!["a".into(), "b".into()], vec!["c".into()])
+            }),
+        ),
+        (
+            "service",
+            rule(Allow, |r| r.dst.port_sets = vec!["svc".into()]),
+        ),
+        (
+            "one port",
+            rule(Allow, |r| {
+                (r.protocol, r.dst.ports) = (Some(17), vec![53..=53])
+            }),
+        ),
+        (
+            "ports without protocol",
+            rule(Allow, |r| r.src.ports = vec![1..=9]),
+        ),
+        (
+            "17 slots",
+            rule(Allow, |r| {
+                (r.protocol, r.dst.ports) = (
+                    Some(6),
+                    (1..=9)
+                        .map(|n| n * 100..=n * 100 + u16::from(n > 1))
+                        .collect(),
+                )
+            }),
+        ),
+        ("numbers and names", rule(Allow, named)),
+        ("numbers and names, logged once", rule(log(), named)),
+        (
+            "not ports",
+            rule(Deny, |r| {
+                r.protocol = Some(6);
+                r.dst.not_ports = (1..=16).map(|n| n..=n).collect();
+                r.dst.not_named_ports = vec!["http".into()];
+            }),
+        ),
+        (
+            "ports of a protocol without",
+            rule(Allow, |r| {
+                (r.protocol, r.dst.ports) = (Some(1), vec![1..=1])
+            }),
+        ),
+    ];
+    let mut text = String::new();
+    for (title, rule) in cases {
+        writeln!(text, "# {title}").unwrap();
+        for family in Family::ALL {
+            let rendered = render(std::slice::from_ref(&rule), family, &verdicts());
+            for line in rendered.lines {
+                writeln!(text, "{family}: {}", line.replace('\t', " | ")).unwrap();
+            }
+            for (name, nets) in rendered.helpers {
+                writeln!(text, "{family}:   {name} = {nets:?}").unwrap();
+            }
+        }
+    }
+    check("rules.txt", &text);
+}
+
+fn write_chain(text: &mut String, chain: &ChainText) {
+    writeln!(text, "{} {}", chain.table.name(), chain.name).unwrap();
+    for line in &chain.lines {
+        writeln!(text, "  {}", line.replace('\t', " | ")).unwrap();
+    }
+}
+
+#[test]
+fn the_fixed_chains() {
+    let globals = Globals {
+        nat_outgoing_v6: Some("2001:db8::1".parse().unwrap()),
+        endpoint_to_host: HostAction::Return,
+        ..Globals::default()
+    };
+    let mut text = String::new();
+    for family in Family::ALL {
+        writeln!(text, "# {family}").unwrap();
+        for chain in chains::fixed(&globals, &verdicts(), family) {
+            write_chain(&mut text, &chain);
+        }
+    }
+    check("fixed.txt", &text);
+}
+
+#[test]
+fn a_group_goes_through_its_tiers_then_its_profiles() {
+    let tier = |name: &str, policies: &[&str], default_action| Tier {
+        name: name.into(),
+        policies: policies.iter().map(|id| PolicyId::from(*id)).collect(),
+        default_action,
+    };
+    let direction = Direction {
+        tiers: vec![
+            tier(
+                "security",
+                &["security/first", "security/second"],
+                TierDefault::Pass,
+            ),
+            tier("empty", &[], TierDefault::Deny),
+            tier("default", &["default/web"], TierDefault::Deny),
+        ],
+    };
+    let profiles = ["kns.default".into()];
+    let group = short_hash("group");
+    let mut text = String::new();
+    for way in Way::BOTH {
+        write_chain(
+            &mut text,
+            &chains::group(way, &group, &direction, &profiles, &verdicts()),
+        );
+        write_chain(
+            &mut text,
+            &chains::dispatch(way, Family::V4, [group.as_str()].into_iter()),
+        );
+    }
+    check("group.txt", &text);
+}
+
+#[test]
+fn mark_bits_are_the_lowest_of_the_mask() {
+    let globals = Globals {
+        mark_mask: 0x0a00_0000,
+        ..Globals::default()
+    };
+    let verdicts = Verdicts::new(&globals);
+    let fixed = chains::fixed(&globals, &verdicts, Family::V4);
+    let lines: Vec<&String> = fixed.iter().flat_map(|chain| &chain.lines).collect();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("--set-xmark 0x2000000/0x2000000"))
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("--set-xmark 0x8000000/0x8000000"))
+    );
+}

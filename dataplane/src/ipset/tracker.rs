@@ -9,6 +9,8 @@ use super::Entry;
 struct Place {
     desired: bool,
     kernel: bool,
+    /// Once wanted and then not: known to be superfluous, unlike an entry that was only found.
+    released: bool,
 }
 
 /// Tracks one set. A change costs O(1); asking for the difference costs O(changes).
@@ -26,6 +28,7 @@ impl SetTracker {
         let place = self.places.entry(entry).or_default();
         if !place.desired {
             place.desired = true;
+            place.released = false;
             self.desired += 1;
             self.changed.push(entry);
         }
@@ -37,9 +40,23 @@ impl SetTracker {
             && place.desired
         {
             place.desired = false;
+            place.released = true;
             self.desired -= 1;
             self.changed.push(*entry);
         }
+    }
+
+    /// Treats an entry that the kernel has and nobody wants here like one that was removed. True if
+    /// there is one.
+    pub fn displace(&mut self, entry: &Entry) -> bool {
+        let place = self
+            .places
+            .get_mut(entry)
+            .filter(|place| place.kernel && !place.desired);
+        place.is_some_and(|place| {
+            place.released = true;
+            true
+        })
     }
 
     /// Wants exactly `entries`.
@@ -109,10 +126,11 @@ impl SetTracker {
         self.differing(|place| place.desired && !place.kernel)
     }
 
-    /// Entries that the kernel has too many.
+    /// Entries that the kernel has too many; those that were only ever found there are counted
+    /// when `found_too`.
     #[must_use]
-    pub fn surplus(&self) -> Vec<Entry> {
-        self.differing(|place| !place.desired && place.kernel)
+    pub fn surplus(&self, found_too: bool) -> Vec<Entry> {
+        self.differing(|place| !place.desired && place.kernel && (found_too || place.released))
     }
 
     /// Nothing to do.

@@ -167,8 +167,8 @@ impl Tables {
         let key = (table, name.to_owned());
         if self.desired.get(&key) != Some(&chain) {
             self.refused.remove(&key);
-            self.dirty.insert(key.clone());
-            self.desired.insert(key, chain);
+            self.desired.insert(key.clone(), chain);
+            self.compare(key);
         }
     }
 
@@ -177,6 +177,14 @@ impl Tables {
         let key = (table, name.to_owned());
         if self.desired.remove(&key).is_some() {
             self.refused.remove(&key);
+            self.compare(key);
+        }
+    }
+
+    fn compare(&mut self, key: Key) {
+        if self.kernel.get(&key) == self.desired.get(&key).map(|chain| &chain.hashes) {
+            self.dirty.remove(&key);
+        } else {
             self.dirty.insert(key);
         }
     }
@@ -185,8 +193,11 @@ impl Tables {
     pub(crate) fn hook(&mut self, table: Table, builtin: &str, target: &str) {
         let chain = Chain::new(builtin, Rank::Base, &[format!("-j {target}")]);
         let rule = (target.to_owned(), chain.rules.concat());
-        self.hooks.insert((table, builtin.to_owned()), rule);
-        self.hooks_dirty = true;
+        let key = (table, builtin.to_owned());
+        if self.hooks.get(&key) != Some(&rule) {
+            self.hooks.insert(key, rule);
+            self.hooks_dirty = !self.hooks_match(&self.kernel_hooks);
+        }
     }
 
     /// The chains that the kernel was last seen or made to have.

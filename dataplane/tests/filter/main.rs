@@ -1,0 +1,35 @@
+//! The filter on real packets, in namespaces of its own, with both variants of iptables.
+//!
+//! ```text
+//!   workload mgy1 --+
+//!   workload mgy2 --+-- host (forwards, filters) -- up0 -- outside 192.0.2.2
+//! ```
+//! Needs root.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot set up its lab has failed"
+)]
+#![expect(
+    clippy::print_stderr,
+    reason = "clean-up may not panic, so it can only tell"
+)]
+
+mod drift;
+mod faults;
+mod lab;
+mod random;
+mod verdicts;
+
+/// Each test of the list once per variant.
+macro_rules! both_variants {
+    ($($name:ident),+ $(,)?) => {
+        mod nft {
+            $(#[test] fn $name() { super::$name(margay_dataplane::filter::Backend::Nft); })+
+        }
+        mod legacy {
+            $(#[test] fn $name() { super::$name(margay_dataplane::filter::Backend::Legacy); })+
+        }
+    };
+}
+pub(crate) use both_variants;
