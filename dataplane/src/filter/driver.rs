@@ -123,6 +123,8 @@ pub struct Filter {
     may_delete: bool,
     /// The variant not in use may still hold rules of ours.
     other_backend_unclean: bool,
+    /// That it was cleaned did not work out; tried again at the next resync.
+    other_backend_failed: bool,
 }
 
 impl Filter {
@@ -149,6 +151,7 @@ impl Filter {
             sets,
             may_delete: false,
             other_backend_unclean: true,
+            other_backend_failed: false,
         })
     }
 
@@ -245,6 +248,14 @@ impl Filter {
         self.state.endpoint(id)
     }
 
+    /// Whether the kernel has all that concerns this endpoint: its members, its group's chains with
+    /// every policy and profile in them, the dispatch and the fixed chains. What an attachment waits
+    /// for; failures of other objects do not matter. An unknown endpoint is not in force.
+    #[must_use]
+    pub fn in_force(&self, id: &EndpointId) -> bool {
+        self.state.in_force(id, &self.sets, &self.tables)
+    }
+
     /// The desired state is complete: from the next apply on, what is ours and not desired goes.
     pub fn allow_deletes(&mut self) {
         if !self.may_delete {
@@ -256,6 +267,7 @@ impl Filter {
     /// Makes the next apply read everything back and repair it. Also drops groups without
     /// endpoints. To be called every minute or so.
     pub fn resync(&mut self) {
+        self.other_backend_unclean |= self.other_backend_failed;
         self.sets.invalidate();
         for tables in self.tables.values_mut() {
             tables.invalidate();
@@ -278,7 +290,11 @@ impl Filter {
         }
         self.sets.add(self.may_delete, now, &mut sets);
         self.write_tables(&readable, now, &mut tables);
+        for (family, report) in self.tables.values().zip(&mut tables) {
+            family.report(report);
+        }
         self.remove_from_sets(now, &mut sets, &tables);
+        self.sets.report(&mut sets);
         let report = collect(now, sets, tables);
         if self.may_delete && self.other_backend_unclean && report.is_ok() {
             self.clean_other_backend();
@@ -339,13 +355,15 @@ impl Filter {
 
     fn clean_other_backend(&mut self) {
         let other = self.backend.other();
+        self.other_backend_unclean = false;
+        self.other_backend_failed = false;
         for family in self.tables.keys() {
-            // A variant that is not installed holds nothing that could be removed with it.
             if let Err(error) = Tables::new(other, *family).clean(&self.programs) {
+                // A variant that is not installed holds nothing that could be removed with it.
                 tracing::debug!(%error, backend = other.name(), "other iptables variant not cleaned");
+                self.other_backend_failed |= !error.is_not_installed();
             }
         }
-        self.other_backend_unclean = false;
     }
 
     /// Removes everything of ours from the kernel, in both variants. The desired state is forgotten:

@@ -22,7 +22,14 @@ struct KernelSet {
     /// False when nobody wants the set and it only remains to be destroyed.
     wanted: bool,
     exists: bool,
-    retry_at: Option<Instant>,
+    /// When to try again, and what is told until then.
+    waiting: Option<(Instant, Option<String>)>,
+}
+
+impl KernelSet {
+    fn is_waiting(&self, now: Instant) -> bool {
+        self.waiting.as_ref().is_some_and(|(at, _)| *at > now)
+    }
 }
 
 /// What a pass over the sets did.
@@ -32,7 +39,7 @@ pub(super) struct SetsReport {
     pub(super) changes: usize,
     /// Members or sets that were not as we left them.
     pub(super) drift: usize,
-    pub(super) failures: Vec<(String, IpsetError)>,
+    pub(super) failures: Vec<(String, String)>,
     pub(super) retry_at: Option<Instant>,
 }
 
@@ -89,7 +96,7 @@ impl Sets {
                 tracker: SetTracker::default(),
                 wanted: true,
                 exists: false,
-                retry_at: None,
+                waiting: None,
             };
             self.sets.insert(name.to_owned(), set);
         }
@@ -134,6 +141,8 @@ impl Sets {
     fn edit(&mut self, name: &str, change: impl FnOnce(&mut SetTracker)) {
         if let Some(set) = self.sets.get_mut(name) {
             change(&mut set.tracker);
+            // What is new is tried at once, together with what was refused.
+            set.waiting = None;
             if !set.tracker.in_sync() && !self.dirty.contains(name) {
                 self.dirty.insert(name.to_owned());
             }
@@ -152,7 +161,9 @@ impl Sets {
             }
             Err(error) => {
                 report.retry(now + RETRY_AFTER);
-                report.failures.push(("ip sets".to_owned(), error));
+                report
+                    .failures
+                    .push(("ip sets".to_owned(), error.to_string()));
             }
         }
         !self.stale
@@ -184,7 +195,7 @@ impl Sets {
                 tracker: SetTracker::default(),
                 wanted: false,
                 exists: true,
-                retry_at: None,
+                waiting: None,
             });
             let same_kind =
                 found.set_type == Some(set.set_type) && found.family == Some(set.family);
@@ -210,21 +221,15 @@ impl Sets {
             let Some(set) = self.sets.get_mut(&name).filter(|set| set.wanted) else {
                 continue;
             };
-            if let Some(at) = set.retry_at.filter(|at| *at > now) {
-                report.retry(at);
+            if set.is_waiting(now) {
                 continue;
             }
-            match add_to(&mut self.socket, &name, set, may_delete) {
-                Ok(changes) => {
-                    set.retry_at = None;
-                    report.changes += changes;
-                }
-                Err(error) => {
-                    self.stale = true;
-                    set.retry_at = Some(now + RETRY_AFTER);
-                    report.retry(now + RETRY_AFTER);
-                    report.failures.push((name, error));
-                }
+            set.waiting = None;
+            let (changes, result) = add_to(&mut self.socket, &name, set, may_delete);
+            report.changes += changes;
+            if let Err(error) = result {
+                self.stale = true;
+                set.waiting = Some((now + RETRY_AFTER, Some(error.to_string())));
             }
         }
     }
@@ -244,7 +249,7 @@ impl Sets {
                 self.dirty.remove(&name);
                 continue;
             };
-            let waiting = set.retry_at.is_some_and(|at| at > now);
+            let waiting = set.is_waiting(now);
             let doomed = !set.wanted && may_delete;
             if doomed || !set.exists || waiting || !eligible(&name, set.family) {
                 continue;
@@ -260,9 +265,7 @@ impl Sets {
                 }
                 Err(error) => {
                     self.stale = true;
-                    set.retry_at = Some(now + RETRY_AFTER);
-                    report.retry(now + RETRY_AFTER);
-                    report.failures.push((name, error));
+                    set.waiting = Some((now + RETRY_AFTER, Some(error.to_string())));
                 }
             }
         }
@@ -281,8 +284,7 @@ impl Sets {
             let Some(set) = self.sets.get_mut(&name) else {
                 continue;
             };
-            if let Some(at) = set.retry_at.filter(|at| *at > now) {
-                report.retry(at);
+            if set.is_waiting(now) {
                 continue;
             }
             let result = if set.exists {
@@ -297,16 +299,34 @@ impl Sets {
                     self.dirty.remove(&name);
                 }
                 Err(error) => {
-                    let busy = error.is_busy();
-                    let at = now + if busy { BUSY_RETRY_AFTER } else { RETRY_AFTER };
-                    set.retry_at = Some(at);
-                    report.retry(at);
-                    if !busy {
-                        report.failures.push((name, error));
-                    }
+                    set.waiting = Some(if error.is_busy() {
+                        (now + BUSY_RETRY_AFTER, None)
+                    } else {
+                        (now + RETRY_AFTER, Some(error.to_string()))
+                    });
                 }
             }
         }
+    }
+
+    /// Tells what is not as desired at the end of a pass.
+    pub(super) fn report(&self, report: &mut SetsReport) {
+        for name in &self.dirty {
+            let waiting = self.sets.get(name).and_then(|set| set.waiting.as_ref());
+            if let Some((at, error)) = waiting {
+                report.retry(*at);
+                report
+                    .failures
+                    .extend(error.iter().map(|e| (name.clone(), e.clone())));
+            }
+        }
+    }
+
+    /// Whether the kernel has all that is wanted of these entries of a set.
+    pub(super) fn holds(&self, name: &str, entries: &[Entry]) -> bool {
+        self.sets
+            .get(name)
+            .is_some_and(|set| set.exists && set.tracker.holds(entries))
     }
 
     /// Destroys every set of ours, waiting for the kernel to let go of those that rules just held.
@@ -332,15 +352,18 @@ impl Sets {
     }
 }
 
+/// Counts the changes made, also before a failure.
 fn add_to(
     socket: &mut IpsetSocket,
     name: &str,
     set: &mut KernelSet,
     may_delete: bool,
-) -> Result<usize, IpsetError> {
+) -> (usize, Result<(), IpsetError>) {
     let mut changes = 0;
     if !set.exists {
-        socket.create(name, set.set_type, set.family)?;
+        if let Err(error) = socket.create(name, set.set_type, set.family) {
+            return (changes, Err(error));
+        }
         set.exists = true;
         changes += 1;
     }
@@ -351,15 +374,29 @@ fn add_to(
         // Filling an empty set needs no swap, and a set of workloads is changed step by step.
         let whole = !surplus.is_empty() && total >= REWRITE_FROM && total * 2 >= set.tracker.len();
         if whole && set.set_type != SetType::NetIface {
-            rewrite(socket, name, set)?;
+            if let Err(error) = rewrite(socket, name, set) {
+                return (changes, Err(error));
+            }
             set.tracker.done(&missing, true);
             set.tracker.done(&surplus, false);
-            return Ok(changes + total);
+            return (changes + total, Ok(()));
         }
     }
-    socket.add(name, &missing)?;
-    set.tracker.done(&missing, true);
-    Ok(changes + missing.len())
+    if socket.add(name, &missing).is_ok() {
+        set.tracker.done(&missing, true);
+        return (changes + missing.len(), Ok(()));
+    }
+    // One refused member must not keep the others out.
+    let mut added = Vec::new();
+    let mut result = Ok(());
+    for entry in missing {
+        match socket.add(name, &[entry]) {
+            Ok(()) => added.push(entry),
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
+    set.tracker.done(&added, true);
+    (changes + added.len(), result)
 }
 
 fn rewrite(socket: &mut IpsetSocket, name: &str, set: &KernelSet) -> Result<(), IpsetError> {

@@ -368,6 +368,40 @@ impl State {
         self.rules_dirty.extend(self.rules.keys().cloned());
     }
 
+    /// Whether the kernel has all that concerns an endpoint.
+    pub(super) fn in_force(&self, id: &EndpointId, kernel: &Sets, tables: &Families) -> bool {
+        let Some(attached) = self.endpoints.get(id) else {
+            return false;
+        };
+        let Some(group) = self.groups.get(&attached.group) else {
+            return false;
+        };
+        let pending = self.globals_dirty
+            || self.structure_dirty
+            || self.groups_dirty.contains(&attached.group)
+            || group.rules().any(|id| self.rules_dirty.contains(&id));
+        let mut chains: Vec<String> = Way::BOTH
+            .map(|way| names::group_chain(way, &attached.group))
+            .into();
+        chains.extend(
+            group
+                .rules()
+                .flat_map(|id| Way::BOTH.map(|way| id.chain(way))),
+        );
+        let members = |family: &Family| {
+            let own = attached
+                .entries
+                .iter()
+                .filter(|e| Family::of(&e.net()) == *family);
+            let own: Vec<Entry> = own.copied().collect();
+            kernel.holds(&names::group_set(*family, &attached.group), &own)
+                && kernel.holds(&names::workload_set(*family), &own)
+        };
+        !pending
+            && self.families.iter().all(members)
+            && tables.values().all(|tables| tables.in_force(&chains))
+    }
+
     // Rendering.
 
     /// Hands what changed to sets and tables. Until `may_delete`, what is in the kernel without

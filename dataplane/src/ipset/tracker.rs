@@ -133,6 +133,14 @@ impl SetTracker {
         self.differing(|place| !place.desired && place.kernel && (found_too || place.released))
     }
 
+    /// Whether the kernel has all of these.
+    #[must_use]
+    pub fn holds(&self, entries: &[Entry]) -> bool {
+        entries
+            .iter()
+            .all(|entry| self.places.get(entry).is_some_and(|place| place.kernel))
+    }
+
     /// Nothing to do.
     #[must_use]
     pub fn in_sync(&self) -> bool {

@@ -121,6 +121,14 @@ impl RestoreError {
     }
 }
 
+impl RestoreError {
+    /// There is no such program.
+    #[must_use]
+    pub fn is_not_installed(&self) -> bool {
+        matches!(self, Self::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Where the iptables programs are and how long they may wait for the lock.
 #[derive(Clone, Debug)]
 pub struct Programs {

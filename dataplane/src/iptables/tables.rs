@@ -67,10 +67,12 @@ impl Chain {
 type Key = (Table, String);
 
 /// A chain that the kernel refused; it is tried again on its own.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Backoff {
     attempts: u32,
     until: Instant,
+    /// Told again by each apply until it is over.
+    error: String,
 }
 
 /// First wait after a failure; doubled each time.
@@ -78,14 +80,15 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 impl Backoff {
-    fn after(earlier: Option<Self>, now: Instant) -> Self {
-        let attempts = earlier.map_or(0, |b| b.attempts) + 1;
+    fn after(earlier: Option<&Self>, error: &RestoreError, now: Instant) -> Self {
+        let attempts = earlier.map_or(0, |b| b.attempts).saturating_add(1);
         let wait = FIRST_WAIT
             .saturating_mul(1 << (attempts - 1).min(10))
             .min(LONGEST_WAIT);
         Self {
             attempts,
             until: now + wait,
+            error: error.to_string(),
         }
     }
 }
@@ -100,7 +103,7 @@ pub(crate) struct TablesReport {
     /// Chains or hooks that were not as we left them.
     pub(crate) drift: usize,
     /// What was refused: chain (or `all tables`) and why.
-    pub(crate) failures: Vec<(String, RestoreError)>,
+    pub(crate) failures: Vec<(String, String)>,
     /// Something other than the rules of single policies failed: membership of groups must not
     /// shrink, because the chains that take over may be missing.
     pub(crate) structure_failed: bool,
@@ -225,6 +228,17 @@ impl Tables {
         !self.stale && self.backoff.is_none()
     }
 
+    /// Whether these chains, the fixed ones and the hooks are in the kernel as desired.
+    pub(crate) fn in_force<'a>(&self, chains: impl IntoIterator<Item = &'a String>) -> bool {
+        let is_dirty = |name: &String| self.dirty.contains(&(Table::Filter, name.clone()));
+        let of_rank = |key: &Key| self.desired.get(key).map(|chain| chain.rank);
+        let fixed_dirty = self
+            .dirty
+            .iter()
+            .any(|key| of_rank(key) >= Some(Rank::Dispatch) || of_rank(key) == Some(Rank::Verdict));
+        !self.stale && !self.hooks_dirty && !fixed_dirty && !chains.into_iter().any(is_dirty)
+    }
+
     /// Whether the kernel has a chain of this name.
     pub(crate) fn has_chain(&self, table: Table, name: &str) -> bool {
         self.kernel.contains_key(&(table, name.to_owned()))
@@ -269,21 +283,19 @@ impl Tables {
     }
 
     /// Reads the kernel if that is due. False when it could not be read or a wait is on; the report
-    /// then says why and until when.
+    /// of [`Tables::report`] then says why.
     pub(crate) fn refresh(
         &mut self,
         programs: &Programs,
         now: Instant,
         report: &mut TablesReport,
     ) -> bool {
-        if let Some(backoff) = self.backoff.filter(|b| b.until > now) {
-            report.structure_failed = true;
-            report.retry_at = Some(backoff.until);
+        if self.backoff.as_ref().is_some_and(|b| b.until > now) {
             return false;
         }
         match self.read_if_stale(programs) {
             Ok(drift) => report.drift += drift,
-            Err(error) => self.fail_all(error, now, report),
+            Err(error) => self.fail_all(&error, now),
         }
         !self.stale
     }
@@ -298,14 +310,32 @@ impl Tables {
         report: &mut TablesReport,
     ) {
         let batch = self.batch(may_delete, now);
-        if !batch.is_empty() {
-            match self.run(programs, &batch, report) {
-                Ok(()) => self.backoff = None,
-                Err(error) if error.is_refusal() => {
-                    self.apply_by_rank(programs, may_delete, now, report);
-                }
-                Err(error) => self.fail_all(error, now, report),
+        if batch.is_empty() {
+            return;
+        }
+        match self.run(programs, &batch, report) {
+            Ok(()) => self.backoff = None,
+            Err(error) if error.is_refusal() => {
+                self.backoff = None;
+                self.apply_by_rank(programs, may_delete, now, report);
             }
+            Err(error) => self.fail_all(&error, now),
+        }
+    }
+
+    /// Tells what is not as desired at the end of a pass.
+    pub(crate) fn report(&self, report: &mut TablesReport) {
+        let rank = |key: &Key| self.desired.get(key).map(|chain| chain.rank);
+        for (key, refused) in &self.refused {
+            report.structure_failed |= rank(key) > Some(Rank::Policy);
+            let object = format!("{} {} chain {}", self.family, key.0.name(), key.1);
+            report.failures.push((object, refused.error.clone()));
+        }
+        if let Some(backoff) = &self.backoff {
+            report.structure_failed = true;
+            report
+                .failures
+                .push((format!("{} tables", self.family), backoff.error.clone()));
         }
         report.retry_at = self
             .refused
@@ -315,15 +345,14 @@ impl Tables {
             .min();
     }
 
-    fn fail_all(&mut self, error: RestoreError, now: Instant, report: &mut TablesReport) {
-        let backoff = Backoff::after(self.backoff, now);
-        self.backoff = Some(backoff);
+    fn fail_all(&mut self, error: &RestoreError, now: Instant) {
+        self.backoff = Some(Backoff::after(self.backoff.as_ref(), error, now));
         self.stale = true;
-        report.structure_failed = true;
-        report.retry_at = Some(backoff.until);
-        report
-            .failures
-            .push((format!("{} tables", self.family), error));
+    }
+
+    fn refuse(&mut self, key: &Key, error: &RestoreError, now: Instant) {
+        let backoff = Backoff::after(self.refused.get(key), error, now);
+        self.refused.insert(key.clone(), backoff);
     }
 
     fn batch(&self, may_delete: bool, now: Instant) -> Batch {
@@ -354,7 +383,7 @@ impl Tables {
     ) {
         self.stale = true;
         if let Err(error) = self.read_if_stale(programs) {
-            return self.fail_all(error, now, report);
+            return self.fail_all(&error, now);
         }
         let batch = self.batch(may_delete, now);
         for rank in [
@@ -373,16 +402,25 @@ impl Tables {
             hooks: batch.hooks,
             ..Batch::default()
         };
+        if !hooks.is_empty()
+            && let Err(error) = self.run(programs, &hooks, report)
+        {
+            return self.fail_all(&error, now);
+        }
         let deletions = Batch {
             delete: batch.delete,
             ..Batch::default()
         };
-        for rest in [hooks, deletions] {
-            if !rest.is_empty()
-                && let Err(error) = self.run(programs, &rest, report)
-            {
-                self.fail_all(error, now, report);
+        if !deletions.is_empty()
+            && let Err(error) = self.run(programs, &deletions, report)
+        {
+            for key in &deletions.delete {
+                self.refuse(key, &error, now);
             }
+        }
+        // What was refused may have left other tables of its batch changed.
+        if let Err(error) = self.read_if_stale(programs) {
+            self.fail_all(&error, now);
         }
     }
 
@@ -404,11 +442,8 @@ impl Tables {
             return;
         };
         if let [key] = keys {
-            self.refuse(programs, key, now, report);
-            report.failures.push((
-                format!("{} {} chain {}", self.family, key.0.name(), key.1),
-                error,
-            ));
+            self.refuse(key, &error, now);
+            self.stub(programs, key, report);
             return;
         }
         let (low, high) = keys.split_at(keys.len() / 2);
@@ -416,11 +451,9 @@ impl Tables {
         self.write_or_halve(programs, high, now, report);
     }
 
-    fn refuse(&mut self, programs: &Programs, key: &Key, now: Instant, report: &mut TablesReport) {
-        let backoff = Backoff::after(self.refused.get(key).copied(), now);
-        self.refused.insert(key.clone(), backoff);
+    /// A chain that does not exist would keep those away that refer to it.
+    fn stub(&mut self, programs: &Programs, key: &Key, report: &mut TablesReport) {
         let rank = self.desired.get(key).map_or(Rank::Base, |chain| chain.rank);
-        report.structure_failed |= rank > Rank::Policy;
         if rank == Rank::Base || self.kernel.contains_key(key) {
             return;
         }
@@ -429,9 +462,8 @@ impl Tables {
             ..Batch::default()
         };
         if let Err(error) = self.run(programs, &stub, report) {
-            report
-                .failures
-                .push((format!("{} stub of chain {}", self.family, key.1), error));
+            // The chain itself is reported as refused.
+            tracing::debug!(chain = key.1, %error, "stub refused");
         }
     }
 

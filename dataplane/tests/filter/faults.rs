@@ -132,6 +132,14 @@ fn a_refused_policy_does_not_hold_up_the_others(backend: Backend) {
         report.failures
     );
     assert!(report.retry_in.is_some());
+    assert!(filter.in_force(&id(&a)) && filter.in_force(&id(&b)) && !filter.in_force(&id(&c)));
+    let again = filter.apply();
+    assert_eq!(
+        again.failures.len(),
+        2,
+        "told until it is over: {:?}",
+        again.failures
+    );
     assert!(reaches(&a.netns, b.v4, 80), "the others are in force");
     assert!(!reaches(&a.netns, c.v4, 80), "the refused one drops");
     // A policy that was in force keeps its rules when the new ones are refused.
@@ -157,10 +165,13 @@ fn a_program_that_always_fails_leaves_everything_closed(backend: Backend) {
     filter.set_policy("new".into(), allow_all());
     filter.set_endpoint(id(&b), shut).unwrap();
     let report = filter.apply();
-    assert!(!report.is_ok(), "so that an attachment can be refused");
+    assert!(
+        !report.is_ok() && !filter.in_force(&id(&b)),
+        "so that an attachment can be refused"
+    );
     assert!(!reaches(&a.netns, b.v4, 80));
     run(&format!("iptables-{}-save > /dev/null", backend.name()));
     replace_restore(directory.path(), backend, "exec $real \"$@\" < $0.$$");
     settle(&mut filter);
-    assert!(reaches(&a.netns, b.v4, 80));
+    assert!(reaches(&a.netns, b.v4, 80) && filter.in_force(&id(&b)));
 }
