@@ -150,6 +150,8 @@ pub enum StoreReply {
         /// For people.
         reason: String,
     },
+    /// The agent did not hand the request to its store; the text is for people.
+    Error(String),
 }
 
 #[cfg(test)]

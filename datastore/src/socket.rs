@@ -46,7 +46,9 @@ impl SocketStore {
             .map_err(|_elapsed| unavailable("the agent did not answer within 10 s"))?;
         match answer.map_err(|e| self.failed(key, &e))? {
             StoreReply::Unavailable { reason } => Err(StoreError::Unavailable { reason }),
-            StoreReply::Rejected { reason } => Err(StoreError::Rejected { reason }),
+            StoreReply::Rejected { reason } | StoreReply::Error(reason) => {
+                Err(StoreError::Rejected { reason })
+            }
             StoreReply::PermissionDenied { key, reason } => {
                 Err(StoreError::PermissionDenied { key, reason })
             }
@@ -177,7 +179,9 @@ async fn follow(path: &Path, request: StoreRequest, tx: &Events) -> io::Result<W
             StoreReply::Compacted { compact_revision } => {
                 return Ok(WatchError::Compacted { compact_revision });
             }
-            StoreReply::WatchLost { reason } => return Ok(lost(reason)),
+            StoreReply::WatchLost { reason } | StoreReply::Error(reason) => {
+                return Ok(lost(reason));
+            }
             other => return Ok(lost(unexpected(&other).to_string())),
         };
         if tx.send(Ok(event)).await.is_err() {

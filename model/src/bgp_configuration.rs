@@ -74,7 +74,7 @@ pub struct BgpConfigurationSpec {
     pub service_load_balancer_aggregation: Option<Toggle>,
     /// Names for communities.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub communities: Vec<Community>,
+    pub communities: Vec<NamedCommunity>,
     /// Communities that prefixes are announced with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefix_advertisements: Vec<PrefixAdvertisement>,
@@ -135,7 +135,7 @@ pub struct CidrEntry {
 /// A community and its name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Community {
+pub struct NamedCommunity {
     /// The name that prefixAdvertisements refer to.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
@@ -178,7 +178,7 @@ impl BgpConfigurationSpec {
 
     /// TCP port to listen on.
     pub fn port(&self) -> u16 {
-        self.listen_port.unwrap_or(179)
+        self.listen_port.filter(|port| *port > 0).unwrap_or(179)
     }
 
     /// These settings where they say something, otherwise those of `general`.

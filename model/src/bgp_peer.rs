@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::asn::Asn;
 use crate::duration::GoDuration;
 use crate::kind::Kind;
-use crate::meta::{Extra, Resource, Spec, StringMap};
+use crate::meta::{Extra, Resource, Spec};
 use crate::string_enum::string_enum;
 
 /// A session that some or all hosts make.
@@ -64,15 +64,22 @@ pub struct BgpPeerSpec {
     /// AS of the peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_number: Option<Asn>,
+    /// AS that the host shows this peer instead of its own.
+    #[serde(
+        rename = "localASNumber",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub local_as_number: Option<Asn>,
     /// Hosts of the cluster to peer with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_selector: Option<String>,
     /// Former spelling of nextHopMode Keep.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_original_next_hop: bool,
-    /// Free settings of other tools.
-    #[serde(default, skip_serializing_if = "StringMap::is_empty")]
-    pub extensions: StringMap,
+    /// Auto when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop_mode: Option<NextHopMode>,
     /// TCP MD5 password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<BgpPassword>,
@@ -107,16 +114,6 @@ pub struct BgpPeerSpec {
     /// Auto when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverse_peering: Option<ReversePeering>,
-    /// AS that the host shows this peer instead of its own.
-    #[serde(
-        rename = "localASNumber",
-        default,
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub local_as_number: Option<Asn>,
-    /// Auto when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_hop_mode: Option<NextHopMode>,
     /// Fields that we do not know.
     #[serde(flatten)]
     pub extra: Extra,

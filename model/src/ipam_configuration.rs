@@ -17,7 +17,7 @@ pub type IpReservation = Resource<IpReservationSpec>;
 #[serde(rename_all = "camelCase")]
 pub struct IpamConfigurationSpec {
     /// No borrowing from blocks of other hosts.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     pub strict_affinity: bool,
     /// Most blocks a host may have; 0 or absent means 20.
     #[serde(default, skip_serializing_if = "Option::is_none")]

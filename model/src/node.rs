@@ -101,7 +101,7 @@ pub struct OrchRef {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node_name: String,
     /// The orchestrator, for example `k8s`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub orchestrator: String,
     /// Fields that we do not know.
     #[serde(flatten)]
@@ -136,7 +136,7 @@ pub struct NodeWireguard {
 #[serde(rename_all = "camelCase")]
 pub struct NodeAddress {
     /// An address, with or without a prefix length.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub address: String,
     /// `CalicoNodeIP`, `InternalIP` or `ExternalIP`.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]

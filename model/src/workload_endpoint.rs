@@ -92,18 +92,18 @@ pub struct IpNat {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointPort {
-    /// The name.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    /// The name; empty for a port that is only published.
+    #[serde(default)]
     pub name: String,
     /// The protocol.
     pub protocol: Protocol,
     /// The port.
     pub port: u16,
-    /// Port of the host that leads here.
+    /// Port of the host that leads here; 0 or absent for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_port: Option<u16>,
-    /// Address of the host for that port.
-    #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]
+    /// Address of the host for that port; empty or absent for all.
+    #[serde(default, rename = "hostIP", skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<String>,
     /// Fields that we do not know.
     #[serde(flatten)]

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
+use crate::interrupt::ensure_not_interrupted;
+
 /// How long something may take.
 pub type Deadline = Duration;
 
@@ -20,6 +22,7 @@ pub fn eventually<T, E: Display>(
 ) -> Result<T> {
     let end = Instant::now() + deadline;
     loop {
+        ensure_not_interrupted()?;
         match look() {
             Ok(found) => return Ok(found),
             Err(missing) if Instant::now() >= end => {

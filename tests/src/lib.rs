@@ -1,14 +1,36 @@
 //! The lab: hosts, routers, stores and runtimes as processes and network namespaces on one machine.
 //!
-//! Blocking code for tests and the demo. Everything made here has a name that is unique to the process,
-//! is removed when its guard drops, and is killed by its own pid.
+//! Blocking code for tests and the demo; everything but the stores needs root. Everything made here has
+//! a name that is unique to the process, is removed when its guard drops, and is killed by its own pid.
 
+mod agent;
+mod binary;
+mod bird;
+mod container;
+mod echo;
 mod etcd;
 mod eventually;
+mod frr;
+mod gobgp;
+mod interrupt;
+mod lab;
+mod netns;
 mod port;
 mod process;
+mod routes;
 
+pub use agent::{Agent, Datastore, ctl_with_etcd};
+pub use binary::binary;
+pub use bird::{Bird, BirdProtocol, tor_config};
+pub use container::{Container, Plugin};
+pub use echo::{Pinger, PingerReport, ping};
 pub use etcd::{Etcd, EtcdCluster, EtcdTls};
 pub use eventually::{Deadline, eventually};
+pub use frr::Frr;
+pub use gobgp::Gobgp;
+pub use interrupt::{catch_interrupts, ensure_not_interrupted};
+pub use lab::{Host, Lab, STORE_V4};
+pub use netns::NetNs;
 pub use port::free_port;
 pub use process::{Process, run};
+pub use routes::{NextHop, Route, Via, ensure_no_route, host_route, routes};

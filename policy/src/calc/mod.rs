@@ -83,7 +83,8 @@ enum Input {
     Item(Box<ItemInput>),
     Policy(Box<Policy>),
     Profile(Box<ProfileInput>),
-    Tier(Tier),
+    /// With what is wrong with it.
+    Tier(Tier, Option<String>),
 }
 
 #[derive(Debug)]
@@ -166,7 +167,10 @@ impl Calc {
                 AnyResource::Profile(profile) => {
                     Input::Profile(Box::new(ProfileInput::new(profile)))
                 }
-                AnyResource::Tier(tier) => Input::Tier(Tier::from_spec(&tier.spec)),
+                AnyResource::Tier(tier) => {
+                    let (tier, problem) = Tier::from_spec(&tier.spec);
+                    Input::Tier(tier, problem)
+                }
                 _ => return,
             }
         };
@@ -231,10 +235,10 @@ impl Calc {
                 Some(Input::Item(item)) => self.set_item(&key, *item),
                 Some(Input::Policy(policy)) => self.set_policy(&key, Some(*policy)),
                 Some(Input::Profile(profile)) => self.set_profile(&key, Some(*profile)),
-                Some(Input::Tier(tier)) => self.set_tier(&key, Some(tier)),
+                Some(Input::Tier(tier, problem)) => self.set_tier(&key, Some(tier), problem),
                 None => match key.kind {
                     Kind::Profile => self.set_profile(&key, None),
-                    Kind::Tier => self.set_tier(&key, None),
+                    Kind::Tier => self.set_tier(&key, None, None),
                     Kind::GlobalNetworkPolicy | Kind::NetworkPolicy => self.set_policy(&key, None),
                     _ => self.remove_item(&key),
                 },
@@ -278,8 +282,6 @@ impl Calc {
         self.members.remove_item(id);
         self.take_member_changes();
         self.locals.remove_item(id);
-        // The index speaks of numbers, which may be given to another item within this flush.
-        self.take_local_changes();
         let local = self.items.get_mut(id).and_then(|item| item.local.take());
         self.items.remove(id);
         self.local_endpoint_changed(key, local.as_ref(), None);
@@ -355,7 +357,8 @@ impl Calc {
         self.dirty.profiles.insert(key.name.clone());
     }
 
-    fn set_tier(&mut self, key: &ResourceKey, tier: Option<Tier>) {
+    fn set_tier(&mut self, key: &ResourceKey, tier: Option<Tier>, problem: Option<String>) {
+        self.set_problem(key, problem);
         let old = match tier {
             Some(tier) => self.tiers.insert(key.name.clone(), tier),
             None => self.tiers.remove(&key.name),

@@ -223,14 +223,25 @@ impl Tier {
         })
     }
 
-    pub(super) fn from_spec(spec: &TierSpec) -> Self {
-        let default_action = match spec.default_action {
-            Some(Action::Pass) => Action::Pass,
-            _ => Action::Deny,
+    /// The tier in a resource, and what is wrong with it; it then drops what its policies do not allow.
+    pub(super) fn from_spec(spec: &TierSpec) -> (Self, Option<String>) {
+        let (default_action, problem) = match spec.default_action {
+            None | Some(Action::Deny) => (Action::Deny, None),
+            Some(Action::Pass) => (Action::Pass, None),
+            Some(found) => (
+                Action::Deny,
+                Some(format!(
+                    "defaultAction: found {found}, allowed: Deny or Pass; Deny holds"
+                )),
+            ),
         };
-        Self {
-            order: Order(spec.order),
-            default_action,
-        }
+        let order = Order(spec.order);
+        (
+            Self {
+                order,
+                default_action,
+            },
+            problem,
+        )
     }
 }

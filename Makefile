@@ -1,0 +1,43 @@
+# Thin: the work is in scripts/ and in the crates.
+
+PREFIX  ?= /usr/local
+CNI_BIN ?= /opt/cni/bin
+DESTDIR ?=
+
+.PHONY: help build demo demo-single test check bench install
+
+help:
+	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
+	@echo 'make demo HOSTS=1    the short form: one host, no etcd, no router (also: make demo-single)'
+	@echo 'make demo KEEP=1     leaves the lab up and tells how to look around'
+	@echo 'make check           format, lints, unit tests'
+	@echo 'make test            everything'
+	@echo 'make bench           benchmarks'
+	@echo 'make build           release programs into dist/bin'
+	@echo 'make install         dist/bin to $(PREFIX)/bin, the CNI plugin to $(CNI_BIN)'
+
+build:
+	scripts/setup.sh build
+	scripts/build.sh
+
+demo:
+	HOSTS=$(HOSTS) KEEP=$(KEEP) scripts/demo.sh
+
+demo-single:
+	HOSTS=1 KEEP=$(KEEP) scripts/demo.sh
+
+check:
+	scripts/check.sh
+
+test:
+	scripts/test.sh
+
+bench:
+	scripts/setup.sh build
+	cargo bench --workspace --locked
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(CNI_BIN)
+	install -m 755 dist/bin/margayd dist/bin/margayctl $(DESTDIR)$(PREFIX)/bin
+	install -m 755 dist/bin/margay-cni $(DESTDIR)$(CNI_BIN)/.margay-cni.new
+	mv $(DESTDIR)$(CNI_BIN)/.margay-cni.new $(DESTDIR)$(CNI_BIN)/margay-cni

@@ -1,0 +1,83 @@
+//! What is filled in when a resource is created.
+
+use crate::any::AnyResource;
+use crate::ippool::{AssignmentMode, EncapMode, IpPoolSpec, PoolUse};
+use crate::meta::ObjectMeta;
+use crate::policy::DEFAULT_TIER;
+use crate::rule::Action;
+
+/// The namespace of namespaced resources that name none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+impl AnyResource {
+    /// Fills in what the established writers store explicitly, so that every reader sees the same.
+    #[must_use]
+    pub fn with_defaults(mut self) -> Self {
+        if self.kind().namespaced() {
+            let namespace = &mut self.metadata_mut().namespace;
+            namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
+        }
+        match &mut self {
+            Self::IpPool(pool) => fill_pool(&mut pool.spec),
+            Self::NetworkPolicy(policy) => {
+                policy.spec.types = policy.spec.directions();
+                let tier = policy
+                    .spec
+                    .tier
+                    .get_or_insert_with(|| DEFAULT_TIER.to_owned());
+                label(&mut policy.metadata, "projectcalico.org/tier", tier);
+            }
+            Self::GlobalNetworkPolicy(policy) => {
+                policy.spec.types = policy.spec.directions();
+                let tier = policy
+                    .spec
+                    .tier
+                    .get_or_insert_with(|| DEFAULT_TIER.to_owned());
+                label(&mut policy.metadata, "projectcalico.org/tier", tier);
+            }
+            Self::Tier(tier) => {
+                tier.spec.default_action.get_or_insert(Action::Deny);
+            }
+            Self::IpamConfiguration(config) => {
+                config.spec.auto_allocate_blocks.get_or_insert(true);
+            }
+            Self::WorkloadEndpoint(endpoint) => {
+                let namespace = endpoint.metadata.namespace.clone().unwrap_or_default();
+                label(
+                    &mut endpoint.metadata,
+                    "projectcalico.org/namespace",
+                    &namespace,
+                );
+                let orchestrator = &endpoint.spec.orchestrator;
+                label(
+                    &mut endpoint.metadata,
+                    "projectcalico.org/orchestrator",
+                    orchestrator,
+                );
+            }
+            _ => {}
+        }
+        self
+    }
+}
+
+fn label(metadata: &mut ObjectMeta, name: &str, value: &str) {
+    metadata.labels.insert(name.to_owned(), value.to_owned());
+}
+
+fn fill_pool(spec: &mut IpPoolSpec) {
+    spec.vxlan_mode.get_or_insert(EncapMode::Never);
+    spec.ipip_mode.get_or_insert(EncapMode::Never);
+    spec.block_size = Some(spec.block_size());
+    spec.node_selector.get_or_insert_with(|| "all()".to_owned());
+    if spec.allowed_uses.is_empty() {
+        spec.allowed_uses = vec![PoolUse::Workload, PoolUse::Tunnel];
+    }
+    spec.assignment_mode
+        .get_or_insert(AssignmentMode::Automatic);
+}
+
+/// The tiers that every cluster has: they need not be in the store.
+pub fn is_built_in_tier(name: &str) -> bool {
+    matches!(name, DEFAULT_TIER | "kube-admin" | "kube-baseline")
+}

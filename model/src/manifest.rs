@@ -1,0 +1,314 @@
+//! Resources as people write them: YAML or JSON, several documents in a text, lists.
+//!
+//! Reading is strict: an unknown field is a mistake. Every mistake of a document is reported.
+
+use serde_json::Value;
+
+use crate::any::AnyResource;
+use crate::field_error::FieldError;
+use crate::kind::Kind;
+use crate::meta::API_VERSION;
+use crate::schema::{Checker, Shape, Unknown, closest, is_within, resource_schema};
+use crate::stored::{drop_nulls, join};
+use crate::validate::{SelectorCheck, validate};
+
+/// One resource of a text, or why it is none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// Which document of the text, from 1.
+    pub index: usize,
+    /// Which item of the document, from 1, if it is a list.
+    pub item: Option<usize>,
+    /// The line that the document begins on, from 1.
+    pub line: usize,
+    /// What it calls itself, as far as it can be read.
+    pub subject: Subject,
+    /// The resource.
+    pub result: Result<AnyResource, DocumentError>,
+}
+
+/// What a document calls itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// Its `kind`.
+    pub kind: Option<String>,
+    /// Its `metadata.namespace`.
+    pub namespace: Option<String>,
+    /// Its `metadata.name`.
+    pub name: Option<String>,
+}
+
+/// Why a document is no resource.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    /// It is neither YAML nor JSON.
+    #[error("line {line}: {reason}")]
+    Syntax {
+        /// The line of the text, from 1.
+        line: usize,
+        /// What the parser says.
+        reason: String,
+    },
+    /// Fields are missing, unknown or of a wrong form.
+    #[error("{}", join(.0))]
+    Invalid(Vec<FieldError>),
+}
+
+/// Reads all documents of a text.
+///
+/// `selector` checks the grammar of selectors.
+pub fn decode_manifest(text: &str, selector: SelectorCheck<'_>) -> Vec<Document> {
+    let mut documents = Vec::new();
+    for (i, chunk) in split(text).into_iter().enumerate() {
+        let index = i + 1;
+        match chunk.parse() {
+            Ok(values) => {
+                for value in values {
+                    documents.extend(decode_document(index, chunk.line, value, selector));
+                }
+            }
+            Err(error) => documents.push(Document {
+                index,
+                item: None,
+                line: chunk.line,
+                subject: Subject::default(),
+                result: Err(error),
+            }),
+        }
+    }
+    documents
+}
+
+/// The text of one document.
+struct Chunk<'a> {
+    text: &'a str,
+    /// Line of the first character, from 1.
+    first_line: usize,
+    /// Line of the first content, from 1.
+    line: usize,
+}
+
+/// Splits a text at the lines that separate YAML documents, and leaves out documents without content.
+///
+/// A line that begins with three dashes separates even within quotes (YAML 1.2 section 9.1.2).
+fn split(text: &str) -> Vec<Chunk<'_>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut chunks = Vec::new();
+    let (mut start, mut first_line) = (0, 1);
+    let mut offset = 0;
+    for (i, line) in text.split_inclusive('\n').enumerate() {
+        let marker = |mark| {
+            line.strip_prefix(mark).is_some_and(|rest: &str| {
+                rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])
+            })
+        };
+        if marker("---") || marker("...") {
+            chunks.extend(Chunk::new(&text[start..offset], first_line));
+            start = offset + 3;
+            first_line = i + 1;
+        }
+        offset += line.len();
+    }
+    chunks.extend(Chunk::new(&text[start..], first_line));
+    chunks
+}
+
+impl<'a> Chunk<'a> {
+    fn new(text: &'a str, first_line: usize) -> Option<Self> {
+        let content = |line: &str| {
+            let line = line.trim();
+            !line.is_empty() && !line.starts_with(['#', '%'])
+        };
+        let before = text.lines().position(content)?;
+        Some(Self {
+            text,
+            first_line,
+            line: first_line + before,
+        })
+    }
+
+    /// The values of the document: one, or several where JSON texts follow each other.
+    fn parse(&self) -> Result<Vec<Value>, DocumentError> {
+        if self.text.trim_start().starts_with(['{', '['])
+            && let Ok(values) = serde_json::Deserializer::from_str(self.text)
+                .into_iter()
+                .collect()
+        {
+            return Ok(values);
+        }
+        self.parse_yaml().map(|value| vec![value]).map_err(|error| {
+            let line = error
+                .location()
+                .map_or(self.line, |at| self.first_line + at.line() - 1);
+            DocumentError::Syntax {
+                line,
+                reason: error.to_string(),
+            }
+        })
+    }
+
+    fn parse_yaml(&self) -> Result<Value, serde_norway::Error> {
+        let mut value: serde_norway::Value = serde_norway::from_str(self.text)?;
+        value.apply_merge()?;
+        serde_norway::from_value(value)
+    }
+}
+
+/// The resources of a document: one, or the items of a list.
+fn decode_document(
+    index: usize,
+    line: usize,
+    mut value: Value,
+    selector: SelectorCheck<'_>,
+) -> Vec<Document> {
+    drop_nulls(&mut value);
+    let items = match value {
+        Value::Array(items) => items,
+        Value::Object(mut members) if is_list(&members) => match members.remove("items") {
+            Some(Value::Array(items)) => items,
+            _ => Vec::new(),
+        },
+        single => {
+            let subject = Subject::of(&single);
+            let result = decode_value(single, selector);
+            return vec![Document {
+                index,
+                item: None,
+                line,
+                subject,
+                result,
+            }];
+        }
+    };
+    let numbered = items.into_iter().enumerate();
+    numbered
+        .map(|(i, value)| {
+            let subject = Subject::of(&value);
+            let result = decode_value(value, selector);
+            Document {
+                index,
+                item: Some(i + 1),
+                line,
+                subject,
+                result,
+            }
+        })
+        .collect()
+}
+
+fn is_list(members: &serde_json::Map<String, Value>) -> bool {
+    let kind = members
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    kind.strip_suffix("List")
+        .is_some_and(|of| of.is_empty() || Kind::from_exact(of).is_some())
+}
+
+impl Subject {
+    fn of(value: &Value) -> Self {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        Self {
+            kind: text(&value["kind"]),
+            namespace: text(&value["metadata"]["namespace"]),
+            name: text(&value["metadata"]["name"]),
+        }
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.kind.as_deref().unwrap_or("(no kind)"))?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, "/{namespace}")?;
+        }
+        write!(f, "/{}", self.name.as_deref().unwrap_or("(no name)"))
+    }
+}
+
+/// The kind of a document, if its header names one that we know.
+fn header(value: &Value) -> Result<Kind, Vec<FieldError>> {
+    let Value::Object(members) = value else {
+        return Err(vec![FieldError::value(
+            "",
+            value,
+            "an object with kind, metadata and spec",
+        )]);
+    };
+    let mut errors = Vec::new();
+    match members.get("apiVersion") {
+        None => errors.push(FieldError::missing("apiVersion", API_VERSION)),
+        Some(Value::String(version)) if version == API_VERSION => {}
+        Some(other) => errors.push(FieldError::value("apiVersion", other, API_VERSION)),
+    }
+    let words = || Kind::WORDS.join(", ");
+    let kind = match members.get("kind") {
+        None => {
+            errors.push(FieldError::missing("kind", words()));
+            None
+        }
+        Some(found) => {
+            let name = found.as_str().unwrap_or_default();
+            let kind = Kind::from_exact(name);
+            if kind.is_none() {
+                let mut error = FieldError::value("kind", found, words());
+                error.suggestion = closest(name, Kind::WORDS.iter().copied()).map(str::to_owned);
+                errors.push(error);
+            }
+            kind
+        }
+    };
+    match kind {
+        Some(kind) if errors.is_empty() => Ok(kind),
+        _ => Err(errors),
+    }
+}
+
+fn decode_value(
+    mut value: Value,
+    selector: SelectorCheck<'_>,
+) -> Result<AnyResource, DocumentError> {
+    let kind = header(&value).map_err(DocumentError::Invalid)?;
+    if let Value::Object(members) = &mut value {
+        members
+            .entry("spec")
+            .or_insert_with(|| Value::Object(serde_json::Map::new()));
+    }
+    let mut checker = Checker::new(Unknown::Refuse);
+    let complete = checker.check(&Shape::Object(resource_schema(kind)), &mut value);
+    let mut errors = std::mem::take(&mut checker.errors);
+    if !complete {
+        return Err(DocumentError::Invalid(errors));
+    }
+    let resource = match AnyResource::from_value(kind, value) {
+        Ok(resource) => resource,
+        Err(error) => {
+            if errors.is_empty() {
+                errors.push(FieldError::new(
+                    "",
+                    error.to_string(),
+                    "the fields of its kind",
+                ));
+            }
+            return Err(DocumentError::Invalid(errors));
+        }
+    };
+    // What was taken out for its form must not be missed a second time.
+    let known: Vec<_> = errors.iter().map(|error| error.path.clone()).collect();
+    let renumbered = |path: &str| {
+        let inside = |list: &String| path.strip_prefix(list).is_some_and(|r| r.starts_with('['));
+        checker.shortened.iter().any(inside)
+    };
+    let found = validate(&resource, selector).into_iter();
+    errors.extend(found.filter(|error| {
+        !known.iter().any(|path| is_within(path, &error.path)) && !renumbered(&error.path)
+    }));
+    if errors.is_empty() {
+        Ok(resource)
+    } else {
+        Err(DocumentError::Invalid(errors))
+    }
+}
+
+#[cfg(test)]
+mod tests;

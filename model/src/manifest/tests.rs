@@ -1,0 +1,206 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::stored::encode_stored;
+
+fn decode(text: &str) -> Vec<Document> {
+    decode_manifest(text, &|_| Ok(()))
+}
+
+/// The errors of a text of one document.
+fn errors(text: &str) -> Vec<String> {
+    let documents = decode(text);
+    assert_eq!(documents.len(), 1, "{documents:?}");
+    match &documents[0].result {
+        Ok(_) => Vec::new(),
+        Err(DocumentError::Invalid(errors)) => errors.iter().map(ToString::to_string).collect(),
+        Err(syntax) => vec![syntax.to_string()],
+    }
+}
+
+/// A manifest of every kind, as users of the established system write them.
+const EVERY_KIND: &str = include_str!("every_kind.yaml");
+
+#[test]
+fn a_manifest_of_every_kind_is_accepted_and_kept() {
+    let documents = decode(EVERY_KIND);
+    let mut kinds = Vec::new();
+    for document in &documents {
+        let resource = document.result.as_ref().unwrap_or_else(|error| {
+            panic!("line {}: {}: {error}", document.line, document.subject)
+        });
+        kinds.push(resource.kind());
+        let stored = crate::stored::decode_stored(&resource.key(), &encode_stored(resource));
+        assert_eq!(stored.as_ref(), Ok(resource));
+    }
+    kinds.sort();
+    kinds.dedup();
+    assert_eq!(kinds, Kind::ALL);
+}
+
+#[test]
+fn documents_are_numbered_and_know_their_line() {
+    let text = "# a comment\n---\n---\nkind: Node\napiVersion: projectcalico.org/v3\nmetadata: \
+                {name: n1}\n...\n--- # next\n\n\nkind: Nod\n---\na: [\n";
+    let documents = decode(text);
+    let places: Vec<_> = documents
+        .iter()
+        .map(|d| (d.index, d.line, d.result.is_ok()))
+        .collect();
+    assert_eq!(places, [(1, 4, true), (2, 11, false), (3, 13, false)]);
+    assert_eq!(documents[0].subject.to_string(), "Node/n1");
+    assert_eq!(documents[1].subject.to_string(), "Nod/(no name)");
+    assert!(matches!(
+        documents[2].result,
+        Err(DocumentError::Syntax { line: 13 | 14, .. })
+    ));
+}
+
+#[test]
+fn lists_are_taken_apart() {
+    let node = |name| {
+        format!(
+            r#"{{"kind":"Node","apiVersion":"projectcalico.org/v3","metadata":{{"name":"{name}"}}}}"#
+        )
+    };
+    let (a, b) = (node("a"), node("b"));
+    for text in [
+        format!(r#"{{"kind":"List","apiVersion":"v1","items":[{a},{b}]}}"#),
+        format!(r#"{{"kind":"NodeList","apiVersion":"projectcalico.org/v3","items":[{a},{b}]}}"#),
+        format!("[{a},{b}]"),
+        format!("- {a}\n- {b}\n"),
+    ] {
+        let documents = decode(&text);
+        let items: Vec<_> = documents
+            .iter()
+            .map(|d| (d.index, d.item, d.result.is_ok()))
+            .collect();
+        assert_eq!(items, [(1, Some(1), true), (1, Some(2), true)], "{text}");
+    }
+    let documents = decode(&format!("{a}\n{b}"));
+    assert_eq!(documents.iter().filter(|d| d.result.is_ok()).count(), 2);
+}
+
+#[test]
+fn an_empty_text_has_no_documents() {
+    for text in [
+        "",
+        "\n",
+        "---\n",
+        "# only a comment\n---\n# and another\n",
+        "%YAML 1.2\n---\n",
+    ] {
+        assert_eq!(decode(text), [], "{text:?}");
+    }
+}
+
+#[test]
+fn headers_are_checked_first() {
+    assert_eq!(
+        errors("kind: Pod\napiVersion: v1\nmetadata: {name: a}\n")[0],
+        "apiVersion: found \"v1\", allowed: projectcalico.org/v3"
+    );
+    assert_eq!(
+        errors("kind: IPpool\napiVersion: projectcalico.org/v3\n"),
+        ["kind: found \"IPpool\", did you mean \"IPPool\"?"]
+    );
+    assert_eq!(
+        errors("just text")[0],
+        "found \"just text\", allowed: an object with kind, \
+                                        metadata and spec"
+    );
+}
+
+#[test]
+fn errors_of_form_and_of_meaning_are_told_together() {
+    let text = "
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: Tor}
+spec: {peerIP: 10.0.0, nodeselector: all(), node: n1, nodeSelector: all(), reachableBy: 10.0.0.1}
+";
+    assert_eq!(
+        errors(text),
+        [
+            "spec.nodeselector: found an unknown field, did you mean \"nodeSelector\"?",
+            "spec.peerIP: found \"10.0.0\", allowed: ADDRESS, IPV4:PORT or [IPV6]:PORT",
+            "metadata.name: found \"Tor\", allowed: lower case letters, digits, '-' and '.', a \
+             letter or digit at both ends, at most 253",
+            "spec.nodeSelector: found \"all()\", allowed: nothing, because node is set",
+            "spec.reachableBy: found 10.0.0.1, allowed: nothing, because peerIP is not set",
+        ]
+    );
+}
+
+#[test]
+fn what_has_a_wrong_form_is_not_missed_again() {
+    let text = "
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: a}
+spec: {node: n1, interfaceName: a/b}
+";
+    let found = errors(text);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("spec.interfaceName: found \"a/b\""),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn selectors_are_checked_by_the_given_grammar() {
+    let text = "
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: a}
+spec: {selector: bad, ingress: [{action: Allow, source: {selector: bad}}]}
+";
+    let refuse = |text: &str| {
+        if text == "bad" {
+            Err("no".to_owned())
+        } else {
+            Ok(())
+        }
+    };
+    let documents = decode_manifest(text, &refuse);
+    let Err(DocumentError::Invalid(errors)) = &documents[0].result else {
+        panic!()
+    };
+    let paths: Vec<_> = errors.iter().map(|error| error.path.as_str()).collect();
+    assert_eq!(paths, ["spec.ingress[0].source.selector", "spec.selector"]);
+    assert_eq!(
+        errors[1].to_string(),
+        "spec.selector: found \"bad\", allowed: a selector (no)"
+    );
+}
+
+#[test]
+fn anchors_and_merges_work() {
+    let text = "
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: a}
+spec:
+  ingress:
+  - &web {action: Allow, protocol: TCP, destination: {ports: [80, '8000:8080', http]}}
+  - {<<: *web, action: Deny}
+";
+    assert_eq!(errors(text), [""; 0]);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_without_panic(text in "[\\PC\n]{0,200}") {
+        decode(&text);
+    }
+
+    #[test]
+    fn damaged_manifests_are_read_without_panic(at in 0..EVERY_KIND.len(), with in "[\\PC\n]{0,3}") {
+        let at = (0..=at).rev().find(|at| EVERY_KIND.is_char_boundary(*at)).unwrap_or(0);
+        let (before, after) = EVERY_KIND.split_at(at);
+        let rest: String = after.chars().skip(1).collect();
+        let documents = decode(&format!("{before}{with}{rest}"));
+        prop_assert!(!documents.is_empty());
+    }
+}

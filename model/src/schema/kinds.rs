@@ -1,0 +1,568 @@
+//! The members of every kind.
+
+use super::Shape::{AnyCase, Bool, List, Number, Object, Text, Texts, Whole, Word};
+use super::{Schema, Shape, forms};
+use crate::bgp_configuration::{BindMode, Toggle};
+use crate::bgp_filter::{FilterAction, MatchOperator, PeerType, RouteSource};
+use crate::bgp_peer::{NextHopMode, ReversePeering, SourceAddress};
+use crate::felix_configuration::{
+    AllowAction, ChainInsertMode, DenyAction, EndpointToHostAction, IptablesBackend, SourceSpoofing,
+};
+use crate::ippool::{AssignmentMode, EncapMode, PoolUse};
+use crate::kind::Kind;
+use crate::policy::PolicyType;
+use crate::rule::Action;
+
+/// No limit on a list.
+const MANY: usize = usize::MAX;
+const SELECTOR: Shape = Text(1024);
+const NAME: Shape = Shape::Form(&forms::NAME);
+const ADDR: Shape = Shape::Form(&forms::ADDR);
+const ADDR_V4: Shape = Shape::Form(&forms::ADDR_V4);
+const ADDR_V6: Shape = Shape::Form(&forms::ADDR_V6);
+const ASN: Shape = Shape::Form(&forms::ASN);
+const COMMUNITY: Shape = Shape::Form(&forms::COMMUNITY);
+const DURATION: Shape = Shape::Form(&forms::DURATION);
+const INTERFACE: Shape = Shape::Form(&forms::INTERFACE);
+const MAC: Shape = Shape::Form(&forms::MAC);
+const MASKED_NET: Shape = Shape::Form(&forms::MASKED_NET);
+const NET: Shape = Shape::Form(&forms::NET);
+const PORT: Shape = Shape::Form(&forms::PORT);
+const PROTOCOL: Shape = Shape::Form(&forms::PROTOCOL);
+const TEXT: Shape = Text(usize::MAX);
+const U16: Shape = Whole(0, 65535);
+const U32: Shape = Whole(0, 4_294_967_295);
+const TCP_PORT: Shape = Whole(1, 65535);
+/// Metrics and priorities of routes.
+const PRIORITY: Shape = Whole(1, 2_147_483_646);
+const LOG_LEVEL: Shape = AnyCase(&["Trace", "Debug", "Info", "Warning", "Error", "Fatal"]);
+const TOGGLE: Shape = Word(Toggle::WORDS);
+const ROUTE_PROGRAMMER: Shape = Word(&[
+    "Enabled",
+    "Disabled",
+    "EnabledIPIPOnly",
+    "EnabledNoEncapOnly",
+]);
+
+macro_rules! schema {
+    ($name:ident, [$($field:literal: $shape:expr),* $(,)?]) => {
+        schema!($name, [$($field: $shape),*], required []);
+    };
+    ($name:ident, [$($field:literal: $shape:expr),* $(,)?], required $required:tt) => {
+        schema!($name, [$($field: $shape),*], required $required, foreign []);
+    };
+    (
+        $name:ident, [$($field:literal: $shape:expr),* $(,)?],
+        required $required:tt, foreign $foreign:tt
+    ) => {
+        static $name: Schema = Schema {
+            fields: &[$(($field, $shape)),*],
+            required: &$required,
+            foreign: &$foreign,
+        };
+    };
+}
+
+schema!(
+    METADATA,
+    [
+        "name": TEXT,
+        "namespace": TEXT,
+        "uid": TEXT,
+        "resourceVersion": TEXT,
+        "generation": Whole(0, i64::MAX),
+        "creationTimestamp": TEXT,
+        "labels": Texts,
+        "annotations": Texts,
+    ],
+    required ["name"],
+    foreign [
+        "generateName", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds",
+        "ownerReferences", "finalizers", "managedFields", "clusterName",
+    ]
+);
+
+schema!(
+    NODE,
+    [
+        "bgp": Object(&NODE_BGP),
+        "ipv4VXLANTunnelAddr": ADDR_V4,
+        "vxlanTunnelMACAddr": MAC,
+        "ipv6VXLANTunnelAddr": ADDR_V6,
+        "vxlanTunnelMACAddrV6": MAC,
+        "orchRefs": List(&Object(&ORCH_REF), MANY),
+        "wireguard": Object(&NODE_WIREGUARD),
+        "addresses": List(&Object(&NODE_ADDRESS), MANY),
+    ],
+    required [],
+    foreign ["interfaces"]
+);
+schema!(
+    NODE_BGP,
+    [
+        "asNumber": ASN,
+        "ipv4Address": Shape::Form(&forms::SUBNET_ADDR_V4),
+        "ipv4IPIPTunnelAddr": ADDR_V4,
+        "ipv6Address": Shape::Form(&forms::SUBNET_ADDR_V6),
+        "routeReflectorClusterID": ADDR_V4,
+    ]
+);
+schema!(ORCH_REF, ["nodeName": TEXT, "orchestrator": TEXT], required ["orchestrator"]);
+schema!(
+    NODE_WIREGUARD,
+    ["interfaceIPv4Address": ADDR_V4, "interfaceIPv6Address": ADDR_V6]
+);
+schema!(
+    NODE_ADDRESS,
+    ["address": NET, "type": Word(&["CalicoNodeIP", "InternalIP", "ExternalIP"])],
+    required ["address"]
+);
+
+schema!(
+    IP_POOL,
+    [
+        "cidr": Shape::Form(&forms::RULE_NET),
+        "vxlanMode": Word(EncapMode::WORDS),
+        "ipipMode": Word(EncapMode::WORDS),
+        "natOutgoing": Bool,
+        "disabled": Bool,
+        "disableBGPExport": Bool,
+        "blockSize": Whole(0, 128),
+        "nodeSelector": SELECTOR,
+        "namespaceSelector": SELECTOR,
+        "allowedUses": List(&Word(PoolUse::WORDS), 10),
+        "assignmentMode": Word(AssignmentMode::WORDS),
+    ],
+    required ["cidr"],
+    foreign ["ipip", "nat-outgoing"]
+);
+
+schema!(
+    BGP_CONFIGURATION,
+    [
+        "logSeverityScreen": LOG_LEVEL,
+        "nodeToNodeMeshEnabled": Bool,
+        "asNumber": ASN,
+        "serviceLoadBalancerIPs": List(&Object(&CIDR_ENTRY), MANY),
+        "serviceExternalIPs": List(&Object(&CIDR_ENTRY), MANY),
+        "serviceClusterIPs": List(&Object(&CIDR_ENTRY), MANY),
+        "serviceLoadBalancerAggregation": TOGGLE,
+        "communities": List(&Object(&NAMED_COMMUNITY), 500),
+        "prefixAdvertisements": List(&Object(&PREFIX_ADVERTISEMENT), 500),
+        "listenPort": TCP_PORT,
+        "nodeMeshPassword": Object(&PASSWORD),
+        "nodeMeshMaxRestartTime": DURATION,
+        "bindMode": Word(BindMode::WORDS),
+        "ignoredInterfaces": List(&Shape::Form(&forms::IGNORED_INTERFACE), MANY),
+        "localWorkloadPeeringIPV4": ADDR_V4,
+        "localWorkloadPeeringIPV6": ADDR_V6,
+        "programClusterRoutes": ROUTE_PROGRAMMER,
+        "ipv4NormalRoutePriority": PRIORITY,
+        "ipv6NormalRoutePriority": PRIORITY,
+    ]
+);
+schema!(CIDR_ENTRY, ["cidr": MASKED_NET], required ["cidr"]);
+schema!(
+    NAMED_COMMUNITY,
+    ["name": NAME, "value": COMMUNITY],
+    required ["name", "value"]
+);
+schema!(
+    PREFIX_ADVERTISEMENT,
+    ["cidr": MASKED_NET, "communities": List(&TEXT, 50)],
+    required ["cidr", "communities"]
+);
+schema!(PASSWORD, ["secretKeyRef": Object(&SECRET_KEY_REF)]);
+schema!(
+    SECRET_KEY_REF,
+    ["name": TEXT, "key": TEXT],
+    required ["key"],
+    foreign ["optional"]
+);
+
+schema!(
+    BGP_PEER,
+    [
+        "node": NAME,
+        "nodeSelector": SELECTOR,
+        "peerIP": Shape::Form(&forms::PEER_ADDR),
+        "asNumber": ASN,
+        "localASNumber": ASN,
+        "peerSelector": SELECTOR,
+        "keepOriginalNextHop": Bool,
+        "nextHopMode": Word(NextHopMode::WORDS),
+        "password": Object(&PASSWORD),
+        "sourceAddress": Word(SourceAddress::WORDS),
+        "maxRestartTime": DURATION,
+        "keepaliveTime": DURATION,
+        "numAllowedLocalASNumbers": Whole(0, 255),
+        "ttlSecurity": Whole(0, 255),
+        "reachableBy": ADDR,
+        "filters": List(&NAME, MANY),
+        "localWorkloadSelector": SELECTOR,
+        "reversePeering": Word(ReversePeering::WORDS),
+    ]
+);
+
+schema!(
+    BGP_FILTER,
+    [
+        "exportV4": List(&Object(&FILTER_RULE_V4), MANY),
+        "importV4": List(&Object(&FILTER_RULE_V4), MANY),
+        "exportV6": List(&Object(&FILTER_RULE_V6), MANY),
+        "importV6": List(&Object(&FILTER_RULE_V6), MANY),
+    ]
+);
+macro_rules! filter_rule {
+    ($rule:ident, $lengths:ident, $net:ident, $longest:literal) => {
+        schema!(
+            $rule,
+            [
+                "cidr": Shape::Form(&forms::$net),
+                "prefixLength": Object(&$lengths),
+                "source": Word(RouteSource::WORDS),
+                "interface": Shape::Form(&forms::INTERFACE_GLOB),
+                "matchOperator": Word(MatchOperator::WORDS),
+                "peerType": Word(PeerType::WORDS),
+                "communities": Object(&COMMUNITY_MATCH),
+                "asPathPrefix": List(&ASN, MANY),
+                "priority": PRIORITY,
+                "action": Word(FilterAction::WORDS),
+                "operations": List(&Object(&FILTER_OPERATION), 10),
+            ],
+            required ["action"]
+        );
+        schema!($lengths, ["min": Whole(0, $longest), "max": Whole(0, $longest)]);
+    };
+}
+filter_rule!(FILTER_RULE_V4, PREFIX_LENGTH_V4, MASKED_NET_V4, 32);
+filter_rule!(FILTER_RULE_V6, PREFIX_LENGTH_V6, MASKED_NET_V6, 128);
+schema!(COMMUNITY_MATCH, ["values": List(&COMMUNITY, 1)], required ["values"]);
+schema!(
+    FILTER_OPERATION,
+    [
+        "addCommunity": Object(&ADD_COMMUNITY),
+        "prependASPath": Object(&PREPEND_AS_PATH),
+        "setPriority": Object(&SET_PRIORITY),
+    ]
+);
+schema!(ADD_COMMUNITY, ["value": COMMUNITY], required ["value"]);
+schema!(PREPEND_AS_PATH, ["prefix": List(&ASN, 10)], required ["prefix"]);
+schema!(SET_PRIORITY, ["value": PRIORITY], required ["value"]);
+
+schema!(
+    WORKLOAD_ENDPOINT,
+    [
+        "orchestrator": NAME,
+        "workload": NAME,
+        "node": NAME,
+        "containerID": Shape::Form(&forms::CONTAINER_ID),
+        "pod": NAME,
+        "endpoint": NAME,
+        "serviceAccountName": NAME,
+        "ipNetworks": List(&Shape::Form(&forms::HOST_NET), MANY),
+        "ipNATs": List(&Object(&IP_NAT), MANY),
+        "ipv4Gateway": ADDR_V4,
+        "ipv6Gateway": ADDR_V6,
+        "profiles": List(&NAME, MANY),
+        "interfaceName": INTERFACE,
+        "mac": MAC,
+        "ports": List(&Object(&WORKLOAD_PORT), MANY),
+        "allowSpoofedSourcePrefixes": List(&NET, MANY),
+    ],
+    required ["interfaceName"],
+    foreign ["qosControls"]
+);
+schema!(
+    IP_NAT,
+    ["internalIP": ADDR, "externalIP": ADDR],
+    required ["internalIP", "externalIP"]
+);
+schema!(
+    WORKLOAD_PORT,
+    [
+        "name": Shape::Form(&forms::PORT_NAME),
+        "protocol": Shape::Form(&forms::PORT_PROTOCOL),
+        "port": TCP_PORT,
+        "hostPort": U16,
+        "hostIP": NET,
+    ],
+    required ["protocol", "port"]
+);
+
+schema!(
+    HOST_ENDPOINT,
+    [
+        "node": NAME,
+        "interfaceName": INTERFACE,
+        "expectedIPs": List(&ADDR, MANY),
+        "profiles": List(&NAME, MANY),
+        "ports": List(&Object(&HOST_PORT), MANY),
+    ],
+    required ["node"]
+);
+schema!(
+    HOST_PORT,
+    [
+        "name": Shape::Form(&forms::PORT_NAME),
+        "protocol": Shape::Form(&forms::PORT_PROTOCOL),
+        "port": TCP_PORT,
+    ],
+    required ["name", "protocol", "port"]
+);
+
+schema!(
+    PROFILE,
+    [
+        "ingress": List(&Object(&RULE), 1024),
+        "egress": List(&Object(&RULE), 1024),
+        "labelsToApply": Texts,
+    ]
+);
+schema!(
+    RULE,
+    [
+        "action": Word(Action::WORDS),
+        "ipVersion": Shape::Form(&forms::IP_VERSION),
+        "protocol": PROTOCOL,
+        "icmp": Object(&ICMP),
+        "notProtocol": PROTOCOL,
+        "notICMP": Object(&ICMP),
+        "source": Object(&ENTITY_RULE),
+        "destination": Object(&ENTITY_RULE),
+        "http": Object(&HTTP),
+        "metadata": Object(&RULE_METADATA),
+    ],
+    required ["action"]
+);
+schema!(ICMP, ["type": Whole(0, 254), "code": Whole(0, 255)]);
+schema!(
+    ENTITY_RULE,
+    [
+        "nets": List(&Shape::Form(&forms::RULE_NET), 256),
+        "selector": SELECTOR,
+        "namespaceSelector": SELECTOR,
+        "services": Object(&SERVICES),
+        "ports": List(&PORT, 50),
+        "notNets": List(&Shape::Form(&forms::RULE_NET), 256),
+        "notSelector": SELECTOR,
+        "notPorts": List(&PORT, 50),
+        "serviceAccounts": Object(&SERVICE_ACCOUNTS),
+    ],
+    required [],
+    foreign ["domains"]
+);
+schema!(SERVICES, ["name": NAME, "namespace": NAME], required ["name"]);
+schema!(SERVICE_ACCOUNTS, ["names": List(&TEXT, MANY), "selector": SELECTOR]);
+schema!(
+    HTTP,
+    ["methods": List(&TEXT, 20), "paths": List(&Object(&HTTP_PATH), 20)],
+    required [],
+    foreign ["headers"]
+);
+schema!(HTTP_PATH, ["exact": Text(1024), "prefix": Text(1024)]);
+schema!(RULE_METADATA, ["annotations": Texts]);
+
+schema!(
+    NETWORK_POLICY,
+    [
+        "tier": NAME,
+        "order": Number,
+        "ingress": List(&Object(&RULE), 1024),
+        "egress": List(&Object(&RULE), 1024),
+        "selector": SELECTOR,
+        "types": List(&Word(PolicyType::WORDS), 2),
+        "serviceAccountSelector": SELECTOR,
+        "performanceHints": List(&Word(&["AssumeNeededOnEveryNode"]), MANY),
+    ]
+);
+schema!(
+    GLOBAL_NETWORK_POLICY,
+    [
+        "tier": NAME,
+        "order": Number,
+        "ingress": List(&Object(&RULE), 1024),
+        "egress": List(&Object(&RULE), 1024),
+        "selector": SELECTOR,
+        "types": List(&Word(PolicyType::WORDS), 2),
+        "doNotTrack": Bool,
+        "preDNAT": Bool,
+        "applyOnForward": Bool,
+        "serviceAccountSelector": SELECTOR,
+        "namespaceSelector": SELECTOR,
+        "performanceHints": List(&Word(&["AssumeNeededOnEveryNode"]), MANY),
+    ]
+);
+schema!(TIER, ["order": Number, "defaultAction": Word(&["Deny", "Pass"])]);
+schema!(NETWORK_SET, ["nets": List(&NET, MANY)], required [], foreign ["allowedEgressDomains"]);
+schema!(
+    IPAM_CONFIGURATION,
+    [
+        "strictAffinity": Bool,
+        "maxBlocksPerHost": Whole(0, 1_000_000),
+        "autoAllocateBlocks": Bool,
+        "kubeVirtVMAddressPersistence": TOGGLE,
+        "ipCooldownSeconds": Whole(0, 1200),
+    ]
+);
+schema!(IP_RESERVATION, ["reservedCIDRs": List(&NET, MANY)]);
+schema!(
+    CLUSTER_INFORMATION,
+    [
+        "clusterGUID": TEXT,
+        "clusterType": TEXT,
+        "calicoVersion": TEXT,
+        "datastoreReady": Bool,
+        "variant": TEXT,
+    ],
+    required [],
+    foreign ["cnxVersion"]
+);
+schema!(
+    FELIX_CONFIGURATION,
+    [
+        "ipv6Support": Bool,
+        "routeRefreshInterval": DURATION,
+        "interfaceRefreshInterval": DURATION,
+        "iptablesRefreshInterval": DURATION,
+        "ipsetsRefreshInterval": DURATION,
+        "iptablesBackend": AnyCase(IptablesBackend::WORDS),
+        "iptablesLockTimeout": DURATION,
+        "maxIpsetSize": U32,
+        "interfacePrefix": TEXT,
+        "interfaceExclude": TEXT,
+        "chainInsertMode": AnyCase(ChainInsertMode::WORDS),
+        "defaultEndpointToHostAction": AnyCase(EndpointToHostAction::WORDS),
+        "iptablesFilterAllowAction": AnyCase(AllowAction::WORDS),
+        "iptablesMangleAllowAction": AnyCase(AllowAction::WORDS),
+        "iptablesFilterDenyAction": AnyCase(DenyAction::WORDS),
+        "iptablesMarkMask": U32,
+        "logPrefix": TEXT,
+        "logSeverityScreen": LOG_LEVEL,
+        "failsafeInboundHostPorts": List(&Object(&PROTO_PORT), MANY),
+        "failsafeOutboundHostPorts": List(&Object(&PROTO_PORT), MANY),
+        "disableConntrackInvalidCheck": Bool,
+        "natPortRange": Shape::Form(&forms::NUMERIC_PORT),
+        "natOutgoingAddress": ADDR,
+        "natOutgoingExclusions": Word(&["IPPoolsOnly", "IPPoolsAndHostIPs"]),
+        "iptablesNATOutgoingInterfaceFilter": TEXT,
+        "deviceRouteProtocol": Whole(0, 255),
+        "deviceRouteSourceAddress": ADDR,
+        "removeExternalRoutes": Bool,
+        "workloadSourceSpoofing": AnyCase(SourceSpoofing::WORDS),
+        "serviceLoopPrevention": AnyCase(&["Drop", "Reject", "Disabled"]),
+        "ipForwarding": TOGGLE,
+        "mtuIfacePattern": TEXT,
+        "vxlanMTU": U32,
+        "vxlanMTUV6": U32,
+        "vxlanPort": U16,
+        "vxlanVNI": Whole(0, 16_777_215),
+        "ipipMTU": U32,
+        "wireguardEnabled": Bool,
+        "wireguardMTU": U32,
+        "ipv4NormalRoutePriority": PRIORITY,
+        "ipv6NormalRoutePriority": PRIORITY,
+        "healthEnabled": Bool,
+        "healthHost": TEXT,
+        "healthPort": U16,
+        "prometheusMetricsEnabled": Bool,
+        "prometheusMetricsHost": TEXT,
+        "prometheusMetricsPort": U16,
+    ],
+    required [],
+    foreign [
+        "allowIPIPPacketsFromWorkloads", "allowVXLANPacketsFromWorkloads", "awsSrcDstCheck",
+        "bpfAttachType", "bpfConnectTimeLoadBalancing", "bpfConnectTimeLoadBalancingEnabled",
+        "bpfConntrackLogLevel", "bpfConntrackMode", "bpfConntrackTimeouts", "bpfCTLBLogFilter",
+        "bpfDataIfacePattern", "bpfDisableGROForIfaces", "bpfDisableUnprivileged",
+        "bpfDSROptoutCIDRs", "bpfEnabled", "bpfEnforceRPF", "bpfExcludeCIDRsFromNAT",
+        "bpfExportBufferSizeMB", "bpfExternalServiceMode", "bpfExtToServiceConnmark",
+        "bpfForceTrackPacketsFromIfaces", "bpfHostConntrackBypass",
+        "bpfHostNetworkedNATWithoutCTLB", "bpfIPFragmentReassemblyEnabled", "bpfIPFragTimeout",
+        "bpfJITHardening", "bpfKubeProxyEndpointSlicesEnabled", "bpfKubeProxyHealthzPort",
+        "bpfKubeProxyIptablesCleanupEnabled", "bpfKubeProxyMinSyncPeriod", "bpfL3IfacePattern",
+        "bpfLogFilters", "bpfLogLevel", "bpfMaglevMaxEndpointsPerService",
+        "bpfMaglevMaxServices", "bpfMapSizeConntrack", "bpfMapSizeConntrackCleanupQueue",
+        "bpfMapSizeConntrackScaling", "bpfMapSizeIfState", "bpfMapSizeIPSets",
+        "bpfMapSizeNATAffinity", "bpfMapSizeNATBackend", "bpfMapSizeNATFrontend",
+        "bpfMapSizePerCpuConntrack", "bpfMapSizeRoute", "bpfOverlayHostSourceIP",
+        "bpfPolicyDebugEnabled", "bpfProfiling", "bpfPSNATPorts", "bpfRedirectToPeer",
+        "cgroupV2Path", "dataplaneDriver", "dataplaneWatchdogTimeout", "debugDisableLogDropping",
+        "debugHost", "debugMemoryProfilePath", "debugPort", "debugSimulateCalcGraphHangAfter",
+        "debugSimulateDataplaneApplyDelay", "debugSimulateDataplaneHangAfter",
+        "deviceRouteSourceAddressIPv6", "endpointReportingDelay", "endpointReportingEnabled",
+        "endpointStatusPathPrefix", "externalNodesList", "featureDetectOverride", "featureGates",
+        "floatingIPs", "flowLogsCollectorDebugTrace", "flowLogsFlushInterval",
+        "flowLogsGoldmaneServer", "flowLogsLocalReporter", "flowLogsPolicyEvaluationMode",
+        "genericXDPEnabled", "goGCThreshold", "goMaxProcs", "goMemoryLimitMB",
+        "healthTimeoutOverrides", "ipipEnabled", "iptablesLockFilePath",
+        "iptablesLockProbeInterval", "iptablesPostWriteCheckInterval",
+        "ipv4ElevatedRoutePriority", "ipv6ElevatedRoutePriority", "istioAmbientMode",
+        "istioDSCPMark", "kubeNodePortRanges", "liveMigrationRouteConvergenceTime",
+        "localSubnetL2Reachability", "localSubnetL2ReachabilityRefreshInterval",
+        "logActionRateLimit", "logActionRateLimitBurst", "logDebugFilenameRegex", "logFilePath",
+        "logSeverityFile", "logSeveritySys", "metadataAddr", "metadataPort", "netlinkTimeout",
+        "nftablesFilterAllowAction", "nftablesFilterDenyAction",
+        "nftablesFlowTableDataIfacePattern", "nftablesFlowTableOffload",
+        "nftablesMangleAllowAction", "nftablesMarkMask", "nftablesMode",
+        "nftablesRefreshInterval", "nodeSelector", "openstackRegion", "policySyncPathPrefix",
+        "programClusterRoutes", "prometheusGoMetricsEnabled", "prometheusMetricsCAFile",
+        "prometheusMetricsCertFile", "prometheusMetricsClientAuth", "prometheusMetricsKeyFile",
+        "prometheusProcessMetricsEnabled", "prometheusWireGuardMetricsEnabled",
+        "reportingInterval", "reportingTTL", "requireMTUFile", "routeSource",
+        "routeSyncDisabled", "routeTableRange", "routeTableRanges", "sidecarAccelerationEnabled",
+        "usageReportingEnabled", "usageReportingInitialDelay", "usageReportingInterval",
+        "useInternalDataplaneDriver", "vxlanEnabled", "windowsManageFirewallRules",
+        "wireguardEnabledV6", "wireguardHostEncryptionEnabled", "wireguardInterfaceName",
+        "wireguardInterfaceNameV6", "wireguardKeepAlive", "wireguardListeningPort",
+        "wireguardListeningPortV6", "wireguardMTUV6", "wireguardRoutingRulePriority",
+        "wireguardThreadingEnabled", "xdpEnabled", "xdpRefreshInterval",
+    ]
+);
+schema!(
+    PROTO_PORT,
+    [
+        "protocol": AnyCase(&["TCP", "UDP", "SCTP"]),
+        "port": U16,
+        "net": NET,
+    ],
+    required ["protocol", "port"]
+);
+
+macro_rules! resource {
+    ($spec:ident) => {{
+        static SCHEMA: Schema = Schema {
+            fields: &[
+                ("kind", TEXT),
+                ("apiVersion", TEXT),
+                ("metadata", Object(&METADATA)),
+                ("spec", Object(&$spec)),
+            ],
+            required: &["metadata", "spec"],
+            foreign: &["status"],
+        };
+        &SCHEMA
+    }};
+}
+
+/// The members of a resource of this kind.
+pub(crate) fn resource_schema(kind: Kind) -> &'static Schema {
+    match kind {
+        Kind::BgpConfiguration => resource!(BGP_CONFIGURATION),
+        Kind::BgpFilter => resource!(BGP_FILTER),
+        Kind::BgpPeer => resource!(BGP_PEER),
+        Kind::ClusterInformation => resource!(CLUSTER_INFORMATION),
+        Kind::FelixConfiguration => resource!(FELIX_CONFIGURATION),
+        Kind::GlobalNetworkPolicy => resource!(GLOBAL_NETWORK_POLICY),
+        Kind::GlobalNetworkSet | Kind::NetworkSet => resource!(NETWORK_SET),
+        Kind::HostEndpoint => resource!(HOST_ENDPOINT),
+        Kind::IpamConfiguration => resource!(IPAM_CONFIGURATION),
+        Kind::IpPool => resource!(IP_POOL),
+        Kind::IpReservation => resource!(IP_RESERVATION),
+        Kind::NetworkPolicy => resource!(NETWORK_POLICY),
+        Kind::Node => resource!(NODE),
+        Kind::Profile => resource!(PROFILE),
+        Kind::Tier => resource!(TIER),
+        Kind::WorkloadEndpoint => resource!(WORKLOAD_ENDPOINT),
+    }
+}

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that are missing; elsewhere names them and stops.
+#
+#   scripts/setup.sh [--check] [build|single|demo|test]...     everything if nothing is named
+#
+# A package counts as there when its program is, however it came. No service is left running: the demo and
+# the tests start copies of their own.
+set -euo pipefail
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+# set:package:program or file
+needs="
+build:make:make
+build:gcc:cc
+build:libc6-dev:/usr/include/stdio.h
+build:protobuf-compiler:protoc
+demo:etcd-server:etcd
+demo:etcd-client:etcdctl
+demo:bird2:bird
+single:iptables:iptables
+single:ipset:ipset
+single:iproute2:ip
+single:procps:sysctl
+single:util-linux:nsenter
+single:conntrack:conntrack
+test:frr:/usr/lib/frr/bgpd
+test:gobgpd:gobgpd
+test:iputils-ping:ping
+test:nftables:nft
+test:tcpdump:tcpdump
+test:jq:jq
+test:containernetworking-plugins:/usr/lib/cni/ptp
+test:openssl:openssl
+"
+
+check=no
+sets=()
+for word in "$@"; do
+  case $word in
+    --check) check=yes ;;
+    build | single) sets+=("$word") ;;
+    demo) sets+=(single demo) ;;
+    test) sets+=(single demo test) ;;
+    *) echo "setup: unknown argument $word, known are --check, build, single, demo, test" >&2; exit 2 ;;
+  esac
+done
+[ ${#sets[@]} -gt 0 ] || sets=(build single demo test)
+
+missing=()
+for need in $needs; do
+  IFS=: read -r set package probe <<<"$need"
+  case " ${sets[*]} " in *" $set "*) ;; *) continue ;; esac
+  case $probe in
+    /*) [ -e "$probe" ] && continue ;;
+    *) command -v "$probe" >/dev/null && continue ;;
+  esac
+  missing+=("$package")
+done
+
+if ! command -v cargo >/dev/null; then
+  echo "setup: cargo is not on the PATH; install Rust first: https://rustup.rs" >&2
+  exit 1
+fi
+if [ ${#missing[@]} -eq 0 ]; then
+  [ $check = no ] || echo "setup: everything is there for: ${sets[*]}"
+  exit 0
+fi
+if [ $check = yes ]; then
+  echo "setup: missing for ${sets[*]}: ${missing[*]}"
+  exit 1
+fi
+if ! command -v apt-get >/dev/null; then
+  echo "setup: this is not Debian; please install the programs of these Debian packages, then try again:" >&2
+  printf '  %s\n' "${missing[@]}" >&2
+  exit 1
+fi
+
+root=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "setup: installing ${missing[*]} needs root, and there is no sudo" >&2; exit 1; }
+  root=(sudo)
+fi
+
+echo "setup: installing ${missing[*]}"
+# Keeps the packages' maintainer scripts from starting their services.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  trap '"${root[@]}" rm -f $policy' EXIT
+  printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee $policy >/dev/null
+  "${root[@]}" chmod 755 $policy
+fi
+"${root[@]}" apt-get update -q
+"${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
+if [ -d /run/systemd/system ]; then
+  for service in etcd:etcd-server bird:bird2 frr:frr gobgpd:gobgpd; do
+    case " ${missing[*]} " in
+      *" ${service#*:} "*) "${root[@]}" systemctl disable --quiet "${service%%:*}" || true ;;
+    esac
+  done
+fi

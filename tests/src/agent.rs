@@ -1,0 +1,203 @@
+//! An agent on a host of the lab, and the command line pointed at it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::binary::binary;
+use crate::eventually::eventually;
+use crate::lab::Host;
+use crate::netns::NetNs;
+use crate::process::{Process, within};
+
+const START: Duration = Duration::from_secs(20);
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Where the agents' resources are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Datastore {
+    /// etcd at this URL.
+    Etcd(String),
+    /// A file in the agent's own folder.
+    Embedded,
+}
+
+/// An agent. Dropping it kills it.
+#[derive(Debug)]
+pub struct Agent {
+    name: String,
+    netns: String,
+    dir: PathBuf,
+    process: Option<Process>,
+}
+
+impl Agent {
+    /// Starts an agent on `host`, named after it, and waits until its socket answers.
+    pub fn start(host: &Host, datastore: &Datastore) -> Result<Self> {
+        let dir = &host.dir;
+        let store = match datastore {
+            Datastore::Etcd(url) => format!("  type: etcdv3\n  endpoints: [\"{url}\"]\n"),
+            Datastore::Embedded => {
+                let path = dir.join("store.redb");
+                format!("  type: embedded\n  path: {}\n", path.display())
+            }
+        };
+        let config = format!(
+            "node_name: {}\nsocket: {}\ncni_journal: {}\nnode_ip: {}/30\nnode_ip6: {}/64\n\
+             datastore:\n{store}",
+            host.name,
+            dir.join("margayd.sock").display(),
+            dir.join("cni-journal").display(),
+            host.v4,
+            host.v6,
+        );
+        fs::write(dir.join("margayd.yaml"), config)?;
+        let mut agent = Self {
+            name: host.name.clone(),
+            netns: host.netns.name().to_owned(),
+            dir: dir.clone(),
+            process: None,
+        };
+        agent.restart()?;
+        Ok(agent)
+    }
+
+    /// The host's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("margayd.sock")
+    }
+
+    /// Where the shim leaves the DELs that it could not hand over.
+    pub fn journal(&self) -> PathBuf {
+        self.dir.join("cni-journal")
+    }
+
+    /// Its configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.join("margayd.yaml")
+    }
+
+    /// Its output.
+    pub fn log_file(&self) -> PathBuf {
+        self.dir.join("margayd.log")
+    }
+
+    /// What runs, unless killed.
+    pub fn process(&mut self) -> Result<&mut Process> {
+        let name = &self.name;
+        let process = self.process.as_mut();
+        process.with_context(|| format!("the agent on {name} is not running"))
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.kill(),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts it (again) and waits until its socket answers.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill()?;
+        let mut command = Command::new(binary("margayd")?);
+        command.arg("--config").arg(self.config_file());
+        let log = self.log_file();
+        let process = Process::spawn("margayd", command, Some(&self.netns), &log)?;
+        self.process = Some(process);
+        let what = format!("the agent on {} answers", self.name);
+        let socket = self.socket();
+        eventually(START, &what, || {
+            self.process()?.ensure_running()?;
+            UnixStream::connect(&socket).context("its socket is not there")
+        })?;
+        Ok(())
+    }
+
+    /// `margayctl` on this host, talking to this agent.
+    pub fn ctl(&self) -> Result<Command> {
+        let mut command = Command::new(binary("margayctl")?);
+        command.arg("--socket").arg(self.socket());
+        Ok(within(&self.netns, &command))
+    }
+
+    /// The state that the agent reports over its socket.
+    pub fn status(&self) -> Result<Value> {
+        let mut stream = UnixStream::connect(self.socket())
+            .with_context(|| format!("the agent on {} has no socket", self.name))?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.write_all(b"{\"node_status\":{}}\n")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        let reply: Value = serde_json::from_str(&line)
+            .with_context(|| format!("the agent on {} answers {line:?}", self.name))?;
+        match reply.get("ok") {
+            Some(status) => Ok(status.clone()),
+            None => bail!("the agent on {} answers {reply}", self.name),
+        }
+    }
+
+    /// An error that says why, unless the agent has programmed everything and serves ADD.
+    pub fn ensure_ready(&self) -> Result<()> {
+        let status = self.status()?;
+        ensure!(
+            status["ready"] == true,
+            "the agent on {} waits for {}",
+            self.name,
+            status["not_ready_reasons"]
+        );
+        Ok(())
+    }
+
+    /// The number of BGP sessions, all of them established; an error that names one that is not.
+    pub fn ensure_sessions(&self, expected: usize) -> Result<()> {
+        let status = self.status()?;
+        let peers = status["bgp"]["peers"].as_array();
+        let peers = peers.context("a status without peers")?;
+        for peer in peers {
+            ensure!(
+                peer["state"] == "Established",
+                "the agent on {} says of session {} with {}: {} {}",
+                self.name,
+                peer["name"],
+                peer["address"],
+                peer["state"],
+                peer["last_error"]
+            );
+        }
+        ensure!(
+            peers.len() == expected,
+            "the agent on {} has {} sessions, expected {expected}",
+            self.name,
+            peers.len()
+        );
+        Ok(())
+    }
+
+    /// Leaves it running for good. Its pid.
+    pub fn keep(mut self) -> Option<u32> {
+        let process = self.process.take()?;
+        let pid = process.pid();
+        process.leave_running();
+        Some(pid)
+    }
+}
+
+/// `margayctl` in a namespace with its own idea of where the datastore is.
+pub fn ctl_with_etcd(netns: &NetNs, url: &str) -> Result<Command> {
+    let mut command = netns.command(binary("margayctl")?);
+    command.env("DATASTORE_TYPE", "etcdv3");
+    command.env("ETCD_ENDPOINTS", url);
+    Ok(command)
+}

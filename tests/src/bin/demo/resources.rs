@@ -1,0 +1,55 @@
+//! What the operator writes: ordinary `projectcalico.org/v3` resources.
+
+use margay_lab::Lab;
+
+/// The router's AS, and the hosts'.
+pub(crate) const TOR_AS: u32 = 65000;
+pub(crate) const HOST_AS: u32 = 64512;
+
+/// The network the containers join. Its profile lets everything in and out, so that reaching each other
+/// proves routing; policies come later.
+pub(crate) const NETWORK: &str = "demo";
+
+pub(crate) fn pools_and_profile(nat_outgoing: bool) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: demo-v4\n\
+         spec:\n  cidr: 10.65.0.0/16\n  blockSize: 26\n  ipipMode: Never\n  vxlanMode: Never\n  \
+         natOutgoing: {nat_outgoing}\n  nodeSelector: all()\n---\n\
+         apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: demo-v6\n\
+         spec:\n  cidr: fd00:65::/48\n  blockSize: 122\n  ipipMode: Never\n  vxlanMode: Never\n  \
+         natOutgoing: {nat_outgoing}\n  nodeSelector: all()\n---\n\
+         apiVersion: projectcalico.org/v3\nkind: Profile\nmetadata:\n  name: {NETWORK}\n\
+         spec:\n  ingress:\n  - action: Allow\n  egress:\n  - action: Allow\n"
+    )
+}
+
+/// The hosts' own mesh, and each host's sessions with the router.
+pub(crate) fn bgp(lab: &Lab) -> String {
+    let mut text = format!(
+        "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata:\n  name: default\n\
+         spec:\n  asNumber: {HOST_AS}\n  nodeToNodeMeshEnabled: true\n"
+    );
+    for host in &lab.hosts {
+        for (family, address) in [
+            ("v4", host.tor_v4.to_string()),
+            ("v6", host.tor_v6.to_string()),
+        ] {
+            text += &format!(
+                "---\napiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata:\n  \
+                 name: {name}-tor-{family}\nspec:\n  node: {name}\n  peerIP: \"{address}\"\n  \
+                 asNumber: {TOR_AS}\n",
+                name = host.name
+            );
+        }
+    }
+    text
+}
+
+/// Nothing in, nothing out, for the container with this label.
+pub(crate) fn isolation(container: &str) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata:\n  name: isolate\n  \
+         namespace: default\nspec:\n  order: 10\n  selector: container == '{container}'\n  \
+         types:\n  - Ingress\n  - Egress\n"
+    )
+}
