@@ -131,16 +131,28 @@ impl<S: WatchStore> Follower<S> {
             if matches!(ended, Ended::Unheard) {
                 return;
             }
-            let reason = ended.to_string();
+            self.disconnected(ended.to_string());
             let pause = backoff.next(begun.elapsed());
-            tracing::info!(reason, ?pause, "datastore out of sync");
-            self.status
-                .send_modify(|s| *s = s.clone().disconnected(reason));
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.tx.closed() => return,
             }
         }
+    }
+
+    /// Logs each reason once, not each round.
+    fn disconnected(&self, why: String) {
+        self.status.send_if_modified(|status| {
+            let news = match status {
+                SyncStatus::Connected { .. } => true,
+                SyncStatus::Disconnected { reason, .. } => *reason != why,
+            };
+            if news {
+                tracing::warn!(reason = why, "datastore out of sync");
+                *status = status.clone().disconnected(why);
+            }
+            news
+        });
     }
 
     /// Lists and follows until something breaks.
@@ -159,6 +171,7 @@ impl<S: WatchStore> Follower<S> {
             self.send(SyncEvent::InitApply(kv)).await?;
         }
         self.send(SyncEvent::InitDone { revision }).await?;
+        tracing::info!(revision, "datastore in sync");
         self.status.send_replace(SyncStatus::Connected {
             since: Instant::now(),
         });

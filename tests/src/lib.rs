@@ -17,6 +17,7 @@ mod lab;
 mod netns;
 mod port;
 mod process;
+pub mod resources;
 mod routes;
 
 pub use agent::{Agent, Datastore, ctl_with_etcd};

@@ -6,7 +6,6 @@ mod keep;
 mod matrix;
 mod one_host;
 mod report;
-mod resources;
 mod scenario;
 mod three_hosts;
 

@@ -12,8 +12,8 @@ use margay_lab::{
 use crate::keep::Kept;
 use crate::matrix::Party;
 use crate::report::{Report, millis};
-use crate::resources::pools_and_profile;
 use crate::scenario::{Ctl, PACE, SOON, attach, first_packet, isolate, party, reach, without_loss};
+use margay_lab::resources::pools_and_profile;
 
 struct Single {
     containers: Vec<Container>,

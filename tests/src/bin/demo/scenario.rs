@@ -13,7 +13,7 @@ use margay_lab::{
 
 use crate::matrix::{Party, measure, render};
 use crate::report::{Report, millis};
-use crate::resources::{NETWORK, isolation};
+use margay_lab::resources::{NETWORK, isolation};
 
 /// How long routes, policies and sessions may take; all of them are far quicker on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);

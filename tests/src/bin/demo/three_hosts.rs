@@ -13,10 +13,10 @@ use margay_lab::{
 use crate::keep::Kept;
 use crate::matrix::Party;
 use crate::report::{Report, millis};
-use crate::resources::{HOST_AS, TOR_AS, bgp, pools_and_profile};
 use crate::scenario::{
     Ctl, PACE, REPLY, SOON, attach, first_packet, isolate, party, reach, without_loss,
 };
+use margay_lab::resources::{HOST_AS, TOR_AS, bgp, pools_and_profile};
 
 /// How long the killed agent stays away.
 const AWAY: Duration = Duration::from_secs(1);

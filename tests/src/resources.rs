@@ -1,16 +1,18 @@
 //! What the operator writes: ordinary `projectcalico.org/v3` resources.
 
-use margay_lab::Lab;
+use crate::lab::Lab;
 
-/// The router's AS, and the hosts'.
-pub(crate) const TOR_AS: u32 = 65000;
-pub(crate) const HOST_AS: u32 = 64512;
+/// The router's AS.
+pub const TOR_AS: u32 = 65000;
+/// The hosts' AS.
+pub const HOST_AS: u32 = 64512;
 
 /// The network the containers join. Its profile lets everything in and out, so that reaching each other
 /// proves routing; policies come later.
-pub(crate) const NETWORK: &str = "demo";
+pub const NETWORK: &str = "demo";
 
-pub(crate) fn pools_and_profile(nat_outgoing: bool) -> String {
+/// A pool of each family, and the network's profile.
+pub fn pools_and_profile(nat_outgoing: bool) -> String {
     format!(
         "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: demo-v4\n\
          spec:\n  cidr: 10.65.0.0/16\n  blockSize: 26\n  ipipMode: Never\n  vxlanMode: Never\n  \
@@ -24,7 +26,7 @@ pub(crate) fn pools_and_profile(nat_outgoing: bool) -> String {
 }
 
 /// The hosts' own mesh, and each host's sessions with the router.
-pub(crate) fn bgp(lab: &Lab) -> String {
+pub fn bgp(lab: &Lab) -> String {
     let mut text = format!(
         "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata:\n  name: default\n\
          spec:\n  asNumber: {HOST_AS}\n  nodeToNodeMeshEnabled: true\n"
@@ -46,7 +48,7 @@ pub(crate) fn bgp(lab: &Lab) -> String {
 }
 
 /// Nothing in, nothing out, for the container with this label.
-pub(crate) fn isolation(container: &str) -> String {
+pub fn isolation(container: &str) -> String {
     format!(
         "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata:\n  name: isolate\n  \
          namespace: default\nspec:\n  order: 10\n  selector: container == '{container}'\n  \
