@@ -411,9 +411,12 @@ fn an_id_is_not_reused_while_a_slow_peer_has_yet_to_read_its_withdrawal() {
     bench.announce(a, &[65001], &["10.0.0.0/8"]);
     told[0].drain(&mut bench.rib, fast, &EBGP);
     told[1].drain(&mut bench.rib, slow, &EBGP);
+    Receiver::default().drain(&mut bench.rib, a, &EBGP);
     withdraw(&mut bench.rib, a, &[p("10.0.0.0/8")]);
     bench.rib.settle();
     told[0].drain(&mut bench.rib, fast, &EBGP);
+    Receiver::default().drain(&mut bench.rib, a, &EBGP);
+    bench.rib.poll_fib(&mut Vec::new());
     bench.rib.settle();
     bench.announce(a, &[65001], &["10.1.0.0/16"]);
     // The log is over its limit: the slow peer falls out.
