@@ -1,12 +1,14 @@
 //! Step one: taking updates into the table, no decision yet.
 
+use smallvec::SmallVec;
+
 use super::{
     FamilyRib, PeerId, Rib,
     attr_store::{AttrStore, Kind},
     index::NONE,
     peers::Session,
     restart::RestartEvent,
-    table::{Key, Path, Source},
+    table::{Key, Path, Source, Table},
 };
 use crate::{
     policy::Filter,
@@ -39,6 +41,20 @@ pub enum RefreshKind {
     Begin,
     /// The peer has sent them all: what it did not repeat is gone.
     End,
+}
+
+/// The prefixes of a list with their hashes; none of a list with an error in it.
+fn approach<P: NlriPrefix + Key>(
+    table: &Table,
+    nlri: &[u8],
+) -> Result<SmallVec<[(P, u32); 64]>, WireError> {
+    let reached = |prefix: P| (prefix, table.approach(prefix));
+    NlriIter::<P>::new(nlri, false)
+        .map(|item| {
+            item.map(|nlri| reached(nlri.prefix))
+                .map_err(WireError::from)
+        })
+        .collect()
 }
 
 /// Puts a path in, with its references, and marks the prefix if anything changed; `true` if the
@@ -143,8 +159,8 @@ impl Rib {
     ) -> Result<(), WireError> {
         let family = &mut self.families[P::FAMILY.index()];
         let mut gone = 0;
-        for item in NlriIter::<P>::new(nlri, false) {
-            if let Some(id) = family.table.find(item?.prefix) {
+        for (prefix, hash) in approach::<P>(&family.table, nlri)? {
+            if let Some(id) = family.table.find_hashed(prefix, hash) {
                 gone += u32::from(take(family, &mut self.attrs, id, peer.0));
             }
         }
@@ -236,16 +252,8 @@ impl Rib {
         let mut added = 0;
         // The operations that the last prefix got, and the set that came of it.
         let mut last = (Filter::PLAIN, set);
-        let mut result = Ok(());
-        for item in NlriIter::<P>::new(nlri, false) {
-            let prefix = match item {
-                Ok(item) => item.prefix,
-                Err(error) => {
-                    result = Err(error.into());
-                    break;
-                }
-            };
-            let id = family.table.find_or_insert(prefix);
+        for (prefix, hash) in approach::<P>(&family.table, nlri)? {
+            let id = family.table.find_or_insert_hashed(prefix, hash);
             let rule = if looped {
                 None
             } else {
@@ -270,7 +278,7 @@ impl Rib {
             added += u32::from(put(family, &mut self.attrs, id, path));
         }
         self.count(peer, P::FAMILY, |count| count + added);
-        result
+        Ok(())
     }
 
     pub(super) fn session(&self, peer: PeerId) -> Option<&Session> {

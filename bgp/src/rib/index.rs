@@ -42,6 +42,12 @@ impl Index {
         self.slots.len() - 1
     }
 
+    /// Loads the slot that a search for `hash` reads first. Loads of several hashes overlap in the
+    /// memory system, those of searches one after the other do not.
+    pub(crate) fn touch(&self, hash: u32) {
+        std::hint::black_box(self.slots[hash as usize & self.mask()]);
+    }
+
     /// The id stored under `hash` for which `is_key` holds.
     pub(crate) fn find(&self, hash: u32, mut is_key: impl FnMut(u32) -> bool) -> Option<u32> {
         let mask = self.mask();

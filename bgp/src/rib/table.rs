@@ -155,9 +155,20 @@ impl Table {
         (0..self.id_bound()).filter(|&id| !self.dests[id as usize].vacant)
     }
 
+    /// The hash of a key, its slot on the way into the cache.
+    pub(crate) fn approach<K: Key>(&self, key: K) -> u32 {
+        let hash = key.hash(self.seed);
+        self.index.touch(hash);
+        hash
+    }
+
     pub(crate) fn find<K: Key>(&self, key: K) -> Option<u32> {
-        self.index
-            .find(key.hash(self.seed), |id| key.is_at(self, id))
+        self.find_hashed(key, key.hash(self.seed))
+    }
+
+    /// [`Table::find`] for a key whose hash is known.
+    pub(crate) fn find_hashed<K: Key>(&self, key: K, hash: u32) -> Option<u32> {
+        self.index.find(hash, |id| key.is_at(self, id))
     }
 
     pub(crate) fn find_prefix(&self, prefix: Prefix) -> Option<u32> {
@@ -169,7 +180,11 @@ impl Table {
     }
 
     pub(crate) fn find_or_insert<K: Key>(&mut self, key: K) -> u32 {
-        let hash = key.hash(self.seed);
+        self.find_or_insert_hashed(key, key.hash(self.seed))
+    }
+
+    /// [`Table::find_or_insert`] for a key whose hash is known.
+    pub(crate) fn find_or_insert_hashed<K: Key>(&mut self, key: K, hash: u32) -> u32 {
         if let Some(id) = self.index.find(hash, |id| key.is_at(self, id)) {
             return id;
         }

@@ -581,12 +581,16 @@ fn discarded_attributes_are_counted_each_time() {
 }
 
 #[test]
-fn a_broken_prefix_ends_the_session() {
+fn a_broken_prefix_ends_the_session_and_nothing_of_its_list_counts() {
     let mut bench = Bench::new();
     let peer = bench.peer(PeerKind::Ebgp);
-    let body = [0, 2, 33, 0, 0, 0];
+    bench.announce(peer, &[65001], &["10.0.0.0/8"]);
+    let body = [0, 4, 8, 10, 33, 0, 0, 0];
     let frame = UpdateFrame::split(&body).unwrap();
     assert!(bench.rib.handle_update(peer, &frame).is_err());
+    assert_eq!(bench.rib.prefix_count(peer, Family::Ipv4Unicast), 1);
+    bench.rib.peer_down(peer, None, bench.now);
+    assert_eq!(bench.rib.prefix_count(peer, Family::Ipv4Unicast), 0);
 }
 
 proptest! {
