@@ -175,3 +175,42 @@ fn a_program_that_always_fails_leaves_everything_closed(backend: Backend) {
     settle(&mut filter);
     assert!(reaches(&a.netns, b.v4, 80) && filter.in_force(&id(&b)));
 }
+
+/// The kernel takes one network with at most 64 interfaces into a set.
+#[test]
+fn a_refused_member_keeps_no_other_out() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.workload(1), lab.workload(2));
+    let _server = serve(&b.netns, &[80]);
+    let directory = tempfile::tempdir().unwrap();
+    let mut filter = open(directory.path(), Backend::Nft);
+    for n in 0..66 {
+        let mut sharing = open_endpoint(&a);
+        sharing.ifname = format!("mgya{n}");
+        sharing.addresses = vec!["10.1.0.0/16".parse().unwrap()];
+        filter
+            .set_endpoint(sharing.ifname.as_str().into(), sharing)
+            .unwrap();
+    }
+    let report = filter.apply();
+    assert_eq!(
+        report.failures.len(),
+        2,
+        "the workloads and the group: {:?}",
+        report.failures
+    );
+    for workload in [&a, &b] {
+        filter
+            .set_endpoint(id(workload), open_endpoint(workload))
+            .unwrap();
+        filter.apply();
+        assert!(filter.in_force(&id(workload)));
+    }
+    assert!(reaches(&a.netns, b.v4, 80));
+    let refused = |n: &u32| !filter.in_force(&format!("mgya{n}").as_str().into());
+    assert!((1..10).contains(&(0..66).filter(refused).count()));
+    for n in 0..66 {
+        filter.remove_endpoint(&format!("mgya{n}").as_str().into());
+    }
+    settle(&mut filter);
+}
