@@ -19,6 +19,7 @@
 
 mod chains;
 mod driver;
+mod members;
 pub(crate) mod names;
 mod rules;
 mod sets;

@@ -271,7 +271,7 @@ pub struct Endpoint {
     pub egress: Direction,
     /// Profiles, tried in order after the last tier.
     pub profiles: Vec<ProfileId>,
-    /// Not up: every packet from and to the workload is dropped.
+    /// Not up: nothing that the workload sends is taken, and nothing is forwarded to it.
     pub admin_up: bool,
     /// Further prefixes that the workload may send from; it gets traffic to them too.
     pub allowed_source_prefixes: Vec<IpNetwork>,

@@ -5,6 +5,7 @@
 //! with our prefix and the jumps to them are ever touched.
 
 mod backend;
+mod chain;
 mod save;
 mod tables;
 #[cfg(test)]
@@ -12,8 +13,9 @@ mod tests;
 
 pub use self::backend::{Backend, BackendError, Programs, RestoreError};
 pub(crate) use self::{
+    chain::{Chain, Rank},
     save::Saved,
-    tables::{Chain, Rank, Tables, TablesReport},
+    tables::{Tables, TablesReport},
 };
 
 /// The tables in use, in the order in which a batch changes them: spoofed packets are stopped

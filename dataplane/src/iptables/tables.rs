@@ -1,68 +1,18 @@
 //! The chains of one family: desired, in the kernel, and the batch that makes them equal.
 
+mod render;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write,
     time::{Duration, Instant},
 };
 
 use super::{
     Backend, Programs, RestoreError, Table,
-    save::{COMMENT_PREFIX, Hook},
+    chain::{Chain, Rank},
+    save::Hook,
 };
-use crate::filter::{Family, names::short_hash};
-
-/// What depends on what: a chain refers only to chains of lower rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Rank {
-    /// Chains that jump nowhere.
-    Verdict,
-    /// Policies and profiles.
-    Policy,
-    /// Groups of endpoints.
-    Group,
-    /// From an address to its group.
-    Dispatch,
-    /// Workload to its own host.
-    Host,
-    /// Hooked into the chains of others. Without it nothing is enforced, so it is never stubbed.
-    Base,
-}
-
-/// A chain as it should be: rules without `-A CHAIN`, and their hashes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Chain {
-    rank: Rank,
-    rules: Vec<String>,
-    hashes: Vec<String>,
-}
-
-impl Chain {
-    /// `rules` are match and target, optionally preceded by a comment text and a tab.
-    pub(crate) fn new(name: &str, rank: Rank, rules: &[String]) -> Self {
-        let mut chained = name.to_owned();
-        let mut hashes = Vec::with_capacity(rules.len());
-        let mut lines = Vec::with_capacity(rules.len());
-        for rule in rules {
-            chained.push('\n');
-            chained.push_str(rule);
-            // Each hash covers the rules above it too; the last one stands for the chain.
-            let hash = short_hash(&chained);
-            chained.clone_from(&hash);
-            let (text, rule) = rule.split_once('\t').unwrap_or(("", rule));
-            let gap = if text.is_empty() { "" } else { " " };
-            lines.push(format!(
-                "-m comment --comment \"{COMMENT_PREFIX}{hash}{gap}{text}\" {rule}"
-            ));
-            hashes.push(hash);
-        }
-        Self {
-            rank,
-            rules: lines,
-            hashes,
-        }
-    }
-}
+use crate::filter::Family;
 
 type Key = (Table, String);
 
@@ -511,69 +461,6 @@ impl Tables {
             };
             self.kernel_hooks = self.hooks.iter().map(placed).collect();
         }
-    }
-
-    fn render(&self, batch: &Batch) -> String {
-        let mut text = String::new();
-        for table in Table::ALL {
-            let body = self.render_table(batch, table);
-            if !body.is_empty() {
-                // Writing to a string cannot fail.
-                let _infallible = write!(text, "*{}\n{body}COMMIT\n", table.name());
-            }
-        }
-        text
-    }
-
-    fn render_table(&self, batch: &Batch, table: Table) -> String {
-        let mut text = String::new();
-        let of_table = |keys: &[Key]| -> Vec<String> {
-            keys.iter()
-                .filter(|key| key.0 == table)
-                .map(|key| key.1.clone())
-                .collect()
-        };
-        let (write, stub) = (of_table(&batch.write), of_table(&batch.stub));
-        let delete = of_table(&batch.delete);
-        // Declaring a chain makes it or empties it, here inside of the transaction.
-        for name in write.iter().chain(&stub).chain(&delete) {
-            text.push_str(&format!(":{name} - [0:0]\n"));
-        }
-        for name in &write {
-            let chain = self.desired.get(&(table, name.clone()));
-            for rule in chain
-                .map(|chain| chain.rules.as_slice())
-                .unwrap_or_default()
-            {
-                text.push_str(&format!("-A {name} {rule}\n"));
-            }
-        }
-        for name in &stub {
-            let comment = format!("{COMMENT_PREFIX}{STUB_HASH} not accepted by the kernel");
-            text.push_str(&format!(
-                "-A {name} -m comment --comment \"{comment}\" -j DROP\n"
-            ));
-        }
-        if batch.hooks {
-            text.push_str(&self.render_hooks(table));
-        }
-        for name in &delete {
-            text.push_str(&format!("-X {name}\n"));
-        }
-        text
-    }
-
-    fn render_hooks(&self, table: Table) -> String {
-        let mut text = String::new();
-        for ((_, builtin), hooks) in self.kernel_hooks.iter().filter(|(key, _)| key.0 == table) {
-            for hook in hooks {
-                text.push_str(&format!("-D {builtin} {}\n", hook.text));
-            }
-        }
-        for ((_, builtin), (_, rule)) in self.hooks.iter().filter(|(key, _)| key.0 == table) {
-            text.push_str(&format!("-I {builtin} 1 {rule}\n"));
-        }
-        text
     }
 
     /// Removes every chain of ours and every jump to one.

@@ -215,11 +215,13 @@ pub(crate) fn pings(netns: &str, to: IpAddr) -> bool {
 
 /// Sends one datagram from `source` and tells whether `to` got it.
 pub(crate) fn datagram_arrives(from: (&str, IpAddr), to: (&str, IpAddr)) -> bool {
-    let receiver = inside(to.0, || UdpSocket::bind((to.1, 5353)).unwrap());
+    let receiver = inside(to.0, || UdpSocket::bind((to.1, 0)).unwrap());
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     inside(from.0, || {
         let socket = UdpSocket::bind((from.1, 0)).unwrap();
-        socket.send_to(b"x", (to.1, 5353)).unwrap();
+        socket
+            .send_to(b"x", receiver.local_addr().unwrap())
+            .unwrap();
     });
     receiver.recv(&mut [0; 8]).is_ok()
 }

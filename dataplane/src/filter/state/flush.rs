@@ -1,0 +1,235 @@
+//! From the desired state to sets and chains: only what a change touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Families, Group, RulesId, State};
+use crate::{
+    filter::{
+        chains::{self, ChainText},
+        names::{self, Way},
+        rules::{self, Rendered},
+        sets::Sets,
+        types::{Family, SetId, SetSpec},
+    },
+    ipset::{Entry, SetType, storable},
+    iptables::{Chain, Rank, Table, Tables},
+};
+
+const SET_UNKNOWN: &str = "refers to an unknown set\t-j DROP";
+const RULES_UNKNOWN: &str = "not known\t-j DROP";
+
+impl State {
+    /// Hands what changed to sets and tables. Until `may_delete`, what is in the kernel without
+    /// being desired stays in force: groups stay dispatched to, and a policy that is not known (yet)
+    /// keeps its chain.
+    pub(in crate::filter) fn flush(
+        &mut self,
+        kernel: &mut Sets,
+        tables: &mut Families,
+        may_delete: bool,
+    ) {
+        if !may_delete {
+            self.displace_members(kernel);
+        }
+        if std::mem::take(&mut self.globals_dirty) {
+            self.flush_globals(kernel, tables);
+        }
+        let structure = std::mem::take(&mut self.structure_dirty);
+        if structure {
+            self.drop_useless_groups(kernel);
+        }
+        self.flush_rules(kernel, tables, may_delete);
+        self.flush_groups(tables);
+        if structure {
+            self.flush_unknown_rules(tables, may_delete);
+            self.flush_dispatch(kernel, tables, may_delete);
+        }
+    }
+
+    /// An endpoint that an earlier agent put into another group is to leave that one.
+    fn displace_members(&self, kernel: &mut Sets) {
+        for attached in self.endpoints.values() {
+            for entry in &attached.entries {
+                let family = Family::of(&entry.net());
+                kernel.displace(&names::group_set(family, &attached.group), entry, family);
+            }
+        }
+    }
+
+    fn drop_useless_groups(&mut self, kernel: &mut Sets) {
+        let known = |id: &RulesId| self.rules.contains_key(id);
+        let useless = |group: &Group| group.endpoints == 0 && !group.rules().all(|id| known(&id));
+        let names = self.groups.iter().filter(|(_, group)| useless(group));
+        for name in names.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.drop_group(kernel, &name);
+        }
+        self.structure_dirty = false;
+    }
+
+    fn flush_globals(&self, kernel: &mut Sets, tables: &mut Families) {
+        for (family, tables) in tables.iter_mut() {
+            for chain in chains::fixed(&self.globals, &self.verdicts, *family) {
+                program(tables, chain);
+            }
+            for (table, builtin, target) in chains::HOOKS {
+                tables.hook(table, builtin, target);
+            }
+            for (name, pools) in [
+                (
+                    names::masquerade_set(*family),
+                    &self.globals.masquerade_pools,
+                ),
+                (names::pools_set(*family), &self.globals.all_pools),
+            ] {
+                let own = pools.iter().filter(|pool| Family::of(pool) == *family);
+                kernel.replace(&name, own.flat_map(|pool| storable(*pool)).map(Entry::Net));
+            }
+        }
+    }
+
+    fn flush_rules(&mut self, kernel: &mut Sets, tables: &mut Families, may_delete: bool) {
+        let dirty = std::mem::take(&mut self.rules_dirty);
+        if dirty.is_empty() {
+            return;
+        }
+        for id in &dirty {
+            let Some(state) = self.rules.get_mut(id) else {
+                continue;
+            };
+            state.helpers.clear();
+            state.sets.clear();
+            for (family, tables) in tables.iter_mut() {
+                for way in Way::BOTH {
+                    let rules = match way {
+                        Way::Ingress => &state.rules.ingress,
+                        Way::Egress => &state.rules.egress,
+                    };
+                    let rendered = rules::render(rules, *family, &self.verdicts);
+                    let complete = complete(&rendered, &self.sets);
+                    let helpers = rendered.helpers.into_iter();
+                    state
+                        .helpers
+                        .extend(helpers.map(|(name, nets)| ((*family, name), nets)));
+                    state.sets.extend(rendered.sets);
+                    let name = id.chain(way);
+                    if complete {
+                        program_rules(tables, name, rendered.lines);
+                    } else if may_delete || !tables.has_chain(Table::Filter, &name) {
+                        program_rules(tables, name, vec![SET_UNKNOWN.to_owned()]);
+                    }
+                }
+            }
+            self.programmed.insert(id.clone());
+        }
+        self.flush_helpers(kernel);
+    }
+
+    fn flush_helpers(&mut self, kernel: &mut Sets) {
+        let mut wanted = BTreeSet::new();
+        for state in self.rules.values() {
+            for ((family, name), nets) in &state.helpers {
+                if wanted.insert(name.clone()) && !self.helpers.contains(name) {
+                    kernel.want(name, SetType::Net, *family);
+                    kernel.replace(
+                        name,
+                        nets.iter().flat_map(|net| storable(*net)).map(Entry::Net),
+                    );
+                }
+            }
+        }
+        for name in self.helpers.difference(&wanted) {
+            kernel.unwant(name);
+        }
+        self.helpers = wanted;
+    }
+
+    fn flush_groups(&mut self, tables: &mut Families) {
+        for name in std::mem::take(&mut self.groups_dirty) {
+            for tables in tables.values_mut() {
+                for way in Way::BOTH {
+                    match self.groups.get(&name) {
+                        Some(group) => {
+                            let direction = group.direction(way);
+                            let profiles = &group.profiles;
+                            let verdicts = &self.verdicts;
+                            program(
+                                tables,
+                                chains::group(way, &name, direction, profiles, verdicts),
+                            );
+                        }
+                        None => tables.remove(Table::Filter, &names::group_chain(way, &name)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// A policy that is referred to but not known drops; chains nobody refers to go.
+    fn flush_unknown_rules(&mut self, tables: &mut Families, may_delete: bool) {
+        let referenced: BTreeSet<RulesId> = self.groups.values().flat_map(Group::rules).collect();
+        let gone = |id: &&RulesId| !self.rules.contains_key(id) && !referenced.contains(id);
+        let gone: Vec<RulesId> = self.programmed.iter().filter(gone).cloned().collect();
+        for tables in tables.values_mut() {
+            for id in &gone {
+                for way in Way::BOTH {
+                    tables.remove(Table::Filter, &id.chain(way));
+                }
+            }
+            for id in referenced.iter().filter(|id| !self.rules.contains_key(id)) {
+                for name in Way::BOTH.map(|way| id.chain(way)) {
+                    if may_delete || !tables.has_chain(Table::Filter, &name) {
+                        program_rules(tables, name, vec![RULES_UNKNOWN.to_owned()]);
+                    }
+                }
+            }
+        }
+        for id in &gone {
+            self.programmed.remove(id);
+        }
+        self.programmed.extend(referenced);
+    }
+
+    fn flush_dispatch(&self, kernel: &Sets, tables: &mut Families, may_delete: bool) {
+        for (family, tables) in tables.iter_mut() {
+            let mut groups: BTreeSet<String> = self.groups.keys().cloned().collect();
+            if !may_delete {
+                let found = tables.kernel_chains().filter_map(names::group_of_chain);
+                let usable = found.filter(|group| {
+                    kernel.exists(&names::group_set(*family, group))
+                        && Way::BOTH.into_iter().all(|way| {
+                            tables.has_chain(Table::Filter, &names::group_chain(way, group))
+                        })
+                });
+                groups.extend(usable.map(str::to_owned));
+            }
+            for way in Way::BOTH {
+                let groups = groups.iter().map(String::as_str);
+                program(tables, chains::dispatch(way, *family, groups));
+            }
+        }
+    }
+}
+
+fn program(tables: &mut Tables, chain: ChainText) {
+    let content = Chain::new(&chain.name, chain.rank, &chain.lines);
+    tables.set(chain.table, &chain.name, content);
+}
+
+fn program_rules(tables: &mut Tables, name: String, lines: Vec<String>) {
+    program(
+        tables,
+        ChainText {
+            table: Table::Filter,
+            name,
+            rank: Rank::Policy,
+            lines,
+        },
+    );
+}
+
+fn complete(rendered: &Rendered, sets: &BTreeMap<SetId, SetSpec>) -> bool {
+    rendered
+        .sets
+        .iter()
+        .all(|(id, kind)| sets.get(id).is_some_and(|spec| spec.kind == *kind))
+}
