@@ -2,7 +2,7 @@
 //!
 //! Items carry labels of their own and inherit those of their parents (profiles, which stand for
 //! namespaces and service accounts too); an own label hides an inherited one, an earlier parent hides a
-//! later one. Nothing here scans: a selector is posted under its pivots (see [`compiled`]) and a changed
+//! later one. Nothing here scans: a selector is posted under its pivots (see `compiled.rs`) and a changed
 //! item evaluates only what is posted under the labels it has. For every item only the selectors that
 //! *deviate* from their default are stored, and for every selector only the items that do, so `all()`
 //! or `a != "b"` cost nothing for the items they match.
