@@ -11,10 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::binary::binary;
+use crate::ctl::Ctl;
 use crate::eventually::eventually;
 use crate::lab::Host;
-use crate::netns::NetNs;
-use crate::process::{Process, within};
+use crate::process::Process;
 
 const START: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(5);
@@ -126,10 +126,8 @@ impl Agent {
     }
 
     /// `margayctl` on this host, talking to this agent.
-    pub fn ctl(&self) -> Result<Command> {
-        let mut command = Command::new(binary("margayctl")?);
-        command.arg("--socket").arg(self.socket());
-        Ok(within(&self.netns, &command))
+    pub fn ctl(&self) -> Ctl {
+        Ctl::with_agent(&self.netns, self.socket(), &self.dir)
     }
 
     /// The state that the agent reports over its socket.
@@ -192,12 +190,4 @@ impl Agent {
         process.leave_running();
         Some(pid)
     }
-}
-
-/// `margayctl` in a namespace with its own idea of where the datastore is.
-pub fn ctl_with_etcd(netns: &NetNs, url: &str) -> Result<Command> {
-    let mut command = netns.command(binary("margayctl")?);
-    command.env("DATASTORE_TYPE", "etcdv3");
-    command.env("ETCD_ENDPOINTS", url);
-    Ok(command)
 }

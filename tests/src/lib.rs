@@ -6,7 +6,9 @@
 mod agent;
 mod binary;
 mod bird;
+mod cluster;
 mod container;
+mod ctl;
 mod echo;
 mod etcd;
 mod eventually;
@@ -20,10 +22,12 @@ mod process;
 pub mod resources;
 mod routes;
 
-pub use agent::{Agent, Datastore, ctl_with_etcd};
+pub use agent::{Agent, Datastore};
 pub use binary::binary;
 pub use bird::{Bird, BirdProtocol, tor_config};
+pub use cluster::Cluster;
 pub use container::{Container, Plugin};
+pub use ctl::Ctl;
 pub use echo::{Pinger, PingerReport, ping};
 pub use etcd::{Etcd, EtcdCluster, EtcdTls};
 pub use eventually::{Deadline, eventually};

@@ -5,14 +5,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use margay_lab::{
-    Agent, Container, Datastore, Lab, Pinger, ensure_no_route, eventually, ping, run as run_command,
-};
+use margay_lab::{Agent, Container, Datastore, Lab, Pinger, ensure_no_route, eventually, ping};
 
 use crate::keep::Kept;
 use crate::matrix::Party;
 use crate::report::{Report, millis};
-use crate::scenario::{Ctl, PACE, SOON, attach, first_packet, isolate, party, reach, without_loss};
+use crate::scenario::{PACE, SOON, attach, first_packet, isolate, party, reach, without_loss};
 use margay_lab::resources::pools_and_profile;
 
 struct Single {
@@ -44,11 +42,7 @@ fn build(report: &mut Report) -> Result<Single> {
     let begun = Instant::now();
     let agent = Agent::start(&lab.hosts[0], &Datastore::Embedded);
     let agent = report.need("margayd runs", agent, |_| millis(begun.elapsed()))?;
-    let command = || agent.ctl();
-    let ctl = Ctl {
-        command: &command,
-        dir: lab.dir(),
-    };
+    let ctl = agent.ctl();
     let applied = ctl.apply(&pools_and_profile(true));
     report.need("margayctl apply, through the agent", applied, |_| {
         String::new()
@@ -102,15 +96,10 @@ fn policy(report: &mut Report, single: &Single) -> Result<()> {
         "Policy",
         "A NetworkPolicy isolates one container; it is lifted again.",
     );
-    let command = || single.agent.ctl();
-    let ctl = Ctl {
-        command: &command,
-        dir: single.lab.dir(),
-    };
     let [peer, bystander, target] = &single.containers[..] else {
         bail!("three containers were made");
     };
-    isolate(report, &ctl, target, peer, bystander)
+    isolate(report, &single.agent.ctl(), target, peer, bystander)
 }
 
 fn crash(report: &mut Report, single: &mut Single) -> Result<()> {
@@ -146,8 +135,10 @@ fn delete(report: &mut Report, single: &mut Single) -> Result<()> {
         let netns = &single.lab.hosts[0].netns;
         let route = eventually(SOON, "withdrawn", || ensure_no_route(netns, address));
         report.check(&format!("no route to {address}"), route.map(|()| ""))?;
-        let mut command = single.agent.ctl()?;
-        let shown = run_command(command.args(["ipam", "show", &format!("--ip={address}")]))?;
+        let shown = single
+            .agent
+            .ctl()
+            .run(&format!("ipam show --ip={address}"))?;
         let free = shown.contains("not assigned").then_some("");
         let free = free.with_context(|| format!("ipam show says {shown}"));
         report.check(&format!("{address} is back in the pool"), free)?;

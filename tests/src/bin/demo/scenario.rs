@@ -1,14 +1,11 @@
 //! Steps that both forms of the demo take.
 
-use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use margay_lab::{
-    Agent, Container, Host, Lab, Pinger, PingerReport, Plugin, eventually, ping, run,
+    Agent, Container, Ctl, Host, Lab, Pinger, PingerReport, Plugin, eventually, ping,
 };
 
 use crate::matrix::{Party, measure, render};
@@ -23,26 +20,6 @@ pub(crate) const REPLY: Duration = Duration::from_millis(300);
 
 /// A packet every 5 ms: 200 a second.
 pub(crate) const PACE: Duration = Duration::from_millis(5);
-
-/// `margayctl` with its way to the datastore; arguments are added.
-pub(crate) struct Ctl<'a> {
-    pub(crate) command: &'a dyn Fn() -> Result<Command>,
-    pub(crate) dir: &'a Path,
-}
-
-impl Ctl<'_> {
-    /// Runs it with arguments split at spaces.
-    pub(crate) fn run(&self, args: &str) -> Result<String> {
-        run((self.command)()?.args(args.split_whitespace()))
-    }
-
-    /// Applies resources.
-    pub(crate) fn apply(&self, yaml: &str) -> Result<String> {
-        let file = self.dir.join("resources.yaml");
-        fs::write(&file, yaml)?;
-        self.run(&format!("apply -f {}", file.display()))
-    }
-}
 
 /// Attaches containers `c<host>a`, `c<host>b`, ... and shows what the plugin answered.
 pub(crate) fn attach(
@@ -121,7 +98,7 @@ pub(crate) fn reach(report: &mut Report, parties: &[Party<'_>]) -> Result<()> {
 /// Isolates `target` while `bystander` keeps talking to `peer`, then lifts it.
 pub(crate) fn isolate(
     report: &mut Report,
-    ctl: &Ctl<'_>,
+    ctl: &Ctl,
     target: &Container,
     peer: &Container,
     bystander: &Container,

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::{
-    Agent, Bird, Container, Datastore, Etcd, Host, Lab, Pinger, STORE_V4, ctl_with_etcd,
-    ensure_no_route, eventually, host_route, ping, run as run_command, tor_config,
+    Agent, Bird, Container, Ctl, Datastore, Etcd, Host, Lab, Pinger, STORE_V4, ensure_no_route,
+    eventually, host_route, ping, run as run_command, tor_config,
 };
 
 use crate::keep::Kept;
 use crate::matrix::Party;
 use crate::report::{Report, millis};
 use crate::scenario::{
-    Ctl, PACE, REPLY, SOON, attach, first_packet, isolate, party, reach, without_loss,
+    PACE, REPLY, SOON, attach, first_packet, isolate, party, reach, without_loss,
 };
 use margay_lab::resources::{HOST_AS, TOR_AS, bgp, pools_and_profile};
 
@@ -70,11 +70,7 @@ fn build(report: &mut Report, hosts: u8) -> Result<Rack> {
     let etcd = Etcd::start_in(lab.store.name(), STORE_V4.into());
     let etcd = report.need("etcd runs", etcd, |etcd| etcd.url().to_owned())?;
     let url = etcd.url().to_owned();
-    let command = || ctl_with_etcd(&lab.hosts[0].netns, &url);
-    let ctl = Ctl {
-        command: &command,
-        dir: lab.dir(),
-    };
+    let ctl = Ctl::with_etcd(&lab.hosts[0].netns, &url, lab.dir());
     let applied = ctl
         .apply(&pools_and_profile(false))
         .and_then(|_| ctl.apply(&bgp(&lab)));
@@ -129,9 +125,7 @@ fn sessions(report: &mut Report, rack: &Rack) -> Result<()> {
         )?;
     }
     report.show(&rack.tor.ctl("show protocols")?);
-    report.show(&run_command(
-        rack.agents[0].ctl()?.args(["node", "status"]),
-    )?);
+    report.show(&rack.agents[0].ctl().run("node status")?);
     Ok(())
 }
 
@@ -224,16 +218,10 @@ fn policy(report: &mut Report, rack: &Rack) -> Result<()> {
         "Policy",
         "A NetworkPolicy isolates one container of another host; it is lifted again.",
     );
-    let url = rack.etcd.url().to_owned();
-    let command = || ctl_with_etcd(&rack.lab.hosts[0].netns, &url);
-    let ctl = Ctl {
-        command: &command,
-        dir: rack.lab.dir(),
-    };
     let [peer, bystander, target, ..] = &rack.containers[..] else {
         anyhow::bail!("too few containers");
     };
-    isolate(report, &ctl, target, peer, bystander)
+    isolate(report, &rack.ctl(), target, peer, bystander)
 }
 
 fn crash(report: &mut Report, rack: &mut Rack) -> Result<()> {
@@ -317,21 +305,17 @@ fn delete(report: &mut Report, rack: &mut Rack) -> Result<()> {
     Ok(())
 }
 
-/// Looks where every IPAM of this layout looks: the handle of the container names no block.
 fn address_is_free(rack: &Rack, address: IpAddr) -> Result<()> {
-    let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
-    let shown = run_command(
-        ctl_with_etcd(&rack.lab.hosts[0].netns, rack.etcd.url())?.args([
-            "ipam",
-            "show",
-            &format!("--ip={address}"),
-        ]),
-    )?;
-    ensure!(shown.contains("not assigned"), "{family}: {shown}");
+    let shown = rack.ctl().run(&format!("ipam show --ip={address}"))?;
+    ensure!(shown.contains("not assigned"), "ipam show says {shown}");
     Ok(())
 }
 
 impl Rack {
+    fn ctl(&self) -> Ctl {
+        Ctl::with_etcd(&self.lab.hosts[0].netns, self.etcd.url(), self.lab.dir())
+    }
+
     fn keep(self) -> Result<()> {
         let mut kept = Kept::default();
         let first = &self.lab.hosts[0];
