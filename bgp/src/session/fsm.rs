@@ -519,7 +519,9 @@ impl Session {
         }
         let retry = self.config.connect_retry;
         self.connect_retry = Some(now + self.jitter.apply(retry));
-        if self.conns.is_empty() {
+        // A connection on its way is given as long as an attempt of ours.
+        let busy = |c: &Conn| !matches!(c.phase, Phase::OpenSent) || now < c.since + retry;
+        if !self.conns.iter().any(busy) {
             let id = self.add_conn(Direction::Outgoing, now);
             self.outputs.push_back(Output::Dial(id));
         }
