@@ -129,8 +129,20 @@ pub struct Speaker {
 impl Speaker {
     /// Starts the thread with `config` as its first desired state.
     ///
-    /// Blocks until the listeners are open, which takes no I/O to speak of.
+    /// Blocks until the listeners are open, which takes no I/O to speak of. A process that restarts
+    /// gracefully should know its local routes by now: see [`spawn_with`](Self::spawn_with).
     pub fn spawn(config: SpeakerConfig) -> Result<(Self, FibReceiver), SpeakerError> {
+        Self::spawn_with(config, Vec::new())
+    }
+
+    /// As [`spawn`](Self::spawn), with routes that are originated before any peer is talked to.
+    ///
+    /// After a graceful restart peers drop whatever was not told again by the first End-of-RIB, so
+    /// routes that are originated later may be gone for a moment.
+    pub fn spawn_with(
+        config: SpeakerConfig,
+        routes: Vec<LocalRouteChange>,
+    ) -> Result<(Self, FibReceiver), SpeakerError> {
         config.validate()?;
         let graceful = config.graceful_restart.is_some();
         let (commands, command_rx) = mpsc::channel(COMMANDS);
@@ -140,7 +152,7 @@ impl Speaker {
         thread::Builder::new()
             .name("bgp-speaker".to_owned())
             .spawn(move || {
-                driver::run(config, command_rx, fib_tx, &ready_tx);
+                driver::run(config, &routes, command_rx, fib_tx, &ready_tx);
                 drop(done_tx);
             })
             .map_err(SpeakerError::Thread)?;

@@ -46,9 +46,8 @@ async fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let mut config = args.read()?;
-    let (mut speaker, fib) = Speaker::spawn(config.speaker.clone())?;
+    let (mut speaker, fib) = Speaker::spawn_with(config.speaker.clone(), config.local_routes())?;
     drop(fib);
-    speaker.originate(config.local_routes()).await?;
 
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -87,6 +87,7 @@ enum Flow {
 impl Core {
     pub(super) fn new(
         config: SpeakerConfig,
+        routes: &[LocalRouteChange],
         fib: mpsc::Sender<FibBatch>,
     ) -> Result<Self, SpeakerError> {
         let now = Instant::now();
@@ -120,13 +121,12 @@ impl Core {
             },
         };
         core.listen(&config)?;
+        core.originate(routes);
+        core.add_peers(&config, now);
         if config.graceful_restart.is_some_and(|g| g.restarting) {
-            // The deferral needs the peers' ids, and peers must not come up before it.
-            core.add_peers(&config, now);
+            // No peer comes up before the first turn of the loop.
             let ids: Vec<_> = core.peers.values().map(|p| p.rib).collect();
             core.rib.begin_restart(&ids, deadline);
-        } else {
-            core.add_peers(&config, now);
         }
         core.config = config;
         Ok(core)

@@ -24,7 +24,7 @@ use tokio::{net::TcpStream, sync::mpsc};
 
 use crate::{
     config::SpeakerConfig,
-    handle::{Command, FibBatch, SpeakerError},
+    handle::{Command, FibBatch, LocalRouteChange, SpeakerError},
     peer_key::PeerKey,
 };
 
@@ -50,6 +50,7 @@ enum Event {
 /// The thread. Tells `ready` whether it runs, then returns when the handle is gone.
 pub(crate) fn run(
     config: SpeakerConfig,
+    routes: &[LocalRouteChange],
     commands: mpsc::Receiver<Command>,
     fib: mpsc::Sender<FibBatch>,
     ready: &std::sync::mpsc::SyncSender<Result<(), SpeakerError>>,
@@ -63,7 +64,7 @@ pub(crate) fn run(
         Err(e) => return drop(ready.send(Err(SpeakerError::Thread(e)))),
     };
     runtime.block_on(async {
-        match core::Core::new(config, fib) {
+        match core::Core::new(config, routes, fib) {
             Ok(core) => {
                 drop(ready.send(Ok(())));
                 core.run(commands).await;

@@ -1,0 +1,5 @@
+//! The speaker against real routers, each test in network namespaces of its own. Needs root and
+//! the routers' packages.
+
+mod bird;
+mod support;
