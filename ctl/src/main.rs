@@ -1,2 +1,186 @@
-//! x
-fn main() {}
+//! margayctl: the operator's command line.
+//!
+//! [`run`] does everything with streams that it is given, so that tests see what a user sees.
+
+mod agent;
+mod cli;
+mod client;
+mod columns;
+mod config;
+mod context;
+mod failure;
+mod files;
+mod table;
+mod verbs;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use clap::Parser;
+use jiff::Timestamp;
+use margay_datastore::AnyStore;
+use margay_model::keys::Keys;
+
+use crate::cli::{Cli, Command, IpamCommand, NodeCommand};
+use crate::client::{Client, Mode};
+use crate::config::{Config, Flags};
+use crate::context::{Context, Streams};
+use crate::failure::Fatal;
+
+/// What a command depends on beside its words.
+struct Surroundings {
+    /// Finds environment variables.
+    lookup: fn(&str) -> Option<String>,
+    /// A store to use instead of the configured one.
+    store: Option<AnyStore>,
+    now: Timestamp,
+    new_uid: fn() -> String,
+}
+
+fn main() -> ExitCode {
+    let surroundings = Surroundings {
+        lookup: |name| std::env::var(name).ok(),
+        store: None,
+        now: Timestamp::now(),
+        new_uid: || uuid::Uuid::new_v4().to_string(),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            drop(writeln!(std::io::stderr(), "runtime: {error}"));
+            return ExitCode::from(1);
+        }
+    };
+    let (mut stdin, mut stdout, mut stderr) =
+        (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let streams = Streams {
+        stdin: &mut stdin,
+        stdout: &mut stdout,
+        stderr: &mut stderr,
+        failed: false,
+    };
+    ExitCode::from(runtime.block_on(run(std::env::args_os(), surroundings, streams)))
+}
+
+/// Runs a command line and gives its exit code.
+async fn run(
+    args: impl IntoIterator<Item = OsString>,
+    surroundings: Surroundings,
+    streams: Streams<'_>,
+) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let text = error.render().to_string();
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            let out = if error.use_stderr() {
+                streams.stderr
+            } else {
+                streams.stdout
+            };
+            return if out.write_all(text.as_bytes()).is_ok() {
+                code
+            } else {
+                1
+            };
+        }
+    };
+    match execute(&cli, surroundings, streams).await {
+        (Ok(()), streams) => u8::from(streams.failed || streams.stdout.flush().is_err()),
+        // Whoever read our output has seen enough.
+        (Err(Fatal::Output(error)), _) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,
+        (Err(fatal), streams) => {
+            let line = fatal.to_string().replace('\n', " ");
+            // There is nobody left to tell.
+            drop(writeln!(streams.stderr, "{line}"));
+            fatal.code()
+        }
+    }
+}
+
+/// Runs a command and hands the streams back.
+async fn execute<'a>(
+    cli: &Cli,
+    surroundings: Surroundings,
+    mut streams: Streams<'a>,
+) -> (Result<(), Fatal>, Streams<'a>) {
+    if let Command::Validate { files } = &cli.command {
+        return (verbs::write::validate(files, &mut streams), streams);
+    }
+    if let Command::Version { client: true } = &cli.command {
+        let line = format!("Client:   {}", verbs::version::VERSION);
+        return (streams.say(&line), streams);
+    }
+    let flags = Flags {
+        file: cli.config.as_deref(),
+        socket: cli.socket.as_deref(),
+    };
+    let (config, store) = match configure(&flags, &surroundings) {
+        Ok(configured) => configured,
+        Err(fatal) => return (Err(fatal), streams),
+    };
+    let client = Client {
+        store,
+        keys: Keys::new(&config.prefix),
+        now: surroundings.now,
+        new_uid: surroundings.new_uid,
+    };
+    let mut context = Context {
+        client,
+        socket: config.socket,
+        streams,
+    };
+    // Erased, because the type of an etcd request is deeper than the compiler looks.
+    let running: Pin<Box<dyn Future<Output = _> + '_>> =
+        Box::pin(dispatch(&cli.command, &mut context));
+    let result = running.await;
+    (result, context.streams)
+}
+
+fn configure(flags: &Flags<'_>, surroundings: &Surroundings) -> Result<(Config, AnyStore), Fatal> {
+    let config = Config::load(flags, surroundings.lookup);
+    let config = config.map_err(|error| Fatal::Usage(error.to_string()))?;
+    let store = match &surroundings.store {
+        Some(store) => store.clone(),
+        None => config
+            .connect()
+            .map_err(|error| Fatal::Usage(error.to_string()))?,
+    };
+    Ok((config, store))
+}
+
+async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fatal> {
+    match command {
+        Command::Create { files, skip_exists } => {
+            verbs::write::write(Mode::Create, files, *skip_exists, context).await
+        }
+        Command::Apply { files } => verbs::write::write(Mode::Apply, files, false, context).await,
+        Command::Replace { files } => {
+            verbs::write::write(Mode::Replace, files, false, context).await
+        }
+        Command::Delete {
+            which,
+            skip_not_exists,
+        } => verbs::delete::delete(which, *skip_not_exists, context).await,
+        Command::Get {
+            which,
+            all_namespaces,
+            output,
+        } => verbs::get::get(which, *all_namespaces, *output, context).await,
+        Command::Validate { files } => verbs::write::validate(files, &mut context.streams),
+        Command::Ipam(IpamCommand::Show(args)) => verbs::ipam::show(args, context).await,
+        Command::Node(NodeCommand::Status { output }) => {
+            verbs::node::status(*output, context).await
+        }
+        Command::Node(NodeCommand::List) => verbs::node::list(context).await,
+        Command::Version { client } => verbs::version::version(*client, context).await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,15 @@ macro_rules! any_resource {
                 match self { $(Self::$kind(resource) => &mut resource.metadata,)+ }
             }
 
+            /// Takes over members beside metadata and spec, such as a status, that this lacks.
+            pub fn keep_extra(&mut self, old: &Self) {
+                let extra = match old { $(Self::$kind(resource) => &resource.extra,)+ };
+                let own = match self { $(Self::$kind(resource) => &mut resource.extra,)+ };
+                for (name, value) in extra {
+                    own.entry(name.clone()).or_insert_with(|| value.clone());
+                }
+            }
+
             /// Reads a JSON object as a resource of `kind`; its own `kind` member is not looked at.
             pub(crate) fn from_value(
                 kind: Kind,

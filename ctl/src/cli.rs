@@ -1,0 +1,206 @@
+//! The command line: verbs, their flags and their help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Shows and changes the resources of a cluster, and the state of this host's agent.
+#[derive(Debug, Parser)]
+#[command(name = "margayctl", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    /// Configuration file [default: /etc/margay/margayctl.cfg, else /etc/calico/calicoctl.cfg]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The agent's socket; its datastore is used even where etcd is configured
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Example:
+  margayctl apply -f pools.yaml && margayctl get ippools
+
+Datastore: ETCD_ENDPOINTS, ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE, ETCD_USERNAME and
+ETCD_PASSWORD (also with MARGAY_ or CALICO_ before them) win over the configuration file. Without
+an etcd endpoint the datastore is that of this host's agent, reached by its socket
+(MARGAY_SOCKET, else /run/margay/margayd.sock).
+
+Exit codes: 0 all done; 1 something was refused, damaged or not found, the rest is done;
+2 wrong usage or configuration; 3 the datastore or the agent cannot be reached.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create resources that do not exist yet
+    #[command(after_help = "Example:\n  margayctl create -f policy.yaml --skip-exists")]
+    Create {
+        /// Where the resources are.
+        #[command(flatten)]
+        files: Files,
+        /// Leave what exists already as it is
+        #[arg(long)]
+        skip_exists: bool,
+    },
+    /// Create resources, or replace those that exist
+    #[command(after_help = "Example:\n  kubectl kustomize . | margayctl apply -f -")]
+    Apply {
+        /// Where the resources are.
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Replace resources that exist
+    #[command(after_help = "Example:\n  margayctl replace -R -f manifests/ -n production")]
+    Replace {
+        /// Where the resources are.
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Delete resources, by name or those of a file
+    #[command(after_help = "Example:\n  margayctl delete networkpolicy allow-dns -n production")]
+    Delete {
+        /// Which resources.
+        #[command(flatten)]
+        which: Which,
+        /// Do not mind what does not exist
+        #[arg(short, long)]
+        skip_not_exists: bool,
+    },
+    /// Show resources
+    #[command(after_help = "Example:\n  margayctl get bgppeers rack1-tor -o yaml")]
+    Get {
+        /// Which resources.
+        #[command(flatten)]
+        which: Which,
+        /// Of all namespaces
+        #[arg(short = 'A', long, conflicts_with = "namespace")]
+        all_namespaces: bool,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t = Output::Ps)]
+        output: Output,
+    },
+    /// Check resources without a datastore
+    #[command(after_help = "Example:\n  margayctl validate -R -f manifests/")]
+    Validate {
+        /// Where the resources are.
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Show how addresses are used
+    #[command(subcommand)]
+    Ipam(IpamCommand),
+    /// Show the state of hosts
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Show the versions of this program, the agent and the cluster
+    #[command(after_help = "Example:\n  margayctl version --client")]
+    Version {
+        /// Only that of this program
+        #[arg(long)]
+        client: bool,
+    },
+}
+
+/// Address management.
+#[derive(Debug, Subcommand)]
+pub(crate) enum IpamCommand {
+    /// Show how full the pools are, or who holds an address
+    #[command(after_help = "Example:\n  margayctl ipam show --ip 10.65.0.7")]
+    Show(IpamShow),
+}
+
+/// What to show of address management.
+#[derive(Debug, Args)]
+pub(crate) struct IpamShow {
+    /// Who holds this address
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["show_blocks", "show_borrowed", "show_configuration"])]
+    pub(crate) ip: Option<std::net::IpAddr>,
+    /// Also each block
+    #[arg(long)]
+    pub(crate) show_blocks: bool,
+    /// Also addresses that hosts hold in blocks of others
+    #[arg(long)]
+    pub(crate) show_borrowed: bool,
+    /// The settings of address management
+    #[arg(long)]
+    pub(crate) show_configuration: bool,
+}
+
+/// Hosts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Show the state of this host's agent: readiness, BGP sessions, what is programmed
+    #[command(after_help = "Example:\n  margayctl node status -o json")]
+    Status {
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
+        output: StatusOutput,
+    },
+    /// List the hosts of the cluster
+    #[command(after_help = "Example:\n  margayctl node list")]
+    List,
+}
+
+/// Files with resources.
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// File, folder, or - for standard input; may be repeated
+    #[arg(short, long = "filename", value_name = "PATH", required = true)]
+    pub(crate) file: Vec<PathBuf>,
+    /// Also the folders in a folder
+    #[arg(short = 'R', long)]
+    pub(crate) recursive: bool,
+    /// Namespace of resources that name none
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+}
+
+/// Resources by name, or those that files name.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// Kind, or KIND/NAME
+    #[arg(
+        value_name = "KIND",
+        required_unless_present = "file",
+        conflicts_with = "file"
+    )]
+    pub(crate) kind: Option<String>,
+    /// Names
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// File, folder, or - for standard input; may be repeated
+    #[arg(short, long = "filename", value_name = "PATH")]
+    pub(crate) file: Vec<PathBuf>,
+    /// Also the folders in a folder
+    #[arg(short = 'R', long)]
+    pub(crate) recursive: bool,
+    /// Namespace [default: default]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+}
+
+/// How resources are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// A table.
+    Ps,
+    /// A table with more columns.
+    Wide,
+    /// YAML.
+    Yaml,
+    /// JSON.
+    Json,
+    /// KIND/NAME, one a line.
+    Name,
+}
+
+/// How the state of an agent is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatusOutput {
+    /// For people.
+    Text,
+    /// JSON.
+    Json,
+}

@@ -1,0 +1,375 @@
+//! Resources in the datastore: reading, and writing by compare-and-swap.
+
+use jiff::Timestamp;
+use margay_datastore::AnyStore;
+use margay_model::any::AnyResource;
+use margay_model::defaults::is_built_in_tier;
+use margay_model::field_error::FieldError;
+use margay_model::ipam::{IpamConfig, IpamKeys};
+use margay_model::ippool::{IpPool, PoolUse};
+use margay_model::keys::Keys;
+use margay_model::kind::{Kind, ResourceKey};
+use margay_model::policy::DEFAULT_TIER;
+use margay_model::store::{KeyValue, Store, StoreError, Txn, TxnOutcome};
+use margay_model::stored::{DecodeError, decode_stored, encode_stored};
+use margay_model::validate::overlapping_pools;
+
+use crate::failure::Failure;
+
+/// How often a write without a resource version starts over when somebody else was faster.
+const ATTEMPTS: usize = 5;
+
+/// How existing and missing resources are treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It must not exist.
+    Create,
+    /// It may exist.
+    Apply,
+    /// It must exist.
+    Replace,
+}
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// It did not exist.
+    Created,
+    /// It was different.
+    Replaced,
+    /// It was the same.
+    Unchanged,
+}
+
+/// All resources of a kind.
+pub(crate) struct Listed {
+    /// In the order of their keys, each with its resource version.
+    pub(crate) resources: Vec<AnyResource>,
+    /// What could not be decoded.
+    pub(crate) damaged: Vec<DecodeError>,
+    /// The revision of the list.
+    pub(crate) revision: i64,
+}
+
+/// Access to the resources below one prefix.
+pub(crate) struct Client {
+    pub(crate) store: AnyStore,
+    pub(crate) keys: Keys,
+    /// The time that new resources get.
+    pub(crate) now: Timestamp,
+    /// Makes the uid of a new resource.
+    pub(crate) new_uid: fn() -> String,
+}
+
+impl Client {
+    pub(crate) async fn get(&self, key: &ResourceKey) -> Result<Option<AnyResource>, Failure> {
+        let stored = self.store.get(&self.keys.resource(key)).await?;
+        stored
+            .map(|kv| decode(key, &kv))
+            .transpose()
+            .map_err(Failure::from)
+    }
+
+    /// All of a kind, or those of a namespace.
+    pub(crate) async fn list(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+    ) -> Result<Listed, StoreError> {
+        let prefix = match namespace.filter(|_| kind.namespaced()) {
+            Some(namespace) => self.keys.namespace(kind, namespace),
+            None => self.keys.kind(kind),
+        };
+        let listing = self.store.list(&prefix).await?;
+        let mut listed = Listed {
+            resources: Vec::new(),
+            damaged: Vec::new(),
+            revision: listing.revision,
+        };
+        for kv in &listing.kvs {
+            let Some(key) = self.keys.parse(&kv.key) else {
+                continue;
+            };
+            match decode(&key, kv) {
+                Ok(resource) => listed.resources.push(resource),
+                Err(error) => listed.damaged.push(error),
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Writes a valid resource, with defaults filled in.
+    pub(crate) async fn write(
+        &self,
+        mode: Mode,
+        resource: AnyResource,
+    ) -> Result<Written, Failure> {
+        let resource = resource.with_defaults();
+        let given = resource.metadata().resource_version.clone();
+        if mode == Mode::Create && given.is_some() {
+            let allowed = "nothing when a resource is created";
+            let found = given.unwrap_or_default();
+            let error = FieldError::new("metadata.resourceVersion", format!("{found:?}"), allowed);
+            return Err(Failure::Refused(vec![error]));
+        }
+        for _ in 0..ATTEMPTS {
+            if let Some(written) = self.try_write(mode, &resource, given.as_deref()).await? {
+                return Ok(written);
+            }
+        }
+        let stored = "changed with each attempt".to_owned();
+        Err(Failure::Conflict {
+            given: given.unwrap_or_default(),
+            stored,
+        })
+    }
+
+    /// One attempt; nothing if somebody else was faster.
+    async fn try_write(
+        &self,
+        mode: Mode,
+        resource: &AnyResource,
+        given: Option<&str>,
+    ) -> Result<Option<Written>, Failure> {
+        let key = resource.key();
+        let etcd_key = self.keys.resource(&key);
+        let Some(stored) = self.store.get(&etcd_key).await? else {
+            if mode == Mode::Replace {
+                return Err(Failure::Missing);
+            }
+            self.check_new(resource).await?;
+            let mut new = resource.clone();
+            self.stamp(&mut new);
+            return self
+                .commit(&new, 0)
+                .await
+                .map(|done| done.then_some(Written::Created));
+        };
+        if mode == Mode::Create {
+            return Err(Failure::Exists);
+        }
+        let found = stored.mod_revision.to_string();
+        if let Some(given) = given.filter(|given| **given != found) {
+            return Err(Failure::Conflict {
+                given: given.to_owned(),
+                stored: found,
+            });
+        }
+        // What is damaged may be replaced: that is how it is repaired.
+        let mut new = resource.clone();
+        let old = decode(&key, &stored).ok();
+        match &old {
+            Some(old) => {
+                check_change(old, resource)?;
+                keep(old, &mut new);
+                new.metadata_mut()
+                    .resource_version
+                    .clone_from(&old.metadata().resource_version);
+                if new == *old {
+                    return Ok(Some(Written::Unchanged));
+                }
+            }
+            None => self.stamp(&mut new),
+        }
+        let done = self.commit(&new, stored.mod_revision).await?;
+        if !done && given.is_some() {
+            let now = self.store.get(&etcd_key).await?;
+            let stored = now.map_or_else(|| "none".to_owned(), |kv| kv.mod_revision.to_string());
+            return Err(Failure::Conflict {
+                given: given.unwrap_or_default().to_owned(),
+                stored,
+            });
+        }
+        Ok(done.then_some(Written::Replaced))
+    }
+
+    fn stamp(&self, resource: &mut AnyResource) {
+        let metadata = resource.metadata_mut();
+        metadata.uid = Some((self.new_uid)());
+        metadata.creation_timestamp = Some(self.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    }
+
+    /// Writes if the key is still at `revision`.
+    async fn commit(&self, resource: &AnyResource, revision: i64) -> Result<bool, Failure> {
+        let key = self.keys.resource(&resource.key());
+        let txn = Txn::default()
+            .when(key.as_str(), revision)
+            .put(key, encode_stored(resource));
+        let txn = self.with_ipam_config(txn, resource).await?;
+        Ok(matches!(
+            self.store.txn(txn).await?,
+            TxnOutcome::Committed(_)
+        ))
+    }
+
+    /// Address management reads its settings from a key of its own; both change together.
+    async fn with_ipam_config(&self, txn: Txn, resource: &AnyResource) -> Result<Txn, Failure> {
+        let AnyResource::IpamConfiguration(config) = resource else {
+            return Ok(txn);
+        };
+        let key = IpamKeys::new(self.keys.prefix()).config();
+        let stored = self.store.get(&key).await?;
+        let old = stored
+            .as_ref()
+            .and_then(|kv| IpamConfig::decode(&key, &kv.value).ok());
+        let new = IpamConfig {
+            strict_affinity: config.spec.strict_affinity,
+            auto_allocate_blocks: config.spec.auto_allocate_blocks(),
+            max_blocks_per_host: config.spec.max_blocks_per_host.unwrap_or(0),
+            ip_cooldown_seconds: config.spec.ip_cooldown_seconds,
+            other: old.map(|old| old.other).unwrap_or_default(),
+        };
+        let revision = stored.map_or(0, |kv| kv.mod_revision);
+        Ok(txn.when(key.as_str(), revision).put(key, new.to_json()))
+    }
+
+    /// Rules between a new resource and those that exist.
+    async fn check_new(&self, resource: &AnyResource) -> Result<(), Failure> {
+        match resource {
+            AnyResource::IpPool(pool) => {
+                let others = self.list(Kind::IpPool, None).await?.resources;
+                let ranges = others.iter().filter_map(as_pool);
+                let named = ranges.map(|pool| (pool.metadata.name.as_str(), pool.spec.cidr));
+                refuse(overlapping_pools(pool, named))
+            }
+            AnyResource::NetworkPolicy(policy) => self.check_tier(policy.spec.tier()).await,
+            AnyResource::GlobalNetworkPolicy(policy) => self.check_tier(policy.spec.tier()).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn check_tier(&self, tier: &str) -> Result<(), Failure> {
+        if is_built_in_tier(tier) {
+            return Ok(());
+        }
+        let tiers = self.list(Kind::Tier, None).await?.resources;
+        let names: Vec<_> = tiers
+            .iter()
+            .map(|tier| tier.metadata().name.as_str())
+            .collect();
+        if names.contains(&tier) {
+            return Ok(());
+        }
+        let allowed = [DEFAULT_TIER]
+            .into_iter()
+            .chain(names)
+            .collect::<Vec<_>>()
+            .join(", ");
+        refuse(vec![FieldError::new(
+            "spec.tier",
+            format!("{tier:?}"),
+            allowed,
+        )])
+    }
+
+    /// Deletes a resource; with `version` only if it is still at that.
+    pub(crate) async fn delete(
+        &self,
+        key: &ResourceKey,
+        version: Option<&str>,
+    ) -> Result<(), Failure> {
+        if key.kind == Kind::Tier {
+            self.check_tier_is_free(&key.name).await?;
+        }
+        let etcd_key = self.keys.resource(key);
+        for _ in 0..ATTEMPTS {
+            let stored = self.store.get(&etcd_key).await?.ok_or(Failure::Missing)?;
+            let found = stored.mod_revision.to_string();
+            if let Some(given) = version.filter(|given| **given != found) {
+                return Err(Failure::Conflict {
+                    given: given.to_owned(),
+                    stored: found,
+                });
+            }
+            let mut txn = Txn::default()
+                .when(etcd_key.as_str(), stored.mod_revision)
+                .delete(etcd_key.as_str());
+            if key.kind == Kind::IpamConfiguration {
+                txn = txn.delete(IpamKeys::new(self.keys.prefix()).config());
+            }
+            if matches!(self.store.txn(txn).await?, TxnOutcome::Committed(_)) {
+                return Ok(());
+            }
+        }
+        let stored = "changed with each attempt".to_owned();
+        Err(Failure::Conflict {
+            given: version.unwrap_or_default().to_owned(),
+            stored,
+        })
+    }
+
+    async fn check_tier_is_free(&self, tier: &str) -> Result<(), Failure> {
+        if is_built_in_tier(tier) {
+            return Err(Failure::Kept("every cluster has this tier".to_owned()));
+        }
+        for kind in [Kind::GlobalNetworkPolicy, Kind::NetworkPolicy] {
+            for policy in self.list(kind, None).await?.resources {
+                let of = match &policy {
+                    AnyResource::NetworkPolicy(policy) => policy.spec.tier(),
+                    AnyResource::GlobalNetworkPolicy(policy) => policy.spec.tier(),
+                    _ => continue,
+                };
+                if of == tier {
+                    return Err(Failure::Kept(format!("{} is in this tier", policy.key())));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode(key: &ResourceKey, kv: &KeyValue) -> Result<AnyResource, DecodeError> {
+    let mut resource = decode_stored(key, &kv.value)?;
+    resource.metadata_mut().resource_version = Some(kv.mod_revision.to_string());
+    Ok(resource)
+}
+
+const fn as_pool(resource: &AnyResource) -> Option<&IpPool> {
+    match resource {
+        AnyResource::IpPool(pool) => Some(pool),
+        _ => None,
+    }
+}
+
+fn refuse(errors: Vec<FieldError>) -> Result<(), Failure> {
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Refused(errors))
+    }
+}
+
+/// What a change leaves as it was: identity, and what others report about the resource.
+fn keep(old: &AnyResource, new: &mut AnyResource) {
+    let (from, to) = (old.metadata(), new.metadata_mut());
+    to.uid.clone_from(&from.uid);
+    to.creation_timestamp.clone_from(&from.creation_timestamp);
+    new.keep_extra(old);
+}
+
+/// Rules between a resource and what it was.
+fn check_change(old: &AnyResource, new: &AnyResource) -> Result<(), Failure> {
+    let (Some(old), Some(new)) = (as_pool(old), as_pool(new)) else {
+        return Ok(());
+    };
+    let mut errors = Vec::new();
+    let (was, is) = (&old.spec, &new.spec);
+    if is.cidr != was.cidr {
+        let allowed = format!("{}, because the range of a pool never changes", was.cidr);
+        errors.push(FieldError::new("spec.cidr", is.cidr.to_string(), allowed));
+    }
+    if is.block_size() != was.block_size() {
+        let allowed = format!("{}, because the blocks of a pool stay", was.block_size());
+        errors.push(FieldError::new(
+            "spec.blockSize",
+            is.block_size().to_string(),
+            allowed,
+        ));
+    }
+    let balances = |spec: &margay_model::ippool::IpPoolSpec| spec.allows(PoolUse::LoadBalancer);
+    if balances(was) && !balances(is) {
+        let allowed = "LoadBalancer, because the pool is used for it";
+        errors.push(FieldError::new("spec.allowedUses", "another use", allowed));
+    }
+    refuse(errors)
+}

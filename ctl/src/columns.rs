@@ -1,0 +1,252 @@
+//! The columns that each kind has in a table.
+
+use margay_model::any::AnyResource;
+use margay_model::asn::Asn;
+use margay_model::ippool::EncapMode;
+use margay_model::kind::Kind;
+
+use crate::table::Table;
+
+/// Longest list in a cell, in characters.
+const LIST: usize = 80;
+
+/// Column names: always shown, and shown in the wide table instead.
+const fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
+    match (kind, wide) {
+        (Kind::BgpConfiguration, _) => &["NAME", "LOGSEVERITY", "MESHENABLED", "ASNUMBER"],
+        (Kind::BgpFilter, _) => &[
+            "NAME",
+            "NUMEXPORTV4",
+            "NUMIMPORTV4",
+            "NUMEXPORTV6",
+            "NUMIMPORTV6",
+        ],
+        (Kind::BgpPeer, _) => &["NAME", "PEERIP", "NODE", "ASN"],
+        (Kind::ClusterInformation, _) => &[
+            "NAME",
+            "CLUSTERGUID",
+            "CLUSTERTYPE",
+            "CALICOVERSION",
+            "DATASTOREREADY",
+        ],
+        (Kind::GlobalNetworkPolicy | Kind::NetworkPolicy, false) => &["NAME", "TIER"],
+        (Kind::GlobalNetworkPolicy | Kind::NetworkPolicy, true) => {
+            &["NAME", "TIER", "ORDER", "SELECTOR"]
+        }
+        (Kind::GlobalNetworkSet | Kind::NetworkSet, true) => &["NAME", "NETS"],
+        (Kind::HostEndpoint, false) => &["NAME", "NODE"],
+        (Kind::HostEndpoint, true) => &["NAME", "NODE", "INTERFACE", "IPS", "PROFILES"],
+        (Kind::IpamConfiguration, false) => &["NAME", "STRICTAFFINITY", "AUTOALLOCATEBLOCKS"],
+        (Kind::IpamConfiguration, true) => &[
+            "NAME",
+            "STRICTAFFINITY",
+            "AUTOALLOCATEBLOCKS",
+            "MAXBLOCKSPERHOST",
+        ],
+        (Kind::IpPool, false) => &["NAME", "CIDR", "SELECTOR"],
+        (Kind::IpPool, true) => &[
+            "NAME",
+            "CIDR",
+            "NAT",
+            "IPIPMODE",
+            "VXLANMODE",
+            "DISABLED",
+            "DISABLEBGPEXPORT",
+            "SELECTOR",
+            "ASSIGNMENTMODE",
+        ],
+        (Kind::IpReservation, true) => &["NAME", "CIDRS"],
+        (Kind::Node, true) => &["NAME", "ASN", "IPV4", "IPV6"],
+        (Kind::Profile, true) => &["NAME", "LABELS"],
+        (Kind::Tier, _) => &["NAME", "ORDER"],
+        (Kind::WorkloadEndpoint, false) => &["WORKLOAD", "NODE", "NETWORKS", "INTERFACE"],
+        (Kind::WorkloadEndpoint, true) => &[
+            "NAME",
+            "WORKLOAD",
+            "NODE",
+            "NETWORKS",
+            "INTERFACE",
+            "PROFILES",
+            "NATS",
+        ],
+        (
+            Kind::FelixConfiguration
+            | Kind::GlobalNetworkSet
+            | Kind::NetworkSet
+            | Kind::IpReservation
+            | Kind::Node
+            | Kind::Profile,
+            _,
+        ) => &["NAME"],
+    }
+}
+
+/// A table of resources of one kind. `asn` is the AS of hosts that name none.
+pub(crate) fn table(
+    kind: Kind,
+    resources: &[AnyResource],
+    wide: bool,
+    namespaces: bool,
+    asn: Asn,
+) -> Table {
+    let headings = headings(kind, wide);
+    let namespace = (namespaces && kind.namespaced()).then_some("NAMESPACE");
+    let mut table = Table::new(namespace.iter().chain(headings).copied());
+    for resource in resources {
+        let of = |_: &_| resource.metadata().namespace.clone().unwrap_or_default();
+        let cells = headings.iter().map(|heading| cell(resource, heading, asn));
+        table.row(namespace.iter().map(of).chain(cells));
+    }
+    table
+}
+
+fn cell(resource: &AnyResource, heading: &str, asn: Asn) -> String {
+    if heading == "NAME" {
+        return resource.metadata().name.clone();
+    }
+    match resource {
+        AnyResource::BgpConfiguration(res) => match heading {
+            "LOGSEVERITY" => res.spec.log_severity_screen.clone().unwrap_or_default(),
+            "MESHENABLED" => or_dash(res.spec.node_to_node_mesh_enabled),
+            _ => or_dash(res.spec.as_number),
+        },
+        AnyResource::BgpFilter(res) => match heading {
+            "NUMEXPORTV4" => res.spec.export_v4.len().to_string(),
+            "NUMIMPORTV4" => res.spec.import_v4.len().to_string(),
+            "NUMEXPORTV6" => res.spec.export_v6.len().to_string(),
+            _ => res.spec.import_v6.len().to_string(),
+        },
+        AnyResource::BgpPeer(res) => match heading {
+            "PEERIP" => or_empty(res.spec.peer_ip),
+            "NODE" => {
+                let selected = res.spec.node.as_ref().or(res.spec.node_selector.as_ref());
+                selected.map_or_else(|| "(global)".to_owned(), Clone::clone)
+            }
+            _ => res.spec.as_number.unwrap_or(Asn(0)).to_string(),
+        },
+        AnyResource::ClusterInformation(res) => match heading {
+            "CLUSTERGUID" => res.spec.cluster_guid.clone(),
+            "CLUSTERTYPE" => res.spec.cluster_type.clone(),
+            "CALICOVERSION" => res.spec.calico_version.clone(),
+            _ => or_empty(res.spec.datastore_ready),
+        },
+        AnyResource::GlobalNetworkPolicy(res) => policy_cell(
+            heading,
+            res.spec.tier(),
+            res.spec.order,
+            res.spec.selector.as_deref(),
+        ),
+        AnyResource::NetworkPolicy(res) => policy_cell(
+            heading,
+            res.spec.tier(),
+            res.spec.order,
+            res.spec.selector.as_deref(),
+        ),
+        AnyResource::GlobalNetworkSet(res) => list(&res.spec.nets),
+        AnyResource::NetworkSet(res) => list(&res.spec.nets),
+        AnyResource::HostEndpoint(res) => match heading {
+            "NODE" => res.spec.node.clone(),
+            "INTERFACE" => res.spec.interface_name.clone(),
+            "IPS" => join(&res.spec.expected_ips),
+            _ => join(&res.spec.profiles),
+        },
+        AnyResource::IpamConfiguration(res) => match heading {
+            "STRICTAFFINITY" => res.spec.strict_affinity.to_string(),
+            "AUTOALLOCATEBLOCKS" => res.spec.auto_allocate_blocks().to_string(),
+            _ => res.spec.max_blocks_per_host.unwrap_or(0).to_string(),
+        },
+        AnyResource::IpPool(res) => match heading {
+            "CIDR" => res.spec.cidr.to_string(),
+            "NAT" => res.spec.nat_outgoing.to_string(),
+            "IPIPMODE" => res.spec.ipip_mode.unwrap_or(EncapMode::Never).to_string(),
+            "VXLANMODE" => res.spec.vxlan_mode.unwrap_or(EncapMode::Never).to_string(),
+            "DISABLED" => res.spec.disabled.to_string(),
+            "DISABLEBGPEXPORT" => res.spec.disable_bgp_export.to_string(),
+            "SELECTOR" => res
+                .spec
+                .node_selector
+                .clone()
+                .unwrap_or_else(|| "all()".to_owned()),
+            _ => (if res.spec.automatic() {
+                "Automatic"
+            } else {
+                "Manual"
+            })
+            .to_owned(),
+        },
+        AnyResource::IpReservation(res) => list(&res.spec.reserved_cidrs),
+        AnyResource::Node(res) => {
+            let Some(bgp) = &res.spec.bgp else {
+                return String::new();
+            };
+            match heading {
+                "ASN" => bgp
+                    .as_number
+                    .map_or_else(|| format!("({asn})"), |own| own.to_string()),
+                "IPV4" => or_empty(bgp.ipv4_address),
+                _ => or_empty(bgp.ipv6_address),
+            }
+        }
+        AnyResource::Profile(res) => {
+            let labels = res.spec.labels_to_apply.iter();
+            labels
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect::<Vec<_>>()
+                .join(",")
+        }
+        AnyResource::Tier(res) => or_empty(res.spec.order),
+        AnyResource::WorkloadEndpoint(res) => match heading {
+            "WORKLOAD" => {
+                let candidates = [&res.spec.workload, &res.spec.pod, &res.spec.container_id];
+                candidates
+                    .into_iter()
+                    .find(|c| !c.is_empty())
+                    .cloned()
+                    .unwrap_or_default()
+            }
+            "NODE" => res.spec.node.clone(),
+            "NETWORKS" => join(&res.spec.ip_networks),
+            "INTERFACE" => res.spec.interface_name.clone(),
+            "PROFILES" => join(&res.spec.profiles),
+            _ => {
+                let nats = res.spec.ip_nats.iter();
+                let texts = nats.map(|nat| format!("{}={}", nat.external_ip, nat.internal_ip));
+                texts.collect::<Vec<_>>().join(",")
+            }
+        },
+        AnyResource::FelixConfiguration(_) => String::new(),
+    }
+}
+
+fn policy_cell(heading: &str, tier: &str, order: Option<f64>, selector: Option<&str>) -> String {
+    match heading {
+        "TIER" => tier.to_owned(),
+        "ORDER" => or_empty(order),
+        _ => selector.unwrap_or("all()").to_owned(),
+    }
+}
+
+fn or_empty(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn join(items: &[impl ToString]) -> String {
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// Items as far as they fit.
+fn list(items: &[impl ToString]) -> String {
+    let text = join(items);
+    match text.char_indices().nth(LIST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}

@@ -1,0 +1,140 @@
+//! Resources from files, folders and standard input.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use margay_model::any::AnyResource;
+use margay_model::defaults::DEFAULT_NAMESPACE;
+use margay_model::manifest::{Document, DocumentError, decode_manifest};
+use margay_policy::selector::Selector;
+
+use crate::failure::Fatal;
+
+/// Endings of the files that are read in a folder.
+const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// One document of a file.
+pub(crate) struct Source {
+    /// Where it stands, for people: file, document, line.
+    pub(crate) place: String,
+    /// The resource; or all that is wrong with it, a line each.
+    pub(crate) result: Result<AnyResource, Vec<String>>,
+}
+
+/// Reads all documents of these paths. `namespace` is for resources that name none.
+pub(crate) fn read(
+    paths: &[PathBuf],
+    recursive: bool,
+    namespace: Option<&str>,
+    stdin: &mut dyn Read,
+) -> Result<Vec<Source>, Fatal> {
+    let mut sources = Vec::new();
+    for path in paths {
+        for (name, text) in texts(path, recursive, stdin)? {
+            let documents = decode_manifest(&text, &check_selector);
+            sources.extend(
+                documents
+                    .into_iter()
+                    .map(|doc| source(&name, doc, namespace)),
+            );
+        }
+    }
+    if sources.is_empty() {
+        let names: Vec<_> = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        return Err(Fatal::Usage(format!(
+            "{}: no resources found",
+            names.join(", ")
+        )));
+    }
+    Ok(sources)
+}
+
+/// The grammar of selectors.
+pub(crate) fn check_selector(text: &str) -> Result<(), String> {
+    Selector::from_str(text)
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+fn source(file: &str, document: Document, namespace: Option<&str>) -> Source {
+    let item = document
+        .item
+        .map_or_else(String::new, |item| format!(" item {item}"));
+    let place = format!(
+        "{file}: document {}{item} (line {})",
+        document.index, document.line
+    );
+    let subject = document.subject.to_string();
+    let result = match document.result {
+        Ok(mut resource) => {
+            if resource.kind().namespaced() {
+                let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE).to_owned();
+                resource.metadata_mut().namespace.get_or_insert(namespace);
+            }
+            Ok(resource)
+        }
+        Err(DocumentError::Invalid(errors)) => Err(errors
+            .iter()
+            .map(|error| format!("{subject}: {error}"))
+            .collect()),
+        Err(syntax) => Err(vec![syntax.to_string()]),
+    };
+    Source { place, result }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Fatal {
+    Fatal::Usage(format!("{}: {error}", path.display()))
+}
+
+/// Names and contents of the files that a path stands for.
+fn texts(
+    path: &Path,
+    recursive: bool,
+    stdin: &mut dyn Read,
+) -> Result<Vec<(String, String)>, Fatal> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        stdin
+            .read_to_string(&mut text)
+            .map_err(|error| unreadable(path, &error))?;
+        return Ok(vec![("standard input".to_owned(), text)]);
+    }
+    let mut files = Vec::new();
+    if path.is_dir() {
+        collect(path, recursive, &mut files)?;
+    } else {
+        files.push(path.to_owned());
+    }
+    let read = |file: PathBuf| match std::fs::read_to_string(&file) {
+        Ok(text) => Ok((file.display().to_string(), text)),
+        Err(error) => Err(unreadable(&file, &error)),
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// The files of a folder in alphabetical order, then those of its folders.
+fn collect(folder: &Path, recursive: bool, files: &mut Vec<PathBuf>) -> Result<(), Fatal> {
+    let entries = std::fs::read_dir(folder).map_err(|error| unreadable(folder, &error))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry.map_err(|error| unreadable(folder, &error))?.path());
+    }
+    paths.sort();
+    let (folders, plain): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.is_dir());
+    let wanted = |path: &PathBuf| {
+        path.extension()
+            .and_then(|ending| ending.to_str())
+            .is_some_and(|e| ENDINGS.contains(&e))
+    };
+    files.extend(plain.into_iter().filter(wanted));
+    if recursive {
+        for folder in folders {
+            collect(&folder, recursive, files)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! One module a verb.
+
+pub(crate) mod delete;
+pub(crate) mod get;
+pub(crate) mod ipam;
+pub(crate) mod node;
+pub(crate) mod version;
+pub(crate) mod write;
+
+use margay_model::defaults::DEFAULT_NAMESPACE;
+use margay_model::kind::{Kind, ResourceKey};
+use margay_model::store::StoreError;
+
+use crate::cli::Which;
+use crate::failure::Fatal;
+
+/// A kind and the names that the command line gives, `KIND NAME...` or `KIND/NAME...`.
+pub(crate) struct Named {
+    pub(crate) kind: Kind,
+    pub(crate) names: Vec<String>,
+}
+
+impl Named {
+    /// Reads the words of the command line.
+    pub(crate) fn of(which: &Which) -> Result<Self, Fatal> {
+        let word = which.kind.as_deref().unwrap_or_default();
+        let (kind, first) = match word.split_once('/') {
+            Some((kind, name)) => (kind, Some(name.to_owned())),
+            None => (word, None),
+        };
+        let kind = Kind::from_user(kind).ok_or_else(|| Fatal::kind(kind))?;
+        let names: Vec<_> = first
+            .into_iter()
+            .chain(which.names.iter().cloned())
+            .collect();
+        if names
+            .iter()
+            .any(|name| name.is_empty() || name.contains('/'))
+        {
+            return Err(Fatal::Usage("a name is empty or has a slash".to_owned()));
+        }
+        Ok(Self { kind, names })
+    }
+
+    /// The keys of the names.
+    pub(crate) fn keys(&self, namespace: Option<&str>) -> impl Iterator<Item = ResourceKey> {
+        let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE);
+        self.names
+            .iter()
+            .map(move |name| match self.kind.namespaced() {
+                true => ResourceKey::namespaced(self.kind, namespace, name),
+                false => ResourceKey::global(self.kind, name),
+            })
+    }
+}
+
+/// A request that the whole command depends on failed.
+pub(crate) fn fatal(error: &StoreError) -> Fatal {
+    match error {
+        StoreError::Unavailable { .. } => Fatal::Unreachable(error.to_string()),
+        other => Fatal::Refused(other.to_string()),
+    }
+}
