@@ -48,13 +48,12 @@ fn approach<P: NlriPrefix + Key>(
     table: &Table,
     nlri: &[u8],
 ) -> Result<SmallVec<[(P, u32); 64]>, WireError> {
-    let reached = |prefix: P| (prefix, table.approach(prefix));
-    NlriIter::<P>::new(nlri, false)
-        .map(|item| {
-            item.map(|nlri| reached(nlri.prefix))
-                .map_err(WireError::from)
-        })
-        .collect()
+    let hashed = |prefix: P| (prefix, table.hash(prefix));
+    let list = NlriIter::<P>::new(nlri, false)
+        .map(|item| item.map(|nlri| hashed(nlri.prefix)))
+        .collect::<Result<SmallVec<[_; 64]>, _>>()?;
+    table.touch(list.iter().map(|&(_, hash)| hash));
+    Ok(list)
 }
 
 /// Puts a path in, with its references, and marks the prefix if anything changed; `true` if the

@@ -42,10 +42,14 @@ impl Index {
         self.slots.len() - 1
     }
 
-    /// Loads the slot that a search for `hash` reads first. Loads of several hashes overlap in the
-    /// memory system, those of searches one after the other do not.
-    pub(crate) fn touch(&self, hash: u32) {
-        std::hint::black_box(self.slots[hash as usize & self.mask()]);
+    /// Loads the slots that searches for `hashes` read first. Loads in a row overlap in the memory
+    /// system, those of searches one after the other do not.
+    pub(crate) fn touch(&self, hashes: impl Iterator<Item = u32>) {
+        let mask = self.mask();
+        let sum = hashes.fold(0u64, |sum, hash| {
+            sum.wrapping_add(self.slots[hash as usize & mask])
+        });
+        std::hint::black_box(sum);
     }
 
     /// The id stored under `hash` for which `is_key` holds.

@@ -155,11 +155,14 @@ impl Table {
         (0..self.id_bound()).filter(|&id| !self.dests[id as usize].vacant)
     }
 
-    /// The hash of a key, its slot on the way into the cache.
-    pub(crate) fn approach<K: Key>(&self, key: K) -> u32 {
-        let hash = key.hash(self.seed);
-        self.index.touch(hash);
-        hash
+    /// The hash of a key.
+    pub(crate) fn hash<K: Key>(&self, key: K) -> u32 {
+        key.hash(self.seed)
+    }
+
+    /// Gets the slots of keys with these hashes into the cache.
+    pub(crate) fn touch(&self, hashes: impl Iterator<Item = u32>) {
+        self.index.touch(hashes);
     }
 
     pub(crate) fn find<K: Key>(&self, key: K) -> Option<u32> {
