@@ -133,16 +133,15 @@ impl Rib {
         }
         match received? {
             // A link-local address means nothing off the link that it came from.
-            NextHop::V6 { global, link_local } => {
-                let only_local = global.is_unspecified() || global.is_unicast_link_local();
-                if only_local && link_local.or(Some(global)).is_some() {
-                    return key.next_hop;
-                }
-                Some(NextHop::V6 {
-                    global,
-                    link_local: None,
-                })
+            NextHop::V6 { global, .. }
+                if global.is_unspecified() || global.is_unicast_link_local() =>
+            {
+                key.next_hop
             }
+            NextHop::V6 { global, .. } => Some(NextHop::V6 {
+                global,
+                link_local: None,
+            }),
             v4 @ NextHop::V4(_) => Some(v4),
         }
     }
