@@ -2,4 +2,6 @@
 //! the routers' packages.
 
 mod bird;
+mod frr;
+mod gobgp;
 mod support;
