@@ -5,7 +5,6 @@
 
 pub mod cni;
 pub mod status;
-
 pub mod store;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +26,8 @@ pub enum Request {
     Cni(cni::CniRequest),
     /// The state of this node; answered by a [`status::NodeStatus`].
     NodeStatus {},
+    /// A call of the datastore behind the agent; answered by [`store::StoreReply`] lines.
+    Store(store::StoreRequest),
 }
 
 /// One answer line.

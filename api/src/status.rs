@@ -62,10 +62,8 @@ pub struct PeerStatus {
     pub since_secs: u64,
     /// Why the session last went down; empty if it never did.
     pub last_error: String,
-    /// Prefixes received and accepted, both families.
+    /// Prefixes received, both families, those that import refused included.
     pub received: u64,
-    /// Of those, accepted by the import filter.
-    pub accepted: u64,
     /// Prefixes advertised, both families.
     pub advertised: u64,
 }
