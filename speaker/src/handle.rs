@@ -122,7 +122,7 @@ pub(crate) enum Command {
 pub struct Speaker {
     commands: mpsc::Sender<Command>,
     /// Closed by the thread when it is done.
-    done: std::sync::mpsc::Receiver<()>,
+    done: oneshot::Receiver<()>,
     graceful: bool,
 }
 
@@ -148,7 +148,7 @@ impl Speaker {
         let (commands, command_rx) = mpsc::channel(COMMANDS);
         let (fib_tx, fib) = mpsc::channel(FIB_BATCHES);
         let (ready_tx, ready) = std::sync::mpsc::sync_channel(1);
-        let (done_tx, done) = std::sync::mpsc::sync_channel(1);
+        let (done_tx, done) = oneshot::channel::<()>();
         thread::Builder::new()
             .name("bgp-speaker".to_owned())
             .spawn(move || {
@@ -214,9 +214,8 @@ impl Speaker {
     }
 
     async fn wait(self) {
-        let wait = tokio::task::spawn_blocking(move || self.done.recv_timeout(STOP_GRACE));
         // The thread closes the channel without a word; a time-out leaves it to finish alone.
-        drop(wait.await);
+        drop(tokio::time::timeout(STOP_GRACE, self.done).await);
     }
 
     async fn send(&self, command: Command) -> Result<(), SpeakerError> {
