@@ -142,39 +142,66 @@ pub fn addresses(socket: &mut Socket) -> Result<Vec<Address>, NetlinkError> {
 pub struct Path {
     /// The interface that packets leave by.
     pub ifname: String,
+    /// The router they go to; none when the destination is on the interface's link.
+    pub gateway: Option<IpAddr>,
     /// The source address the kernel would choose.
     pub src: Option<IpAddr>,
     /// The interface's MTU in bytes.
     pub mtu: u32,
+    /// Protocol number of the route that matched: who made it.
+    pub protocol: u8,
 }
 
 /// Asks the kernel for its way to `dst`; none if there is none.
 pub fn route_get(socket: &mut Socket, dst: IpAddr) -> Result<Option<Path>, NetlinkError> {
-    let mut header = [0; RTMSG_LEN];
-    header[0] = family_of(dst);
-    header[1] = if dst.is_ipv4() { 32 } else { 128 };
-    let answer = socket.request(libc::RTM_GETROUTE, 0, &header, |m| m.ip(libc::RTA_DST, dst));
-    let message = match answer {
-        Ok(Some(message)) => message,
-        Ok(None) => return Ok(None),
-        Err(NetlinkError::Refused(e))
-            if e.is_missing() || matches!(e.errno, libc::ENETUNREACH | libc::EHOSTUNREACH) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
+    let Some(chosen) = look_up(socket, dst, 0)? else {
+        return Ok(None);
     };
-    let attributes = Attributes::after(&message, RTMSG_LEN);
+    let attributes = Attributes::after(&chosen, RTMSG_LEN);
     let Some(index) = attributes.find(libc::RTA_OIF).and_then(u32_from) else {
         return Ok(None);
     };
+    let gateway = attributes
+        .find(libc::RTA_GATEWAY)
+        .and_then(ip_from)
+        .or_else(|| {
+            // An IPv4 route through an IPv6 router: the family in two octets, then the address.
+            attributes
+                .find(libc::RTA_VIA)
+                .and_then(|via| ip_from(via.get(2..)?))
+        });
     let src = attributes.find(libc::RTA_PREFSRC).and_then(ip_from);
+    // The answer to a look-up has a protocol of its own; only the matched route tells who made it.
+    let Some(matched) = look_up(socket, dst, RTM_F_FIB_MATCH)? else {
+        return Ok(None);
+    };
+    let protocol = matched.get(5).copied().unwrap_or(libc::RTPROT_UNSPEC);
     let link = by_index(socket, index)?;
     Ok(link.map(|link| Path {
         ifname: link.name,
+        gateway,
         src,
         mtu: link.mtu,
+        protocol,
     }))
+}
+
+/// `RTM_F_FIB_MATCH` of linux/rtnetlink.h: answer with the route that matches, not with the way taken.
+const RTM_F_FIB_MATCH: u32 = 0x2000;
+
+fn look_up(socket: &mut Socket, dst: IpAddr, flags: u32) -> Result<Option<Vec<u8>>, NetlinkError> {
+    let mut header = [0; RTMSG_LEN];
+    header[0] = family_of(dst);
+    header[1] = if dst.is_ipv4() { 32 } else { 128 };
+    header[8..].copy_from_slice(&flags.to_ne_bytes());
+    match socket.request(libc::RTM_GETROUTE, 0, &header, |m| m.ip(libc::RTA_DST, dst)) {
+        Err(NetlinkError::Refused(e))
+            if e.is_missing() || matches!(e.errno, libc::ENETUNREACH | libc::EHOSTUNREACH) =>
+        {
+            Ok(None)
+        }
+        answer => answer,
+    }
 }
 
 #[cfg(test)]
@@ -223,15 +250,14 @@ mod tests {
             let path = route_get(&mut socket, "192.0.2.2".parse().unwrap())
                 .unwrap()
                 .unwrap();
-            let src = Some("192.0.2.1".parse().unwrap());
-            assert_eq!(
-                path,
-                Path {
-                    ifname: "mgy1".into(),
-                    src,
-                    mtu: 1400
-                }
-            );
+            let on_link = Path {
+                ifname: "mgy1".into(),
+                gateway: None,
+                src: Some("192.0.2.1".parse().unwrap()),
+                mtu: 1400,
+                protocol: libc::RTPROT_KERNEL,
+            };
+            assert_eq!(path, on_link);
             let path = route_get(&mut socket, "2001:db8::9".parse().unwrap())
                 .unwrap()
                 .unwrap();
@@ -240,6 +266,12 @@ mod tests {
                 route_get(&mut socket, "198.51.100.1".parse().unwrap()).unwrap(),
                 None
             );
+            ns.ip("route add 198.51.100.0/24 via 192.0.2.2 proto 99");
+            let path = route_get(&mut socket, "198.51.100.1".parse().unwrap())
+                .unwrap()
+                .unwrap();
+            assert_eq!(path.gateway, Some("192.0.2.2".parse().unwrap()));
+            assert_eq!(path.protocol, 99);
             assert_eq!(
                 route_get(&mut socket, "2001:db9::1".parse().unwrap()).unwrap(),
                 None

@@ -24,7 +24,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use crate::netlink::NetlinkError;
+use crate::link;
+use crate::netlink::{NetlinkError, Socket};
 use crate::sysctl::SysctlError;
 
 pub use check::check;
@@ -179,6 +180,24 @@ pub fn create(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Attached, Attac
     let link = create_link(spec)?;
     configure(spec, &link, addresses)?;
     Ok(link)
+}
+
+/// Makes sure that the container has no interface of the wanted name yet.
+pub fn ensure_absent(spec: &AttachSpec) -> Result<(), AttachError> {
+    let file = netns::open(&spec.netns)?;
+    let ifname = &spec.container_ifname;
+    let look = || {
+        let kernel = |source| AttachError::kernel("look for an interface", ifname)(source);
+        let mut socket = Socket::route().map_err(kernel)?;
+        match link::find(&mut socket, ifname).map_err(kernel)? {
+            None => Ok(()),
+            Some(_) => Err(AttachError::ContainerInterfaceExists {
+                ifname: ifname.clone(),
+                netns: spec.netns.clone(),
+            }),
+        }
+    };
+    netns::run_in(&spec.netns, &file, look, || Ok(()))
 }
 
 /// Removes the container's interface from inside, for a DELETE that knows the namespace but not the host end. A
