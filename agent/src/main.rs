@@ -1,2 +1,74 @@
-//! x
-fn main() {}
+//! `margayd`, the agent of a host: BGP speaker, kernel routes, packet policy and addresses in one process.
+//!
+//! `main` reads the configuration, builds the parts, and waits: for a signal, or for a part that ended.
+//! Exit status: 0 after SIGTERM or SIGINT, 1 when the agent could not start or a part failed, 2 for wrong
+//! usage. Kernel state is left in place in every case.
+
+mod audit;
+mod bgp;
+mod cni;
+mod config;
+mod derive;
+mod graph;
+mod ipam_task;
+mod kernel;
+mod node;
+mod reaper;
+mod server;
+mod status;
+mod translate;
+mod wiring;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+use config::Config;
+
+/// The Margay agent of one host.
+#[derive(Debug, Parser)]
+#[command(name = "margayd", version, about)]
+struct Arguments {
+    /// Configuration file (YAML); without one, every setting has its default.
+    #[arg(long, value_name = "FILE", env = "MARGAY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match Config::load(arguments.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            log_to_stderr("info");
+            error!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    log_to_stderr(&config.log);
+    match wiring::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A bad filter directive falls back to `info` with a word about it, rather than to silence.
+fn log_to_stderr(directives: &str) {
+    let (filter, bad) = match EnvFilter::try_new(directives) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    if let Some(error) = bad {
+        tracing::warn!(directives, %error, "log: not a filter, using info");
+    }
+}

@@ -1,0 +1,155 @@
+//! Finds what a crash or a reboot left: endpoints whose interface is gone, interfaces without an endpoint.
+//!
+//! A second line of defence. Whatever is found must be found twice, a minute apart, before it goes, so
+//! that an attachment under way is never taken for a left-over. An endpoint whose host interface does
+//! not exist is proof enough: both ends of a veth pair go together, so no container can be using it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use margay_dataplane::attach::HOST_MAC;
+use margay_dataplane::link;
+use margay_dataplane::netlink::{NetlinkError, Socket};
+use margay_model::kind::ResourceKey;
+use tracing::{info, warn};
+
+use crate::cni::Cni;
+use crate::world::World;
+
+/// Time between two looks.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Digits behind the prefix in the name of a host interface of ours.
+const HASH_DIGITS: usize = 11;
+
+/// What looks left over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Suspects {
+    endpoints: BTreeSet<ResourceKey>,
+    interfaces: BTreeSet<String>,
+}
+
+impl Suspects {
+    fn seen_before(&self, before: &Self) -> Self {
+        Self {
+            endpoints: self
+                .endpoints
+                .intersection(&before.endpoints)
+                .cloned()
+                .collect(),
+            interfaces: self
+                .interfaces
+                .intersection(&before.interfaces)
+                .cloned()
+                .collect(),
+        }
+    }
+}
+
+/// Looks once a minute, for ever.
+pub(crate) async fn run(cni: Arc<Cni>) {
+    let mut before = Suspects::default();
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let world = cni.world();
+        if !world.in_sync {
+            continue;
+        }
+        let prefix = Arc::clone(&world.interface_prefix);
+        let listed = tokio::task::spawn_blocking(move || interfaces(&prefix)).await;
+        let present = match listed {
+            Ok(Ok(present)) => present,
+            Ok(Err(error)) => {
+                warn!(%error, "cannot list interfaces");
+                continue;
+            }
+            Err(panic) => {
+                warn!(error = %panic, "cannot list interfaces");
+                continue;
+            }
+        };
+        let now = compare(&world, &present);
+        let left_over = now.seen_before(&before);
+        for key in &left_over.endpoints {
+            info!(endpoint = %key, "endpoint without an interface, given back");
+            cni.forget_endpoint(key).await;
+        }
+        for ifname in &left_over.interfaces {
+            info!(interface = ifname, "interface without an endpoint, removed");
+            cni.remove_interface(ifname.clone()).await;
+        }
+        before = now;
+    }
+}
+
+fn compare(world: &World, present: &BTreeSet<String>) -> Suspects {
+    let wanted: BTreeSet<&str> = world
+        .endpoints
+        .values()
+        .map(|e| e.resource.spec.interface_name.as_str())
+        .collect();
+    Suspects {
+        endpoints: world
+            .endpoints
+            .iter()
+            .filter(|(_, e)| !present.contains(&e.resource.spec.interface_name))
+            .map(|(key, _)| key.clone())
+            .collect(),
+        interfaces: present
+            .iter()
+            .filter(|name| !wanted.contains(name.as_str()))
+            .cloned()
+            .collect(),
+    }
+}
+
+/// Names of the interfaces that can only be ours: by name, kind and hardware address.
+fn interfaces(prefix: &str) -> Result<BTreeSet<String>, NetlinkError> {
+    let mut socket = Socket::route()?;
+    let links = link::list(&mut socket, prefix)?;
+    let ours = links.into_iter().filter(|link| {
+        let rest = link.name.strip_prefix(prefix).unwrap_or_default();
+        rest.len() == HASH_DIGITS
+            && rest.bytes().all(|b| b.is_ascii_hexdigit())
+            && link.kind == "veth"
+            && link.mac == Some(HOST_MAC)
+    });
+    Ok(ours.map(|link| link.name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_model::kind::Kind;
+    use margay_model::meta::{ObjectMeta, Resource};
+    use margay_model::workload_endpoint::WorkloadEndpointSpec;
+
+    use super::*;
+    use crate::world::LocalEndpoint;
+
+    #[test]
+    fn only_what_is_missing_twice_is_left_over() {
+        let key = ResourceKey::namespaced(Kind::WorkloadEndpoint, "default", "h1-cni-c1-eth0");
+        let spec = WorkloadEndpointSpec {
+            interface_name: "mgy00000000001".into(),
+            ..WorkloadEndpointSpec::default()
+        };
+        let resource = Resource::new(ObjectMeta::namespaced("default", "h1-cni-c1-eth0"), spec);
+        let endpoint = Arc::new(LocalEndpoint {
+            resource,
+            mod_revision: 1,
+        });
+        let world = World {
+            endpoints: Arc::new([(key.clone(), endpoint)].into()),
+            ..World::default()
+        };
+        let stray = BTreeSet::from(["mgy00000000002".to_owned()]);
+        let first = compare(&world, &stray);
+        assert_eq!(first.seen_before(&Suspects::default()), Suspects::default());
+        let both = first.seen_before(&first);
+        assert_eq!(both.endpoints, BTreeSet::from([key]));
+        assert_eq!(both.interfaces, stray);
+        let healed = compare(&world, &BTreeSet::from(["mgy00000000001".to_owned()]));
+        assert_eq!(healed.seen_before(&first), Suspects::default());
+    }
+}

@@ -1,0 +1,264 @@
+//! The speaker's keeper: configures it as the graph derives, passes on what it learns and what this host
+//! has, and answers for its state.
+//!
+//! One task owns the [`Speaker`], whose thread does the work. A speaker that cannot start (its port is
+//! taken) is tried again; the rest of the agent goes on without it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use ipnetwork::IpNetwork;
+use margay_api::status::{BgpStatus, PeerStatus};
+use margay_bgp::prefix::Prefix;
+use margay_speaker::{
+    FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, RouteQuery, Shutdown,
+    Speaker, SpeakerConfig,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::kernel::{Announce, Learned};
+
+/// Pause before another attempt to start the speaker.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Prefixes that this host has, or has no more.
+#[derive(Debug)]
+pub(crate) enum Local {
+    Announce(Vec<IpNetwork>),
+    Withdraw(Vec<IpNetwork>),
+}
+
+/// The kernel thread's way to the speaker. Unbounded, because its producer is bounded by the endpoints
+/// of this host and must never wait for BGP.
+pub(crate) fn announcer(local: mpsc::UnboundedSender<Local>) -> Announce {
+    Box::new(move |announce, withdraw| {
+        for change in [Local::Withdraw(withdraw), Local::Announce(announce)] {
+            if local.send(change).is_err() {
+                warn!("the speaker's keeper is gone");
+            }
+        }
+    })
+}
+
+/// Asks for the state of all sessions.
+#[derive(Clone, Debug)]
+pub(crate) struct BgpHandle {
+    asks: mpsc::Sender<oneshot::Sender<BgpStatus>>,
+}
+
+impl BgpHandle {
+    pub(crate) async fn status(&self) -> BgpStatus {
+        let (answer, wait) = oneshot::channel();
+        if self.asks.send(answer).await.is_err() {
+            return BgpStatus::default();
+        }
+        wait.await.unwrap_or_default()
+    }
+}
+
+/// What the task works with.
+pub(crate) struct Keeper {
+    pub(crate) config: watch::Receiver<Option<SpeakerConfig>>,
+    pub(crate) local: mpsc::UnboundedReceiver<Local>,
+    pub(crate) learned: mpsc::Sender<Learned>,
+}
+
+struct Running {
+    speaker: Speaker,
+    fib: FibReceiver,
+    config: SpeakerConfig,
+}
+
+impl Keeper {
+    /// Starts the task; it ends on cancellation, leaving peers to keep our routes.
+    pub(crate) fn spawn(
+        self,
+        cancel: CancellationToken,
+    ) -> (BgpHandle, tokio::task::JoinHandle<()>) {
+        let (asks, receiver) = mpsc::channel(16);
+        (BgpHandle { asks }, tokio::spawn(self.run(receiver, cancel)))
+    }
+
+    async fn run(
+        mut self,
+        mut asks: mpsc::Receiver<oneshot::Sender<BgpStatus>>,
+        cancel: CancellationToken,
+    ) {
+        // What a speaker that starts later must announce.
+        let mut prefixes = BTreeSet::new();
+        let mut running: Option<Running> = None;
+        loop {
+            // All arms are cancel-safe: receives, the watch's `changed`, a timer.
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                changed = self.config.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.take_local(&mut prefixes, running.as_ref()).await;
+                    self.configure(&mut running, &prefixes).await;
+                }
+                Some(change) = self.local.recv() => {
+                    note(&mut prefixes, &change);
+                    if let Some(running) = &running {
+                        originate(&running.speaker, &change).await;
+                    }
+                }
+                batch = next_batch(&mut running) => match batch {
+                    Some(batch) => {
+                        if self.learned.send(learned(batch)).await.is_err() {
+                            break;
+                        }
+                    }
+                    None => {
+                        warn!("the speaker stopped, starting another");
+                        running = None;
+                        self.configure(&mut running, &prefixes).await;
+                    }
+                },
+                Some(answer) = asks.recv() => {
+                    // Whoever asked may have given up.
+                    answer.send(status(running.as_ref()).await).unwrap_or_default();
+                }
+                () = tokio::time::sleep(RETRY), if running.is_none() => {
+                    self.configure(&mut running, &prefixes).await;
+                }
+            }
+        }
+        if let Some(running) = running {
+            running.speaker.shutdown(Shutdown::Restart).await;
+        }
+    }
+
+    /// Local routes that the kernel has already reported come before a new configuration.
+    async fn take_local(&mut self, prefixes: &mut BTreeSet<IpNetwork>, running: Option<&Running>) {
+        while let Ok(change) = self.local.try_recv() {
+            note(prefixes, &change);
+            if let Some(running) = running {
+                originate(&running.speaker, &change).await;
+            }
+        }
+    }
+
+    async fn configure(&mut self, running: &mut Option<Running>, prefixes: &BTreeSet<IpNetwork>) {
+        let Some(config) = self.config.borrow_and_update().clone() else {
+            return;
+        };
+        match running {
+            Some(running) if running.config == config => {}
+            Some(running) => match running.speaker.configure(config.clone()).await {
+                Ok(()) => running.config = config,
+                Err(error) => warn!(error = in_full(&error), "BGP configuration refused"),
+            },
+            None => match Speaker::spawn(config.clone()) {
+                Ok((speaker, fib)) => {
+                    info!(asn = config.local_as, router_id = %config.router_id, "speaker started");
+                    let all = Local::Announce(prefixes.iter().copied().collect());
+                    originate(&speaker, &all).await;
+                    *running = Some(Running {
+                        speaker,
+                        fib,
+                        config,
+                    });
+                }
+                Err(error) => warn!(error = in_full(&error), "cannot start the speaker"),
+            },
+        }
+    }
+}
+
+/// The next batch of a speaker that runs; for ever pending without one.
+async fn next_batch(running: &mut Option<Running>) -> Option<FibBatch> {
+    match running {
+        Some(running) => running.fib.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn note(prefixes: &mut BTreeSet<IpNetwork>, change: &Local) {
+    match change {
+        Local::Announce(added) => prefixes.extend(added),
+        Local::Withdraw(gone) => gone.iter().for_each(|prefix| {
+            prefixes.remove(prefix);
+        }),
+    }
+}
+
+async fn originate(speaker: &Speaker, change: &Local) {
+    let (prefixes, action) = match change {
+        Local::Announce(prefixes) => (prefixes, LocalAction::Announce(LocalAttrs::default())),
+        Local::Withdraw(prefixes) => (prefixes, LocalAction::Withdraw),
+    };
+    let changes: Vec<_> = prefixes
+        .iter()
+        .filter_map(|net| Prefix::new(net.ip(), net.prefix()))
+        .map(|prefix| LocalRouteChange {
+            prefix,
+            action: action.clone(),
+        })
+        .collect();
+    if !changes.is_empty()
+        && let Err(error) = speaker.originate(changes).await
+    {
+        warn!(%error, "local routes not told to the speaker");
+    }
+}
+
+fn learned(batch: FibBatch) -> Learned {
+    let routes = batch.changes.into_iter().filter_map(|change| {
+        let net = IpNetwork::new(change.prefix.addr(), change.prefix.len()).ok()?;
+        let next_hops: Vec<IpAddr> = change.next_hops.iter().map(|hop| hop.addr).collect();
+        Some((net, next_hops))
+    });
+    Learned {
+        routes: routes.collect(),
+        converged: batch.initial_sync_done,
+    }
+}
+
+async fn status(running: Option<&Running>) -> BgpStatus {
+    let Some(running) = running else {
+        return BgpStatus::default();
+    };
+    let now = SystemTime::now();
+    let peers = running.speaker.status().await.unwrap_or_default();
+    let keys: Vec<_> = peers.iter().map(|peer| peer.key).collect();
+    let mut status = BgpStatus {
+        local_as: running.config.local_as,
+        router_id: running.config.router_id.to_string(),
+        peers: peers
+            .into_iter()
+            .map(|peer| PeerStatus {
+                name: peer.name,
+                address: peer.key.to_string(),
+                remote_as: peer.remote_as,
+                state: peer.state.to_string(),
+                since_secs: now.duration_since(peer.since).map_or(0, |d| d.as_secs()),
+                last_error: peer.last_error.unwrap_or_default(),
+                received: peer.routes.iter().map(|f| u64::from(f.received)).sum(),
+                advertised: 0,
+            })
+            .collect(),
+    };
+    for (peer, key) in status.peers.iter_mut().zip(keys) {
+        if let Ok(routes) = running.speaker.routes(RouteQuery::Advertised(key)).await {
+            peer.advertised = routes.len() as u64;
+        }
+    }
+    status
+}
+
+/// An error with its causes, on one line.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,332 @@
+//! ADD: address, interface, policy, route; everything acknowledged before the answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
+use margay_dataplane::attach::{self, AttachSpec, Attached};
+use margay_model::kind::ResourceKey;
+use margay_model::meta::{ObjectMeta, Resource};
+use margay_model::profile::{Profile, ProfileSpec};
+use margay_model::rule::{Action, Rule};
+use margay_model::workload_endpoint::{WorkloadEndpoint, WorkloadEndpointSpec};
+use tracing::{debug, info};
+
+use super::naming::{endpoint_key, handle_id, host_ifname};
+use super::netconf::Call;
+use super::result::{Attachment, format_mac};
+use super::{Cni, HANDLE_ANNOTATION, PROGRAM_TIMEOUT, attach_error};
+use crate::ipam_task::{Assign, Written};
+use crate::world::World;
+
+impl Cni {
+    pub(super) async fn add(
+        &self,
+        request: &CniRequest,
+        header: &Header,
+    ) -> Result<CniReply, CniError> {
+        let call = Call::parse(request, header)?;
+        if call.prev_result.is_some() {
+            let msg = "prevResult is set, but this plugin makes the interface: put it first";
+            return Err(CniError::new(code::INVALID_CONFIG, msg));
+        }
+        let world = self.synced_world().await?;
+        let _turn = self.turns.take(&call.container_id).await;
+        self.journal.forget(request);
+        let spec = self.attach_spec(&call, &world);
+        self.reaper.when_gone(&spec.host_ifname).await;
+
+        let link_spec = spec.clone();
+        let link = tokio::task::spawn_blocking(move || create_link(&link_spec));
+        let assign = self.assign(&call, &spec, &world);
+        let (link, written) = tokio::join!(link, assign);
+        let link = link.unwrap_or_else(|panic| {
+            Err(CniError::new(
+                code::ATTACH_FAILED,
+                format!("attaching failed: {panic}"),
+            ))
+        });
+        let (link, written) = match (link, written) {
+            (Ok(link), Ok(written)) => (link, written),
+            (Ok(_), Err(error)) => {
+                self.reaper.remove(spec.host_ifname).await;
+                return Err(error);
+            }
+            (Err(error), written) => {
+                if written.is_ok() {
+                    self.undo(&call.network, request).await;
+                }
+                return Err(error);
+            }
+        };
+        match self.program(&call, &spec, &link, &written).await {
+            Ok(()) => Ok(reply(&call, &spec, &link, &written.ips)),
+            Err(error) => {
+                self.reaper.remove(spec.host_ifname).await;
+                self.undo(&call.network, request).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn attach_spec(&self, call: &Call, world: &World) -> AttachSpec {
+        AttachSpec {
+            netns: call.netns.clone().into(),
+            container_ifname: call.ifname.clone(),
+            host_ifname: host_ifname(&world.interface_prefix, &call.container_id, &call.ifname),
+            mtu: call.mtu,
+            // Chosen here rather than by the kernel, so that the endpoint can be written while the
+            // interface is being made.
+            container_mac: Some(call.mac.unwrap_or_else(random_mac)),
+            allow_spoofing: world.allow_spoofing,
+            container_forwarding: None,
+        }
+    }
+
+    /// Address and endpoint, in one transaction.
+    async fn assign(
+        &self,
+        call: &Call,
+        spec: &AttachSpec,
+        world: &World,
+    ) -> Result<Written, CniError> {
+        let key = endpoint_key(&self.node, call).map_err(|e| {
+            CniError::new(
+                code::INVALID_ENVIRONMENT,
+                format!("no endpoint can have this name: {e}"),
+            )
+        })?;
+        let endpoint = endpoint(&self.node, &key, call, spec, world);
+        let assign = Assign {
+            handle_id: handle_id(&call.network, &call.container_id, &call.ifname),
+            pod: call
+                .pod
+                .as_ref()
+                .map(|p| (p.namespace.clone(), p.name.clone())),
+            wish: call.ipam.clone(),
+            requested_ips: call.requested_ips.clone(),
+            key,
+            endpoint,
+            profile: own_profile(call).then(|| network_profile(&call.network)),
+        };
+        self.ipam.assign(assign).await.map_err(|e| {
+            let code = if e.transient() {
+                code::TRY_AGAIN_LATER
+            } else {
+                code::NO_ADDRESS
+            };
+            CniError::new(code, e.to_string())
+        })
+    }
+
+    /// Policy and route on the one hand, the container's side on the other: at the same time, because
+    /// a container without policy can neither send nor be reached.
+    async fn program(
+        &self,
+        call: &Call,
+        spec: &AttachSpec,
+        link: &Attached,
+        written: &Written,
+    ) -> Result<(), CniError> {
+        let programmed = tokio::time::timeout(PROGRAM_TIMEOUT, async {
+            if own_profile(call) {
+                self.profile_known(&call.network).await;
+            }
+            self.graph.endpoint(written.stored.clone()).await
+        });
+        let (spec, link, ips) = (spec.clone(), link.clone(), written.ips.clone());
+        let configured = tokio::task::spawn_blocking(move || attach::configure(&spec, &link, &ips));
+        let (programmed, configured) = tokio::join!(programmed, configured);
+        match configured {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(attach_error(&error)),
+            Err(panic) => {
+                return Err(CniError::new(
+                    code::ATTACH_FAILED,
+                    format!("attaching failed: {panic}"),
+                ));
+            }
+        }
+        match programmed {
+            Ok(Ok(())) => {
+                info!(
+                    container = call.container_id,
+                    interface = call.ifname,
+                    ips = ?written.ips,
+                    "attached"
+                );
+                Ok(())
+            }
+            Ok(Err(reason)) => Err(CniError::new(
+                code::ATTACH_FAILED,
+                format!("policy or route cannot be programmed: {reason}"),
+            )),
+            Err(_elapsed) => Err(CniError::new(
+                code::TRY_AGAIN_LATER,
+                format!(
+                    "the kernel has not acknowledged within {} s",
+                    PROGRAM_TIMEOUT.as_secs()
+                ),
+            )),
+        }
+    }
+
+    /// Waits for the watch to bring the profile of a network that has just had its first container.
+    async fn profile_known(&self, network: &str) {
+        let mut world = self.world.clone();
+        if world
+            .wait_for(|w| w.profiles.contains(network))
+            .await
+            .is_err()
+        {
+            debug!("the agent is stopping");
+        }
+    }
+
+    /// Gives back what a failed ADD took. If that fails too, the runtime's DEL or our audit does it.
+    async fn undo(&self, network: &str, request: &CniRequest) {
+        let world = Arc::clone(&self.world.borrow());
+        if let Some((key, _)) = world.endpoint_of(&request.container_id, &request.ifname)
+            && let Err(reason) = self.graph.endpoint_gone(key.clone()).await
+        {
+            info!(%key, reason, "kernel state of an endpoint is left to be retried");
+        }
+        if let Err(error) = self.release(network, request, &world).await {
+            info!(
+                container = request.container_id,
+                error = error.msg,
+                "left to DEL"
+            );
+        }
+    }
+}
+
+fn create_link(spec: &AttachSpec) -> Result<Attached, CniError> {
+    match attach::create_link(spec) {
+        // Left by an ADD of the same container that was cut off: ours by its name. Where the container
+        // has its interface, the ADD was not cut off, and a second one must fail.
+        Err(attach::AttachError::HostInterfaceExists { ifname }) => {
+            attach::ensure_absent(spec).map_err(|e| attach_error(&e))?;
+            attach::remove(&ifname).map_err(|e| attach_error(&e))?;
+            attach::create_link(spec).map_err(|e| attach_error(&e))
+        }
+        other => other.map_err(|e| attach_error(&e)),
+    }
+}
+
+/// Locally administered, unicast.
+fn random_mac() -> [u8; 6] {
+    let random = uuid::Uuid::new_v4();
+    let bytes = random.as_bytes();
+    [
+        (bytes[0] & 0xfc) | 0x02,
+        bytes[1],
+        bytes[2],
+        bytes[3],
+        bytes[4],
+        bytes[5],
+    ]
+}
+
+/// The endpoint without its addresses, which the allocator fills in.
+fn endpoint(
+    node: &str,
+    key: &ResourceKey,
+    call: &Call,
+    spec: &AttachSpec,
+    world: &World,
+) -> WorkloadEndpoint {
+    let namespace = key.namespace.clone().unwrap_or_default();
+    let orchestrator = if call.pod.is_some() { "k8s" } else { "cni" };
+    // A sandbox that is made anew under the same name keeps what others wrote into its endpoint.
+    let before = world.endpoints.get(key).map(Arc::clone);
+    let mut metadata = ObjectMeta::namespaced(namespace.clone(), key.name.clone());
+    match &before {
+        Some(before) => {
+            metadata = before.resource.metadata.clone();
+            metadata.resource_version = None;
+        }
+        None => {
+            metadata.uid = Some(uuid::Uuid::new_v4().to_string());
+            metadata.creation_timestamp = Some(now_rfc3339());
+        }
+    }
+    metadata
+        .labels
+        .insert("projectcalico.org/namespace".into(), namespace.clone());
+    metadata
+        .labels
+        .insert("projectcalico.org/orchestrator".into(), orchestrator.into());
+    metadata.annotations.insert(
+        HANDLE_ANNOTATION.into(),
+        handle_id(&call.network, &call.container_id, &call.ifname),
+    );
+    let profiles = match &call.pod {
+        Some(pod) => {
+            vec![
+                format!("kns.{}", pod.namespace),
+                format!("ksa.{}.default", pod.namespace),
+            ]
+        }
+        None if call.kubernetes_policy => Vec::new(),
+        None => vec![call.network.clone()],
+    };
+    let endpoint = WorkloadEndpointSpec {
+        orchestrator: orchestrator.into(),
+        node: node.into(),
+        container_id: call.container_id.clone(),
+        pod: call
+            .pod
+            .as_ref()
+            .map(|p| p.name.clone())
+            .unwrap_or_default(),
+        endpoint: call.ifname.clone(),
+        profiles,
+        interface_name: spec.host_ifname.clone(),
+        mac: spec.container_mac.map(format_mac).unwrap_or_default(),
+        ..WorkloadEndpointSpec::default()
+    };
+    Resource::new(metadata, endpoint)
+}
+
+/// Without an orchestrator that brings profiles, a network has one of its own.
+fn own_profile(call: &Call) -> bool {
+    call.pod.is_none() && !call.kubernetes_policy
+}
+
+/// As the established plugin makes it: containers of the network reach each other, and everything.
+fn network_profile(network: &str) -> Profile {
+    let mut from_network = Rule::new(Action::Allow);
+    from_network.source.selector = Some(format!("has({network})"));
+    let mut metadata = ObjectMeta::named(network);
+    metadata.uid = Some(uuid::Uuid::new_v4().to_string());
+    metadata.creation_timestamp = Some(now_rfc3339());
+    let spec = ProfileSpec {
+        ingress: vec![from_network],
+        egress: vec![Rule::new(Action::Allow)],
+        labels_to_apply: [(network.to_owned(), String::new())].into(),
+        ..ProfileSpec::default()
+    };
+    Resource::new(metadata, spec)
+}
+
+/// RFC 3339, whole seconds, UTC, as every resource has it.
+pub(crate) fn now_rfc3339() -> String {
+    jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string()
+}
+
+fn reply(call: &Call, spec: &AttachSpec, link: &Attached, ips: &[IpAddr]) -> CniReply {
+    let attachment = Attachment {
+        host_ifname: &spec.host_ifname,
+        host_mac: link.host_mac,
+        container_ifname: &spec.container_ifname,
+        container_mac: link.container_mac,
+        netns: &call.netns,
+        mtu: link.mtu,
+        ips,
+        dns: call.dns.as_ref(),
+    };
+    CniReply::result(&attachment.to_result(&call.cni_version))
+}

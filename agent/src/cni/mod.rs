@@ -1,0 +1,238 @@
+//! The CNI verbs: what the shim forwards, carried out.
+//!
+//! Handlers own attachments in flight, one call at a time a container. They change the store through the
+//! IPAM task, the kernel's interfaces through [`margay_dataplane::attach`], and everything else by telling
+//! the graph, which answers when the kernel has acknowledged.
+
+mod add;
+mod check;
+mod del;
+mod journal;
+mod naming;
+mod netconf;
+mod result;
+mod turns;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
+use margay_dataplane::attach::AttachError;
+use margay_model::kind::ResourceKey;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+pub(crate) use add::now_rfc3339;
+pub(crate) use journal::Journal;
+pub(crate) use netconf::IpamWish;
+
+use crate::graph::GraphHandle;
+use crate::ipam_task::{IpamHandle, Release};
+use crate::reaper::Reaper;
+use crate::world::World;
+use turns::Turns;
+
+/// Version of an error told before the configuration's own is known.
+const NEWEST: &str = "1.1.0";
+
+/// How long a call waits for an agent that is still reading the store.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the kernel may take to acknowledge policy and route.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where an endpoint of ours says which handle holds its addresses: a field the established layout does
+/// not have, for the audit of what a crash or a reboot left.
+const HANDLE_ANNOTATION: &str = "margay.io/handle";
+
+/// What the verbs work with.
+#[derive(Debug)]
+pub(crate) struct Cni {
+    node: String,
+    world: watch::Receiver<Arc<World>>,
+    graph: GraphHandle,
+    ipam: IpamHandle,
+    reaper: Reaper,
+    journal: Journal,
+    turns: Turns,
+}
+
+impl Cni {
+    pub(crate) fn new(
+        node: String,
+        world: watch::Receiver<Arc<World>>,
+        graph: GraphHandle,
+        ipam: IpamHandle,
+        reaper: Reaper,
+        journal: Journal,
+    ) -> Self {
+        Self {
+            node,
+            world,
+            graph,
+            ipam,
+            reaper,
+            journal,
+            turns: Turns::default(),
+        }
+    }
+
+    /// Carries out one call. Never fails: what goes wrong is in the reply.
+    pub(crate) async fn handle(&self, request: CniRequest) -> CniReply {
+        if let Err(error) = request.check_environment() {
+            return error.reply(NEWEST);
+        }
+        let header = match Header::parse(&request.config) {
+            Ok(header) => header,
+            Err((version, error)) => return error.reply(&version),
+        };
+        let outcome = match request.command.as_str() {
+            "ADD" => self.add(&request, &header).await,
+            "DEL" => self.del(&request, &header).await,
+            "CHECK" => self.check(&request, &header).await,
+            "STATUS" => self.status(),
+            other => Err(CniError::new(
+                code::INVALID_ENVIRONMENT,
+                format!("CNI_COMMAND {other} is not supported"),
+            )),
+        };
+        match outcome {
+            Ok(reply) => reply,
+            Err(error) => {
+                warn!(
+                    command = request.command,
+                    container = request.container_id,
+                    interface = request.ifname,
+                    code = error.code,
+                    error = error.msg,
+                    details = error.details,
+                    "CNI call failed"
+                );
+                error.reply(&header.cni_version)
+            }
+        }
+    }
+
+    /// Replays what the journal holds: DELs that came while nobody could carry them out.
+    pub(crate) async fn replay_journal(&self) {
+        for entry in self.journal.entries() {
+            let request = entry.request.clone();
+            let result = match Header::parse(&request.config) {
+                Ok(header) => self.delete(&request, &header).await,
+                Err((_, error)) => Err(error),
+            };
+            match result {
+                Ok(()) => {
+                    info!(
+                        container = request.container_id,
+                        "journalled DEL carried out"
+                    );
+                    entry.done();
+                }
+                Err(error) => {
+                    warn!(
+                        container = request.container_id,
+                        error = error.msg,
+                        "journalled DEL waits"
+                    );
+                }
+            }
+        }
+    }
+
+    /// The world as it is, in sync or not.
+    pub(crate) fn world(&self) -> Arc<World> {
+        Arc::clone(&self.world.borrow())
+    }
+
+    /// Gives back an endpoint that no container can be using any more.
+    pub(crate) async fn forget_endpoint(&self, key: &ResourceKey) {
+        let world = self.world();
+        let Some(endpoint) = world.endpoints.get(key) else {
+            return;
+        };
+        let Some(handle_id) = endpoint
+            .resource
+            .metadata
+            .annotations
+            .get(HANDLE_ANNOTATION)
+        else {
+            // Written by another system, which has its own ways to clean up.
+            return;
+        };
+        let container_id = &endpoint.resource.spec.container_id;
+        let _turn = self.turns.take(container_id).await;
+        if let Err(reason) = self.graph.endpoint_gone(key.clone()).await {
+            warn!(endpoint = %key, reason, "kernel state of an endpoint is left to be retried");
+        }
+        let release = Release {
+            handle_id: handle_id.clone(),
+            container_id: container_id.clone(),
+            endpoint: Some((key.clone(), endpoint.mod_revision)),
+        };
+        if let Err(error) = self.ipam.release(release).await {
+            warn!(endpoint = %key, %error, "left-over endpoint waits");
+        }
+    }
+
+    /// Removes a host interface that no endpoint has.
+    pub(crate) async fn remove_interface(&self, ifname: String) {
+        self.reaper.remove(ifname).await;
+    }
+
+    /// STATUS: whether ADD can be served.
+    fn status(&self) -> Result<CniReply, CniError> {
+        let world = self.world.borrow();
+        if !world.in_sync {
+            return Err(CniError::new(
+                code::NOT_AVAILABLE,
+                "the agent is not in sync yet",
+            ));
+        }
+        if world.pools.iter().all(|pool| pool.spec.disabled) {
+            return Err(CniError::new(
+                code::NOT_AVAILABLE,
+                "there is no enabled IPPool",
+            ));
+        }
+        Ok(CniReply::done())
+    }
+
+    /// The world once the agent is in sync.
+    async fn synced_world(&self) -> Result<Arc<World>, CniError> {
+        let mut world = self.world.clone();
+        let synced = tokio::time::timeout(SYNC_TIMEOUT, world.wait_for(|w| w.in_sync)).await;
+        match synced {
+            Ok(Ok(world)) => Ok(Arc::clone(&world)),
+            _ => Err(CniError::new(
+                code::TRY_AGAIN_LATER,
+                "the agent has not read the datastore yet",
+            )),
+        }
+    }
+}
+
+/// An attachment error with the code that the spec has for it.
+fn attach_error(error: &AttachError) -> CniError {
+    let code = match error {
+        AttachError::NetnsMissing { .. }
+        | AttachError::NotNetns { .. }
+        | AttachError::OwnNetns { .. } => code::INVALID_NETNS,
+        _ => code::ATTACH_FAILED,
+    };
+    CniError::new(code, in_full(error))
+}
+
+/// An error with its causes, on one line.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,137 @@
+//! The agent's own configuration: one YAML file, every field optional.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use ipnetwork::IpNetwork;
+use margay_api::{DEFAULT_JOURNAL, DEFAULT_SOCKET};
+use margay_datastore::DatastoreConfig;
+use serde::Deserialize;
+
+/// Plain data, read once at start. What can change while running is in the datastore instead.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// This node's name in the datastore; the host name, in lower case, when absent.
+    pub(crate) node_name: Option<String>,
+    /// The unix socket for the CNI shim and the command line.
+    pub(crate) socket: PathBuf,
+    /// Where the shim leaves the DELs that it could not hand over.
+    pub(crate) cni_journal: PathBuf,
+    /// Where the resources are.
+    pub(crate) datastore: DatastoreConfig,
+    /// The node's IPv4 address, with the prefix length of its subnet. When absent: what the Node
+    /// resource says, else the address that the kernel uses towards the default route.
+    pub(crate) node_ip: Option<String>,
+    /// The node's IPv6 address, likewise; none when absent and the Node resource has none.
+    pub(crate) node_ip6: Option<String>,
+    /// Whether to run the BGP speaker.
+    pub(crate) bgp: bool,
+    /// Local addresses to accept BGP sessions on; all of them when empty.
+    pub(crate) bgp_listen: Vec<IpAddr>,
+    /// Where passwords that resources refer to are: `DIR/NAME/KEY`, a file each.
+    pub(crate) secrets_dir: PathBuf,
+    /// Filter directives for the log, for example `info` or `margay_speaker=debug,info`.
+    pub(crate) log: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node_name: None,
+            socket: DEFAULT_SOCKET.into(),
+            cni_journal: DEFAULT_JOURNAL.into(),
+            datastore: DatastoreConfig::default(),
+            node_ip: None,
+            node_ip6: None,
+            bgp: true,
+            bgp_listen: Vec::new(),
+            secrets_dir: "/etc/margay/secrets".into(),
+            log: "info".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file, then lets the environment override where the datastore is.
+    ///
+    /// # Errors
+    /// A file that cannot be read or does not parse, an impossible environment variable.
+    pub(crate) fn load(path: Option<&Path>) -> anyhow::Result<Self> {
+        let mut config = match path {
+            Some(path) => {
+                let text = fs::read_to_string(path)
+                    .with_context(|| format!("cannot read configuration {}", path.display()))?;
+                Self::parse(&text).with_context(|| format!("configuration {}", path.display()))?
+            }
+            None => Self::default(),
+        };
+        config
+            .datastore
+            .apply_env(|name| std::env::var(name).ok())?;
+        Ok(config)
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        // An empty file is a mapping without entries to a person, and null to YAML.
+        let config: Option<Self> = serde_norway::from_str(text)?;
+        let config = config.unwrap_or_default();
+        config.node_networks()?;
+        Ok(config)
+    }
+
+    /// The configured node addresses.
+    ///
+    /// # Errors
+    /// An address that does not parse or is of the wrong family.
+    pub(crate) fn node_networks(&self) -> anyhow::Result<(Option<IpNetwork>, Option<IpNetwork>)> {
+        let parse = |field: &str, value: &Option<String>, v4: bool| {
+            let Some(text) = value else { return Ok(None) };
+            match text.parse::<IpNetwork>() {
+                Ok(net) if net.is_ipv4() == v4 => Ok(Some(net)),
+                _ => {
+                    let family = if v4 { "an IPv4" } else { "an IPv6" };
+                    bail!(
+                        "{field} is {text:?}, must be {family} address with its subnet's prefix \
+                         length"
+                    )
+                }
+            }
+        };
+        Ok((
+            parse("node_ip", &self.node_ip, true)?,
+            parse("node_ip6", &self.node_ip6, false)?,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_all_defaults() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.socket, Path::new("/run/margay/margayd.sock"));
+        assert!(config.bgp);
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_addresses_are_refused() {
+        assert!(
+            Config::parse("sockt: /x")
+                .unwrap_err()
+                .to_string()
+                .contains("sockt")
+        );
+        let error = Config::parse("node_ip: fe80::1/64")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("node_ip is \"fe80::1/64\", must be an IPv4 address"),
+            "{error}"
+        );
+    }
+}

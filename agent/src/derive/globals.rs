@@ -1,0 +1,185 @@
+//! FelixConfiguration and the pools as settings of the dataplane.
+
+use std::net::IpAddr;
+
+use margay_dataplane::filter::{DenyAction, Globals, HostAction};
+use margay_model::any::AnyResource;
+use margay_model::felix_configuration::{
+    DenyAction as ModelDeny, EndpointToHostAction, FelixConfigurationSpec, SourceSpoofing,
+};
+use margay_model::kind::{Kind, ResourceKey};
+use tracing::warn;
+
+use crate::graph::Cache;
+
+/// The settings that hold on this node: its own object wins over `default`, field by field.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Tuning {
+    pub(crate) interface_prefix: String,
+    pub(crate) allow_spoofing: bool,
+    pub(crate) log_prefix: String,
+}
+
+/// Ours; the established system's is `cali`, and both can run on one host while it is migrated.
+const INTERFACE_PREFIX: &str = "mgy";
+
+/// What the filter should do beside policy.
+pub(crate) fn globals(cache: &Cache, node: &str) -> Globals {
+    let felix = Felix::of(cache, node);
+    let mut globals = Globals {
+        interface_prefix: tuning(cache, node).interface_prefix,
+        endpoint_to_host: match felix.first(|f| f.default_endpoint_to_host_action) {
+            None | Some(EndpointToHostAction::Drop) => HostAction::Drop,
+            Some(EndpointToHostAction::Return) => HostAction::Return,
+            Some(EndpointToHostAction::Accept) => HostAction::Accept,
+        },
+        deny_action: match felix.first(|f| f.iptables_filter_deny_action) {
+            None | Some(ModelDeny::Drop) => DenyAction::Drop,
+            Some(ModelDeny::Reject) => DenyAction::Reject,
+        },
+        disable_conntrack_invalid: felix
+            .first(|f| f.disable_conntrack_invalid_check)
+            .unwrap_or(false),
+        ..Globals::default()
+    };
+    if let Some(mask) = felix.first(|f| f.iptables_mark_mask) {
+        if mask.count_ones() >= 2 {
+            globals.mark_mask = mask;
+        } else {
+            warn!(mask, "iptablesMarkMask has fewer than two bits, ignored");
+        }
+    }
+    match felix.first(|f| f.nat_outgoing_address) {
+        Some(IpAddr::V4(addr)) => globals.nat_outgoing_v4 = Some(addr),
+        Some(IpAddr::V6(addr)) => globals.nat_outgoing_v6 = Some(addr),
+        None => {}
+    }
+    for resource in cache.of_kind(Kind::IpPool) {
+        let AnyResource::IpPool(pool) = resource else {
+            continue;
+        };
+        let network = pool.spec.cidr.network();
+        // A disabled pool gives no addresses, but those it gave are still in use.
+        globals.all_pools.insert(network);
+        if pool.spec.nat_outgoing {
+            globals.masquerade_pools.insert(network);
+        }
+    }
+    globals
+}
+
+/// What the agent itself needs to know.
+pub(crate) fn tuning(cache: &Cache, node: &str) -> Tuning {
+    let felix = Felix::of(cache, node);
+    // The established field is a list; its first entry is the one that new interfaces get.
+    let prefix = felix.first(|f| f.interface_prefix.clone());
+    let prefix = prefix
+        .as_deref()
+        .and_then(|list| list.split(',').next())
+        .map(str::trim);
+    Tuning {
+        interface_prefix: match prefix {
+            // The hash behind it has 11 digits and an interface name at most 15.
+            Some(prefix) if (1..=4).contains(&prefix.len()) => prefix.to_owned(),
+            Some(prefix) => {
+                warn!(
+                    prefix,
+                    "interfacePrefix must have 1 to 4 characters, using mgy"
+                );
+                INTERFACE_PREFIX.to_owned()
+            }
+            None => INTERFACE_PREFIX.to_owned(),
+        },
+        allow_spoofing: felix.first(|f| f.workload_source_spoofing) == Some(SourceSpoofing::Any),
+        log_prefix: felix
+            .first(|f| f.log_prefix.clone())
+            .unwrap_or_else(|| "margay".to_owned()),
+    }
+}
+
+/// The objects that hold for a node, the most specific first.
+struct Felix<'a>(Vec<&'a FelixConfigurationSpec>);
+
+impl<'a> Felix<'a> {
+    fn of(cache: &'a Cache, node: &str) -> Self {
+        let names = [format!("node.{node}"), "default".to_owned()];
+        let find =
+            |name: String| match cache.get(&ResourceKey::global(Kind::FelixConfiguration, name)) {
+                Some(AnyResource::FelixConfiguration(felix)) => Some(&felix.spec),
+                _ => None,
+            };
+        Self(names.into_iter().filter_map(find).collect())
+    }
+
+    fn first<T>(&self, field: impl Fn(&FelixConfigurationSpec) -> Option<T>) -> Option<T> {
+        self.0.iter().find_map(|spec| field(spec))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use margay_model::felix_configuration::FelixConfiguration;
+    use margay_model::ippool::IpPoolSpec;
+    use margay_model::meta::{ObjectMeta, Resource};
+
+    use super::*;
+
+    fn felix(name: &str, spec: FelixConfigurationSpec) -> AnyResource {
+        let felix: FelixConfiguration = Resource::new(ObjectMeta::named(name), spec);
+        felix.into()
+    }
+
+    fn cache(resources: Vec<AnyResource>) -> Cache {
+        let mut cache = Cache::default();
+        for resource in resources {
+            cache.apply(resource.key(), Some(resource), 1);
+        }
+        cache
+    }
+
+    #[test]
+    fn the_nodes_own_object_wins_field_by_field() {
+        let cache = cache(vec![
+            felix(
+                "default",
+                FelixConfigurationSpec {
+                    interface_prefix: Some("abc".into()),
+                    default_endpoint_to_host_action: Some(EndpointToHostAction::Accept),
+                    ..FelixConfigurationSpec::default()
+                },
+            ),
+            felix(
+                "node.h1",
+                FelixConfigurationSpec {
+                    interface_prefix: Some("xyz,abc".into()),
+                    ..FelixConfigurationSpec::default()
+                },
+            ),
+        ]);
+        assert_eq!(tuning(&cache, "h1").interface_prefix, "xyz");
+        assert_eq!(tuning(&cache, "h2").interface_prefix, "abc");
+        assert_eq!(globals(&cache, "h1").endpoint_to_host, HostAction::Accept);
+    }
+
+    #[test]
+    fn every_pool_is_a_destination_and_some_are_masqueraded() {
+        let pool = |name: &str, cidr: &str, nat: bool| {
+            let mut spec = IpPoolSpec::new(cidr.parse().unwrap());
+            spec.nat_outgoing = nat;
+            spec.disabled = true;
+            AnyResource::IpPool(Resource::new(ObjectMeta::named(name), spec))
+        };
+        let cache = cache(vec![
+            pool("a", "10.0.0.0/16", true),
+            pool("b", "10.1.0.0/16", false),
+        ]);
+        let globals = globals(&cache, "h1");
+        assert_eq!(globals.all_pools.len(), 2);
+        assert_eq!(
+            globals.masquerade_pools,
+            BTreeSet::from(["10.0.0.0/16".parse().unwrap()])
+        );
+    }
+}

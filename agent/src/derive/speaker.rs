@@ -1,0 +1,298 @@
+//! The speaker's whole configuration, from the resources.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use margay_bgp::prefix::Prefix;
+use margay_model::any::AnyResource;
+use margay_model::bgp_configuration::BindMode;
+use margay_model::bgp_peer::{BgpPassword, NextHopMode, SourceAddress};
+use margay_model::kind::{Kind, ResourceKey};
+use margay_model::net::Cidr;
+use margay_model::node::Node;
+use margay_speaker::{
+    Action, BGP_PORT, ConfigError, FilterConfig, FilterRule, GracefulRestartConfig, PeerConfig,
+    PeerKey, RouteOrigin, Secret, SpeakerConfig, Ttl,
+};
+use sha1::{Digest, Sha1};
+use tracing::warn;
+
+use super::filters::{self, FilterProblem};
+use super::peers::{Peer, as_of, cluster_id, defaults, peers};
+use crate::graph::Cache;
+
+/// Most prefixes that an external peer may send in each family: what a rack of containers can have, and
+/// far from what fills memory. More ends the session.
+const EXTERNAL_MAX_PREFIXES: u32 = 100_000;
+
+/// What of the agent's own configuration concerns BGP.
+#[derive(Clone, Debug)]
+pub(crate) struct BgpSettings {
+    /// Addresses to listen on; all when empty.
+    pub(crate) listen: Vec<IpAddr>,
+    /// The kernel kept the routes of an agent before us.
+    pub(crate) restarting: bool,
+    /// Where passwords are: `DIR/SECRET/KEY`, a file each.
+    pub(crate) secrets: PathBuf,
+}
+
+/// The configuration; none without a Node of our own.
+pub(crate) fn speaker(cache: &Cache, node: &str, settings: &BgpSettings) -> Option<SpeakerConfig> {
+    let Some(AnyResource::Node(me)) = cache.get(&ResourceKey::global(Kind::Node, node)) else {
+        return None;
+    };
+    let defaults = defaults(cache);
+    let router_id = router_id(me);
+    let mut config = SpeakerConfig::new(as_of(me, defaults).0, router_id);
+    let port = defaults.and_then(|d| d.listen_port).unwrap_or(BGP_PORT);
+    let node_only = defaults.and_then(|d| d.bind_mode) == Some(BindMode::NodeIp);
+    config.listen = listen_addresses(me, settings, node_only)
+        .map(|ip| SocketAddr::new(ip, port))
+        .collect();
+    config.graceful_restart = Some(GracefulRestartConfig {
+        restart_time_secs: defaults
+            .and_then(|d| d.node_mesh_max_restart_time.as_ref())
+            .map_or(120, |time| {
+                u16::try_from(time.0.as_secs()).unwrap_or(4095).min(4095)
+            }),
+        restarting: settings.restarting,
+    });
+    config.cluster_id = cluster_id(me).and_then(|id| id.parse().ok());
+    let pools = Pools::of(cache);
+    config.peers = peers(cache, me)
+        .into_iter()
+        .filter_map(|(key, peer)| {
+            let built = build(cache, me, config.local_as, key, &peer, &pools, settings);
+            match built {
+                Ok(peer) => Some((key, peer)),
+                Err(reason) => {
+                    warn!(peer = peer.name, address = %key, reason, "BGP peer left out");
+                    None
+                }
+            }
+        })
+        .collect();
+    without_invalid_peers(config)
+}
+
+/// One bad peer must not keep the others from being configured.
+fn without_invalid_peers(mut config: SpeakerConfig) -> Option<SpeakerConfig> {
+    loop {
+        match config.validate() {
+            Ok(()) => return Some(config),
+            Err(ConfigError::Peer { peer, .. }) if config.peers.contains_key(&peer) => {
+                if let Err(error) = config.validate() {
+                    warn!(%error, "BGP peer left out");
+                }
+                config.peers.remove(&peer);
+            }
+            Err(error) => {
+                warn!(%error, "no BGP");
+                return None;
+            }
+        }
+    }
+}
+
+/// The node's IPv4 address, which is unique in the cluster; without one, a hash of the node's name.
+fn router_id(me: &Node) -> Ipv4Addr {
+    me.spec.ipv4().unwrap_or_else(|| {
+        let digest = Sha1::digest(me.metadata.name.as_bytes());
+        // The lowest bit keeps it from being 0.0.0.0, which no speaker accepts (RFC 6286).
+        Ipv4Addr::new(digest[0], digest[1], digest[2], digest[3] | 1)
+    })
+}
+
+fn listen_addresses<'a>(
+    me: &'a Node,
+    settings: &'a BgpSettings,
+    node_only: bool,
+) -> Box<dyn Iterator<Item = IpAddr> + 'a> {
+    if !settings.listen.is_empty() {
+        return Box::new(settings.listen.iter().copied());
+    }
+    if node_only {
+        let v4 = me.spec.ipv4().map(IpAddr::V4);
+        let v6 = me.spec.ipv6().map(IpAddr::V6);
+        return Box::new(v4.into_iter().chain(v6));
+    }
+    let any = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ];
+    Box::new(any.into_iter())
+}
+
+/// Which prefixes BGP may speak of.
+struct Pools {
+    all: Vec<Prefix>,
+    /// Not to be advertised.
+    unexported: Vec<Prefix>,
+}
+
+impl Pools {
+    fn of(cache: &Cache) -> Self {
+        let mut pools = Self {
+            all: Vec::new(),
+            unexported: Vec::new(),
+        };
+        for resource in cache.of_kind(Kind::IpPool) {
+            let AnyResource::IpPool(pool) = resource else {
+                continue;
+            };
+            let Some(prefix) = prefix(pool.spec.cidr) else {
+                continue;
+            };
+            pools.all.push(prefix);
+            if pool.spec.disable_bgp_export {
+                pools.unexported.push(prefix);
+            }
+        }
+        pools
+    }
+}
+
+/// A network as BGP writes it.
+pub(super) fn prefix(cidr: Cidr) -> Option<Prefix> {
+    Prefix::new(cidr.addr(), cidr.prefix_len())
+}
+
+fn build(
+    cache: &Cache,
+    me: &Node,
+    local_as: u32,
+    key: PeerKey,
+    peer: &Peer<'_>,
+    pools: &Pools,
+    settings: &BgpSettings,
+) -> Result<PeerConfig, String> {
+    let spec = peer.spec;
+    let mut config = PeerConfig::new(peer.remote_as.0);
+    config.name = peer.name.clone();
+    config.local_as = spec.and_then(|s| s.local_as_number).map(|asn| asn.0);
+    let internal = config.local_as.unwrap_or(local_as) == peer.remote_as.0;
+    if spec.and_then(|s| s.source_address) != Some(SourceAddress::None) {
+        config.source = own_address(me, key.addr);
+    }
+    config.ttl = ttl(me, spec.and_then(|s| s.ttl_security), key.addr);
+    if let Some(keepalive) = spec.and_then(|s| s.keepalive_time.as_ref()) {
+        let secs = u16::try_from(keepalive.0.as_secs())
+            .unwrap_or(u16::MAX / 3)
+            .max(1);
+        config.keepalive_secs = Some(secs);
+        config.hold_time_secs = secs.saturating_mul(3).max(3);
+    }
+    let password = spec
+        .map(|s| &s.password)
+        .or(defaults(cache).map(|d| &d.node_mesh_password));
+    if let Some(Some(password)) = password {
+        config.password = Some(read_password(settings, password)?);
+    }
+    let mode = spec.and_then(|s| s.next_hop_mode);
+    let keep = mode == Some(NextHopMode::Keep) || spec.is_some_and(|s| s.keep_original_next_hop);
+    config.next_hop_self = mode == Some(NextHopMode::SelfAddress);
+    config.next_hop_keep = keep;
+    config.next_hop_v4 = me.spec.ipv4();
+    config.next_hop_v6 = me.spec.ipv6();
+    config.allow_own_as = spec
+        .and_then(|s| s.num_allowed_local_as_numbers)
+        .unwrap_or(0);
+    config.max_prefixes = (!internal).then_some(EXTERNAL_MAX_PREFIXES);
+    config.route_reflector_client = internal && is_client(me, peer);
+    let names = spec.map_or(&[][..], |s| &s.filters);
+    let named = filters::named(cache, names).map_err(|e: FilterProblem| e.to_string())?;
+    config.import = import(named.import, pools);
+    config.export = export(named.export, pools, internal);
+    Ok(config)
+}
+
+/// A node is a reflector's client unless it reflects for the same cluster.
+fn is_client(me: &Node, peer: &Peer<'_>) -> bool {
+    match (cluster_id(me), peer.node) {
+        (Some(own), Some(node)) => cluster_id(node) != Some(own),
+        (Some(_), None) => false,
+        (None, _) => false,
+    }
+}
+
+/// Only what a filter or a pool names, and never a default route by accident.
+fn import(mut rules: Vec<FilterRule>, pools: &Pools) -> FilterConfig {
+    rules.extend(pools.all.iter().copied().map(FilterRule::accept));
+    FilterConfig {
+        rules,
+        default: Action::Reject,
+    }
+}
+
+/// To external peers only what is ours: a node that passes on what others told it would draw their
+/// traffic. Internal peers hear everything that iBGP's own rules let through.
+fn export(mut rules: Vec<FilterRule>, pools: &Pools, internal: bool) -> FilterConfig {
+    let hidden = pools.unexported.iter().copied();
+    rules.extend(hidden.map(|prefix| FilterRule {
+        action: Action::Reject,
+        ..FilterRule::accept(prefix)
+    }));
+    if internal {
+        return FilterConfig {
+            rules,
+            default: Action::Accept,
+        };
+    }
+    let within = pools.all.iter().copied().map(FilterRule::accept);
+    rules.extend(within.map(|rule| FilterRule {
+        source: Some(RouteOrigin::Local),
+        ..rule
+    }));
+    FilterConfig {
+        rules,
+        default: Action::Reject,
+    }
+}
+
+fn own_address(me: &Node, towards: IpAddr) -> Option<IpAddr> {
+    match towards {
+        IpAddr::V4(_) => me.spec.ipv4().map(IpAddr::V4),
+        IpAddr::V6(_) => me.spec.ipv6().map(IpAddr::V6),
+    }
+}
+
+/// An external peer in the node's own subnet is one hop away; others may be anywhere, as the
+/// established system has it.
+fn ttl(me: &Node, security: Option<u8>, peer: IpAddr) -> Ttl {
+    if let Some(hops) = security.filter(|hops| *hops > 0) {
+        return Ttl::Security(hops);
+    }
+    let bgp = me.spec.bgp.as_ref();
+    let own = if peer.is_ipv4() {
+        bgp.and_then(|b| b.ipv4_address)
+    } else {
+        bgp.and_then(|b| b.ipv6_address)
+    };
+    match own {
+        Some(own) if own.subnet().contains(peer) => Ttl::Direct,
+        _ => Ttl::Multihop,
+    }
+}
+
+fn read_password(settings: &BgpSettings, password: &BgpPassword) -> Result<Secret, String> {
+    let Some(reference) = &password.secret_key_ref else {
+        return Err("password has no secretKeyRef".to_owned());
+    };
+    let plain = |part: &str| !part.is_empty() && !part.contains('/') && !part.starts_with('.');
+    if !plain(&reference.name) || !plain(&reference.key) {
+        return Err(format!(
+            "password.secretKeyRef is {:?}/{:?}, both must be plain file names",
+            reference.name, reference.key
+        ));
+    }
+    let path = settings.secrets.join(&reference.name).join(&reference.key);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Secret::new(text.trim_end_matches(['\n', '\r']).to_owned())),
+        Err(error) => Err(format!("password file {}: {error}", path.display())),
+    }
+}
+
+#[cfg(test)]
+#[path = "speaker_tests.rs"]
+mod tests;

@@ -1,0 +1,210 @@
+//! The resources as last seen, with what makes order out of two sources: the watch, and the endpoints
+//! that this agent wrote itself and knows before the watch brings them back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use margay_model::any::AnyResource;
+use margay_model::kind::{Kind, ResourceKey};
+use margay_model::store::Revision;
+
+use crate::world::LocalEndpoint;
+
+/// A resource and the revision that last wrote it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stored {
+    /// Absent for a value that does not decode: the key is known, the resource counts as missing.
+    pub(crate) resource: Option<AnyResource>,
+    pub(crate) mod_revision: Revision,
+}
+
+/// A change that the cache took on.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Changed {
+    pub(crate) key: ResourceKey,
+    pub(crate) old: Option<AnyResource>,
+    /// What the cache holds instead; look it up by `key`.
+    pub(crate) now_present: bool,
+}
+
+/// All resources by key.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    stored: BTreeMap<ResourceKey, Stored>,
+    /// Removed at this revision; older news of the key is stale. Kept until the watch is past it.
+    removed: BTreeMap<ResourceKey, Revision>,
+    /// While a list is coming in: the keys it holds.
+    listing: Option<BTreeSet<ResourceKey>>,
+}
+
+impl Cache {
+    pub(crate) fn get(&self, key: &ResourceKey) -> Option<&AnyResource> {
+        self.stored.get(key)?.resource.as_ref()
+    }
+
+    /// The endpoint of this key, if it is one of this node's.
+    pub(crate) fn local_endpoint(&self, key: &ResourceKey, node: &str) -> Option<LocalEndpoint> {
+        let stored = self.stored.get(key)?;
+        match &stored.resource {
+            Some(AnyResource::WorkloadEndpoint(endpoint)) if endpoint.spec.node == node => {
+                let resource = endpoint.clone();
+                Some(LocalEndpoint {
+                    resource,
+                    mod_revision: stored.mod_revision,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn mod_revision(&self, key: &ResourceKey) -> Option<Revision> {
+        self.stored.get(key).map(|s| s.mod_revision)
+    }
+
+    /// Everything of one kind that decodes, in the order of namespace and name.
+    pub(crate) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &AnyResource> {
+        self.stored
+            .range(ResourceKey::global(kind, "")..)
+            .take_while(move |(key, _)| key.kind == kind)
+            .filter_map(|(_, stored)| stored.resource.as_ref())
+    }
+
+    /// A fresh list begins; the watch was lost or never was.
+    pub(crate) fn begin_list(&mut self) {
+        self.listing = Some(BTreeSet::new());
+    }
+
+    /// The list is complete as of `revision`: what it lacks is gone, unless it is younger.
+    pub(crate) fn end_list(&mut self, revision: Revision) -> Vec<Changed> {
+        let Some(seen) = self.listing.take() else {
+            return Vec::new();
+        };
+        let gone: Vec<ResourceKey> = self
+            .stored
+            .iter()
+            .filter(|(key, stored)| !seen.contains(*key) && stored.mod_revision <= revision)
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.removed.retain(|_, removed| *removed > revision);
+        gone.into_iter().filter_map(|key| self.take(&key)).collect()
+    }
+
+    /// A value from the list, the watch or our own transaction. Nothing comes back when it is no news.
+    pub(crate) fn apply(
+        &mut self,
+        key: ResourceKey,
+        resource: Option<AnyResource>,
+        mod_revision: Revision,
+    ) -> Option<Changed> {
+        if let Some(seen) = &mut self.listing {
+            seen.insert(key.clone());
+        }
+        let known = self.mod_revision(&key).max(self.removed.get(&key).copied());
+        if known.is_some_and(|known| known >= mod_revision) {
+            return None;
+        }
+        self.removed.remove(&key);
+        let now_present = resource.is_some();
+        let before = self.stored.insert(
+            key.clone(),
+            Stored {
+                resource,
+                mod_revision,
+            },
+        );
+        let old = before.and_then(|s| s.resource);
+        (now_present || old.is_some()).then_some(Changed {
+            key,
+            old,
+            now_present,
+        })
+    }
+
+    /// The key was removed at `revision`.
+    pub(crate) fn remove(&mut self, key: &ResourceKey, revision: Revision) -> Option<Changed> {
+        if self.mod_revision(key).is_some_and(|known| known > revision) {
+            return None;
+        }
+        self.removed.insert(key.clone(), revision);
+        self.take(key)
+    }
+
+    /// The watch has brought everything up to `revision`: older removals cannot be contradicted.
+    pub(crate) fn seen_up_to(&mut self, revision: Revision) {
+        self.removed.retain(|_, removed| *removed > revision);
+    }
+
+    fn take(&mut self, key: &ResourceKey) -> Option<Changed> {
+        let old = self.stored.remove(key)?.resource?;
+        Some(Changed {
+            key: key.clone(),
+            old: Some(old),
+            now_present: false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_model::meta::{ObjectMeta, Resource};
+    use margay_model::profile::ProfileSpec;
+
+    use super::*;
+
+    fn key(name: &str) -> ResourceKey {
+        ResourceKey::global(Kind::Profile, name)
+    }
+
+    fn profile(name: &str) -> Option<AnyResource> {
+        Some(Resource::new(ObjectMeta::named(name), ProfileSpec::default()).into())
+    }
+
+    #[test]
+    fn the_watch_bringing_back_our_own_write_is_no_news() {
+        let mut cache = Cache::default();
+        assert!(cache.apply(key("a"), profile("a"), 5).is_some());
+        assert!(cache.apply(key("a"), profile("a"), 5).is_none());
+        assert!(cache.apply(key("a"), profile("a"), 4).is_none());
+        assert!(cache.apply(key("a"), profile("a"), 6).is_some());
+    }
+
+    #[test]
+    fn a_removal_of_ours_is_not_undone_by_older_news() {
+        let mut cache = Cache::default();
+        cache.apply(key("a"), profile("a"), 5);
+        assert!(cache.remove(&key("a"), 8).is_some());
+        assert!(cache.apply(key("a"), profile("a"), 5).is_none());
+        assert!(cache.apply(key("a"), profile("a"), 9).is_some());
+    }
+
+    #[test]
+    fn an_old_removal_does_not_touch_a_younger_value() {
+        let mut cache = Cache::default();
+        cache.apply(key("a"), profile("a"), 9);
+        assert!(cache.remove(&key("a"), 8).is_none());
+        assert!(cache.get(&key("a")).is_some());
+    }
+
+    #[test]
+    fn a_list_takes_away_what_it_lacks_but_not_what_is_younger() {
+        let mut cache = Cache::default();
+        cache.apply(key("gone"), profile("gone"), 3);
+        cache.apply(key("kept"), profile("kept"), 3);
+        cache.begin_list();
+        cache.apply(key("kept"), profile("kept"), 3);
+        cache.apply(key("ours"), profile("ours"), 12);
+        cache.remove(&key("kept"), 0);
+        let gone = cache.end_list(10);
+        assert_eq!(gone.len(), 1);
+        assert_eq!(gone[0].key, key("gone"));
+        assert!(cache.get(&key("ours")).is_some());
+    }
+
+    #[test]
+    fn a_value_that_does_not_decode_takes_the_old_one_away() {
+        let mut cache = Cache::default();
+        cache.apply(key("a"), profile("a"), 5);
+        let changed = cache.apply(key("a"), None, 6).unwrap();
+        assert!(changed.old.is_some() && !changed.now_present);
+        assert!(cache.apply(key("b"), None, 7).is_none());
+    }
+}

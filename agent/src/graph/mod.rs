@@ -1,0 +1,444 @@
+//! The graph task: from what the datastore says to what the kernel and the speaker should have.
+//!
+//! It owns the resources as last seen, the policy calculation and everything derived. Two syncers feed it
+//! (resources; this node's block affinities), and CNI handlers tell it of endpoints that they have just
+//! written, so that an ADD does not wait for the watch to bring its own write back.
+//!
+//! It never touches the kernel: it sends [`Batch`]es to the kernel thread and passes acknowledgements on.
+
+mod cache;
+
+pub(crate) use cache::Cache;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use margay_datastore::SyncEvent;
+use margay_model::any::AnyResource;
+use margay_model::ipam::{BlockAffinity, IpamKey, IpamKeys};
+use margay_model::keys::Keys;
+use margay_model::kind::{Kind, ResourceKey};
+use margay_model::store::{KeyValue, Revision};
+use margay_model::stored::decode_stored;
+use margay_model::workload_endpoint::WorkloadEndpoint;
+use margay_policy::calc::{Calc, Scope};
+use margay_speaker::SpeakerConfig;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+use crate::derive;
+use crate::kernel::{Acknowledge, Batch, Expect, KernelHandle, Waiting};
+use crate::world::{LocalEndpoint, World};
+use cache::Changed;
+
+/// Events taken in before the results are flushed: large enough that a burst of changes is one batch,
+/// small enough that an ADD behind it waits for milliseconds.
+const BURST: usize = 4096;
+
+/// Handlers waiting to be heard; each waits for its answer, so more than one a container is impossible.
+const MESSAGES: usize = 1024;
+
+/// An endpoint as it was just written, by the transaction at this revision.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredEndpoint {
+    pub(crate) key: ResourceKey,
+    pub(crate) endpoint: WorkloadEndpoint,
+    pub(crate) mod_revision: Revision,
+}
+
+enum Message {
+    Written(Box<StoredEndpoint>, Acknowledge),
+    Gone(ResourceKey, Acknowledge),
+    Programmed(ResourceKey, Acknowledge),
+}
+
+/// The way to the graph task, for CNI handlers.
+#[derive(Clone, Debug)]
+pub(crate) struct GraphHandle {
+    messages: mpsc::Sender<Message>,
+}
+
+impl GraphHandle {
+    /// Tells of an endpoint just written; returns when the kernel has its policy and routes.
+    ///
+    /// # Errors
+    /// What the kernel refused, in words.
+    pub(crate) async fn endpoint(&self, stored: StoredEndpoint) -> Result<(), String> {
+        self.ask(|ack| Message::Written(Box::new(stored), ack))
+            .await
+    }
+
+    /// Tells that an endpoint is about to be removed from the store; returns when the kernel has
+    /// forgotten it.
+    ///
+    /// # Errors
+    /// What the kernel refused, in words.
+    pub(crate) async fn endpoint_gone(&self, key: ResourceKey) -> Result<(), String> {
+        self.ask(|ack| Message::Gone(key, ack)).await
+    }
+
+    /// Asks whether policy and routes of an endpoint are in the kernel.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub(crate) async fn endpoint_programmed(&self, key: ResourceKey) -> Result<(), String> {
+        self.ask(|ack| Message::Programmed(key, ack)).await
+    }
+
+    async fn ask(&self, message: impl FnOnce(Acknowledge) -> Message) -> Result<(), String> {
+        let (ack, answer) = oneshot::channel();
+        let gone = || "the agent is shutting down".to_owned();
+        self.messages
+            .send(message(ack))
+            .await
+            .map_err(|_closed| gone())?;
+        answer.await.unwrap_or_else(|_closed| Err(gone()))
+    }
+}
+
+/// Where the graph sends what it derives.
+pub(crate) struct Outputs {
+    pub(crate) kernel: KernelHandle,
+    /// The speaker's whole configuration; `None` until the store was read.
+    pub(crate) bgp: watch::Sender<Option<SpeakerConfig>>,
+    pub(crate) world: watch::Sender<Arc<World>>,
+}
+
+/// Where the graph hears from.
+pub(crate) struct Inputs {
+    pub(crate) resources: mpsc::Receiver<SyncEvent>,
+    pub(crate) affinities: mpsc::Receiver<SyncEvent>,
+    messages: mpsc::Receiver<Message>,
+}
+
+impl Inputs {
+    /// The inputs, and the handle of the third of them.
+    pub(crate) fn new(
+        resources: mpsc::Receiver<SyncEvent>,
+        affinities: mpsc::Receiver<SyncEvent>,
+    ) -> (Self, GraphHandle) {
+        let (sender, messages) = mpsc::channel(MESSAGES);
+        (
+            Self {
+                resources,
+                affinities,
+                messages,
+            },
+            GraphHandle { messages: sender },
+        )
+    }
+}
+
+/// What must be derived anew before the next batch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Dirty {
+    globals: bool,
+    blocks: bool,
+    bgp: bool,
+    world: bool,
+    endpoints: bool,
+}
+
+/// The task's state.
+pub(crate) struct Graph {
+    node: String,
+    keys: Keys,
+    ipam_keys: IpamKeys,
+    bgp_settings: derive::BgpSettings,
+    cache: Cache,
+    calc: Calc,
+    /// This node's endpoints, for the next world.
+    endpoints: BTreeMap<ResourceKey, Arc<LocalEndpoint>>,
+    blocks: BTreeMap<String, IpNetwork>,
+    resources_in_sync: bool,
+    affinities_in_sync: bool,
+    /// The keys of an affinity list that is coming in.
+    affinity_listing: Option<BTreeSet<String>>,
+    dirty: Dirty,
+    waiting: Vec<Waiting>,
+    world: World,
+    outputs: Outputs,
+}
+
+impl Graph {
+    pub(crate) fn new(
+        node: &str,
+        keys: Keys,
+        bgp_settings: derive::BgpSettings,
+        outputs: Outputs,
+    ) -> Self {
+        Self {
+            node: node.to_owned(),
+            ipam_keys: IpamKeys::new(keys.prefix()),
+            keys,
+            bgp_settings,
+            cache: Cache::default(),
+            calc: Calc::new(Scope::Node(node.to_owned())),
+            endpoints: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            resources_in_sync: false,
+            affinities_in_sync: false,
+            affinity_listing: None,
+            dirty: Dirty {
+                globals: true,
+                blocks: true,
+                bgp: true,
+                world: true,
+                endpoints: true,
+            },
+            waiting: Vec::new(),
+            world: World::default(),
+            outputs,
+        }
+    }
+
+    /// Runs until an input ends.
+    pub(crate) async fn run(mut self, mut inputs: Inputs) {
+        let mut events = Vec::new();
+        loop {
+            // Cancel-safe: all three are receives. Handlers first, for they have somebody waiting.
+            tokio::select! {
+                biased;
+                message = inputs.messages.recv() => match message {
+                    Some(message) => self.hear(message),
+                    None => return,
+                },
+                received = inputs.resources.recv_many(&mut events, BURST) => {
+                    if received == 0 {
+                        return;
+                    }
+                    events.drain(..).for_each(|event| self.resource_event(event));
+                }
+                event = inputs.affinities.recv() => match event {
+                    Some(event) => self.affinity_event(event),
+                    None => return,
+                },
+            }
+            // What came in meanwhile joins the same batch.
+            while let Ok(message) = inputs.messages.try_recv() {
+                self.hear(message);
+            }
+            while let Ok(event) = inputs.affinities.try_recv() {
+                self.affinity_event(event);
+            }
+            if self.resources_in_sync && self.affinities_in_sync {
+                self.flush().await;
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Written(stored, ack) => {
+                let resource = AnyResource::WorkloadEndpoint(stored.endpoint);
+                let key = stored.key.clone();
+                let changed = self
+                    .cache
+                    .apply(stored.key, Some(resource), stored.mod_revision);
+                self.take(changed);
+                self.waiting.push(Waiting {
+                    key,
+                    expect: Expect::Present,
+                    ack,
+                });
+            }
+            Message::Gone(key, ack) => {
+                // News as old as the value that we remove must not bring it back.
+                let revision = self.cache.mod_revision(&key).unwrap_or(0);
+                let changed = self.cache.remove(&key, revision);
+                self.take(changed);
+                self.waiting.push(Waiting {
+                    key,
+                    expect: Expect::Absent,
+                    ack,
+                });
+            }
+            Message::Programmed(key, ack) => {
+                self.waiting.push(Waiting {
+                    key,
+                    expect: Expect::Present,
+                    ack,
+                });
+            }
+        }
+    }
+
+    fn resource_event(&mut self, event: SyncEvent) {
+        match event {
+            SyncEvent::Init => self.cache.begin_list(),
+            SyncEvent::InitApply(kv) | SyncEvent::Apply(kv) => self.resource(&kv),
+            SyncEvent::InitDone { revision } => {
+                for changed in self.cache.end_list(revision) {
+                    self.take(Some(changed));
+                }
+                if !self.resources_in_sync {
+                    info!(revision, "datastore read");
+                }
+                self.resources_in_sync = true;
+            }
+            SyncEvent::Delete { key, revision } => {
+                if let Some(key) = self.keys.parse(&key) {
+                    let changed = self.cache.remove(&key, revision);
+                    self.cache.seen_up_to(revision);
+                    self.take(changed);
+                }
+            }
+        }
+    }
+
+    /// A value that does not decode counts as absent, and stops nothing else.
+    fn resource(&mut self, kv: &KeyValue) {
+        let Some(key) = self.keys.parse(&kv.key) else {
+            return;
+        };
+        let resource = match decode_stored(&key, &kv.value) {
+            Ok(resource) => Some(resource),
+            Err(error) => {
+                warn!(key = kv.key, %error, "resource ignored");
+                None
+            }
+        };
+        let changed = self.cache.apply(key, resource, kv.mod_revision);
+        self.take(changed);
+    }
+
+    /// Hands a change to whoever depends on it.
+    fn take(&mut self, changed: Option<Changed>) {
+        let Some(changed) = changed else { return };
+        match self.cache.get(&changed.key) {
+            Some(resource) => self.calc.update(resource),
+            None => self.calc.remove(&changed.key),
+        }
+        let dirty = &mut self.dirty;
+        match changed.key.kind {
+            Kind::WorkloadEndpoint => {
+                let local = self.cache.local_endpoint(&changed.key, &self.node);
+                let before = match local {
+                    Some(local) => {
+                        dirty.endpoints = true;
+                        self.endpoints.insert(changed.key, Arc::new(local))
+                    }
+                    None => self.endpoints.remove(&changed.key),
+                };
+                dirty.endpoints |= before.is_some();
+            }
+            Kind::IpPool => {
+                dirty.globals = true;
+                dirty.bgp = true;
+                dirty.world = true;
+            }
+            Kind::FelixConfiguration => {
+                dirty.globals = true;
+                dirty.world = true;
+            }
+            Kind::Node => {
+                dirty.bgp = true;
+                dirty.world = true;
+            }
+            Kind::BgpConfiguration | Kind::BgpPeer | Kind::BgpFilter => dirty.bgp = true,
+            Kind::Profile | Kind::IpReservation | Kind::IpamConfiguration => dirty.world = true,
+            _ => {}
+        }
+    }
+
+    fn affinity_event(&mut self, event: SyncEvent) {
+        match event {
+            SyncEvent::Init => self.affinity_listing = Some(BTreeSet::new()),
+            SyncEvent::InitApply(kv) | SyncEvent::Apply(kv) => {
+                if let Some(listing) = &mut self.affinity_listing {
+                    listing.insert(kv.key.clone());
+                }
+                let block = self.confirmed_block(&kv);
+                let before = match block {
+                    Some(block) => self.blocks.insert(kv.key, block),
+                    None => self.blocks.remove(&kv.key),
+                };
+                self.dirty.blocks |= before != block;
+            }
+            SyncEvent::InitDone { .. } => {
+                if let Some(listing) = self.affinity_listing.take() {
+                    self.blocks.retain(|key, _| listing.contains(key));
+                    self.dirty.blocks = true;
+                }
+                self.affinities_in_sync = true;
+            }
+            SyncEvent::Delete { key, .. } => {
+                self.dirty.blocks |= self.blocks.remove(&key).is_some()
+            }
+        }
+    }
+
+    /// A pending affinity counts as absent: the block may turn out to be another host's.
+    fn confirmed_block(&self, kv: &KeyValue) -> Option<IpNetwork> {
+        let Some(IpamKey::Affinity(_, cidr)) = self.ipam_keys.parse(&kv.key) else {
+            return None;
+        };
+        match BlockAffinity::decode(&kv.key, &kv.value) {
+            Ok(affinity) if affinity.is_confirmed() => {
+                IpNetwork::new(cidr.network(), cidr.prefix_len()).ok()
+            }
+            Ok(_) => None,
+            Err(error) => {
+                warn!(key = kv.key, %error, "block affinity ignored");
+                None
+            }
+        }
+    }
+
+    /// Derives what is out of date and sends it on, in the order in which it may be relied on.
+    async fn flush(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let policy = self.calc.flush();
+        for event in self.calc.take_events() {
+            match event.message {
+                Some(reason) => warn!(key = %event.key, reason, "policy"),
+                None => info!(key = %event.key, "policy in order again"),
+            }
+        }
+        let batch = Batch {
+            policy,
+            log_prefix: dirty
+                .globals
+                .then(|| derive::tuning(&self.cache, &self.node).log_prefix),
+            globals: dirty
+                .globals
+                .then(|| derive::globals(&self.cache, &self.node)),
+            blocks: dirty
+                .blocks
+                .then(|| self.blocks.values().copied().collect()),
+            waiting: std::mem::take(&mut self.waiting),
+        };
+        if dirty.world || dirty.endpoints {
+            self.refresh_world(dirty);
+        }
+        if !batch.is_empty() && self.outputs.kernel.send(batch).await.is_err() {
+            // The kernel thread ended; the agent is about to.
+            return;
+        }
+        if !self.world.in_sync {
+            // Handlers may start once the kernel holds everything that was there before them.
+            self.outputs.kernel.in_sync().await;
+            self.world.in_sync = true;
+            self.outputs
+                .world
+                .send_replace(Arc::new(self.world.clone()));
+        }
+        if dirty.bgp {
+            let config = derive::speaker(&self.cache, &self.node, &self.bgp_settings);
+            self.outputs.bgp.send_replace(config);
+        }
+    }
+
+    fn refresh_world(&mut self, dirty: Dirty) {
+        if dirty.world {
+            derive::refresh_world(&mut self.world, &self.cache, &self.node);
+        }
+        if dirty.endpoints {
+            self.world.endpoints = Arc::new(self.endpoints.clone());
+        }
+        self.outputs
+            .world
+            .send_replace(Arc::new(self.world.clone()));
+    }
+}

@@ -1,0 +1,603 @@
+//! The kernel thread: the one place that programs rules, sets and routes.
+//!
+//! It has an OS thread and a runtime of its own, because its work blocks. It takes batches of desired
+//! state, coalesces what waits, applies policy before routes (nothing is reachable before its policy is
+//! in place), tells the speaker what may be announced, and only then acknowledges.
+//!
+//! Ends when the last [`KernelHandle`] is dropped; the kernel's state stays. A panic here ends the agent:
+//! a new one reads the kernel back.
+
+mod conntrack;
+mod next_hops;
+mod routes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use margay_dataplane::filter::{self, Filter, Globals, SetSpec};
+use margay_dataplane::monitor::{Event, Interests, Monitor};
+use margay_dataplane::netlink::NetlinkError;
+use margay_dataplane::route_table::PROTO_MARGAY;
+use margay_model::kind::ResourceKey;
+use margay_policy::program::{EndpointPlan, Update};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info, warn};
+
+use crate::translate;
+use conntrack::Flusher;
+use routes::Routes;
+
+/// Batches that may wait; the graph coalesces further while it is held back.
+const BATCHES: usize = 64;
+
+/// Announcements of learned routes that may wait; the speaker coalesces while it is held back.
+pub(crate) const LEARNED: usize = 64;
+
+/// How often everything is read back and compared, whatever the monitor says.
+const RESYNC: Duration = Duration::from_secs(60);
+
+/// How long after a hint of drift the tables are read back: a burst of events is one look.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Answers whoever waits for the kernel: done, or what was refused, in words.
+pub(crate) type Acknowledge = oneshot::Sender<Result<(), String>>;
+
+/// Tells the speaker what this host has: prefixes to announce, prefixes to withdraw.
+pub(crate) type Announce = Box<dyn FnMut(Vec<IpNetwork>, Vec<IpNetwork>) + Send>;
+
+/// Changes of the desired state, from the graph.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) policy: Vec<Update>,
+    pub(crate) globals: Option<Globals>,
+    pub(crate) log_prefix: Option<String>,
+    /// All blocks of this host, when they changed.
+    pub(crate) blocks: Option<BTreeSet<IpNetwork>>,
+    /// Who waits for which endpoint.
+    pub(crate) waiting: Vec<Waiting>,
+}
+
+/// Somebody waits for an endpoint to be in the kernel, or to be gone from it.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) key: ResourceKey,
+    pub(crate) expect: Expect,
+    pub(crate) ack: Acknowledge,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expect {
+    Present,
+    Absent,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.policy.is_empty()
+            && self.globals.is_none()
+            && self.log_prefix.is_none()
+            && self.blocks.is_none()
+            && self.waiting.is_empty()
+    }
+}
+
+/// What BGP learned.
+#[derive(Debug, Default)]
+pub(crate) struct Learned {
+    /// Best next hops by prefix; none to remove the route.
+    pub(crate) routes: Vec<(IpNetwork, Vec<IpAddr>)>,
+    /// Every peer that can be reached has told everything.
+    pub(crate) converged: bool,
+}
+
+/// What the kernel holds, for people.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KernelStatus {
+    pub(crate) backend: String,
+    pub(crate) endpoints: u64,
+    pub(crate) routes: u64,
+    pub(crate) failing: Vec<String>,
+}
+
+enum Input {
+    Batch(Batch),
+    /// The datastore was read: everything local that is wanted is known.
+    InSync(oneshot::Sender<()>),
+    Status(oneshot::Sender<KernelStatus>),
+}
+
+/// The way to the thread.
+#[derive(Clone, Debug)]
+pub(crate) struct KernelHandle {
+    inputs: mpsc::Sender<Input>,
+}
+
+/// The thread ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel thread ended")]
+pub(crate) struct Ended;
+
+impl KernelHandle {
+    pub(crate) async fn send(&self, batch: Batch) -> Result<(), Ended> {
+        self.inputs
+            .send(Input::Batch(batch))
+            .await
+            .map_err(|_closed| Ended)
+    }
+
+    /// Returns when everything sent before is in the kernel, and what was left behind is gone.
+    pub(crate) async fn in_sync(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.inputs.send(Input::InSync(done)).await.is_ok() {
+            // An error means that the thread ended; the agent is about to.
+            wait.await.unwrap_or_default();
+        }
+    }
+
+    pub(crate) async fn status(&self) -> KernelStatus {
+        let (answer, wait) = oneshot::channel();
+        if self.inputs.send(Input::Status(answer)).await.is_err() {
+            return KernelStatus::default();
+        }
+        wait.await.unwrap_or_default()
+    }
+}
+
+/// What the thread starts with.
+pub(crate) struct Setup {
+    pub(crate) filter: filter::Config,
+    /// Whether there is a speaker whose peers must be heard before left-over routes may go.
+    pub(crate) bgp: bool,
+    pub(crate) learned: mpsc::Receiver<Learned>,
+    pub(crate) announce: Announce,
+}
+
+/// Starts the thread. The second value resolves when the thread ends, with why if it failed.
+///
+/// # Errors
+/// Sockets that cannot be opened, no variant of iptables.
+pub(crate) fn spawn(
+    setup: Setup,
+) -> anyhow::Result<(KernelHandle, oneshot::Receiver<Result<(), String>>)> {
+    let (inputs, receiver) = mpsc::channel(BATCHES);
+    let (ended, end) = oneshot::channel();
+    // Opened here, so that what is missing is told at start and by `main`.
+    let filter = Filter::open(setup.filter.clone())?;
+    let routes = Routes::open()?;
+    std::thread::Builder::new()
+        .name("kernel".into())
+        .spawn(move || {
+            let result = run(setup, filter, routes, receiver);
+            if let Err(unheard) = ended.send(result.map_err(|e| format!("{e:#}"))) {
+                debug!(result = ?unheard, "the kernel thread ended after the agent");
+            }
+        })?;
+    Ok((KernelHandle { inputs }, end))
+}
+
+fn run(
+    setup: Setup,
+    filter: Filter,
+    routes: Routes,
+    inputs: mpsc::Receiver<Input>,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async move {
+        let mut monitor = Monitor::open(Interests {
+            links: true,
+            addresses: true,
+            routes: true,
+        })?;
+        monitor.ignore_port(routes.port());
+        let kernel = Kernel {
+            filter,
+            routes,
+            announce: setup.announce,
+            flusher: Flusher::spawn()?,
+            plans: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            rules_of: BTreeMap::new(),
+            log_prefix: String::new(),
+            announced: BTreeSet::new(),
+            in_sync: false,
+            converged: !setup.bgp,
+            failing: Vec::new(),
+            retry: None,
+            look_again: Instant::now() + RESYNC,
+        };
+        kernel.serve(inputs, setup.learned, monitor).await
+    })
+}
+
+struct Kernel {
+    filter: Filter,
+    routes: Routes,
+    announce: Announce,
+    flusher: Flusher,
+    plans: BTreeMap<ResourceKey, Arc<EndpointPlan>>,
+    /// Endpoints that cannot be programmed as they are, and why.
+    refused: BTreeMap<ResourceKey, String>,
+    /// Rules as the calculation gave them, to be rendered anew when the log prefix changes.
+    rules_of: BTreeMap<RulesKey, Arc<margay_policy::program::Rules>>,
+    log_prefix: String,
+    /// What the speaker was told to announce.
+    announced: BTreeSet<IpNetwork>,
+    in_sync: bool,
+    converged: bool,
+    failing: Vec<String>,
+    retry: Option<Instant>,
+    look_again: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum RulesKey {
+    Policy(ResourceKey),
+    Profile(String),
+}
+
+impl Kernel {
+    async fn serve(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        mut learned: mpsc::Receiver<Learned>,
+        mut monitor: Monitor,
+    ) -> anyhow::Result<()> {
+        loop {
+            let wake = self
+                .retry
+                .map_or(self.look_again, |retry| retry.min(self.look_again));
+            // All arms are cancel-safe: two receives, the monitor's `next`, a timer.
+            tokio::select! {
+                biased;
+                input = inputs.recv() => match input {
+                    Some(input) => {
+                        let mut waiting = vec![input];
+                        while let Ok(more) = inputs.try_recv() {
+                            waiting.push(more);
+                        }
+                        self.take(waiting);
+                    }
+                    None => {
+                        info!("kernel state is left as it is");
+                        return Ok(());
+                    }
+                },
+                Some(news) = learned.recv() => {
+                    let mut all = vec![news];
+                    while let Ok(more) = learned.try_recv() {
+                        all.push(more);
+                    }
+                    self.learn(all);
+                }
+                event = monitor.next() => self.notice(event?),
+                () = tokio::time::sleep_until(wake.into()) => self.tick(),
+            }
+        }
+    }
+
+    fn take(&mut self, inputs: Vec<Input>) {
+        let mut waiting = Vec::new();
+        let mut synced = Vec::new();
+        let mut asked = Vec::new();
+        let mut freed = BTreeSet::new();
+        for input in inputs {
+            match input {
+                Input::Batch(batch) => {
+                    self.accept(batch.policy, &mut freed);
+                    if let Some(globals) = batch.globals
+                        && let Err(error) = self.filter.set_globals(globals)
+                    {
+                        warn!(%error, "dataplane settings refused, the old ones stay");
+                    }
+                    if let Some(prefix) = batch.log_prefix {
+                        self.set_log_prefix(prefix);
+                    }
+                    if let Some(blocks) = batch.blocks {
+                        self.routes.set_blocks(blocks);
+                    }
+                    waiting.extend(batch.waiting);
+                }
+                Input::InSync(done) => {
+                    self.in_sync = true;
+                    synced.push(done);
+                }
+                Input::Status(answer) => asked.push(answer),
+            }
+        }
+        if !synced.is_empty() {
+            // First everything wanted, then what nobody wants any more goes.
+            self.apply();
+            self.filter.allow_deletes();
+            self.allow_route_deletes();
+        }
+        self.apply();
+        self.flusher.flush(freed);
+        for Waiting { key, expect, ack } in waiting {
+            // Whoever waited may have given up.
+            ack.send(self.state_of(&key, expect)).unwrap_or_default();
+        }
+        for done in synced {
+            done.send(()).unwrap_or_default();
+        }
+        for answer in asked {
+            answer.send(self.status()).unwrap_or_default();
+        }
+    }
+
+    /// Takes the calculation's updates into the desired state.
+    fn accept(&mut self, updates: Vec<Update>, freed: &mut BTreeSet<IpAddr>) {
+        for update in updates {
+            match update {
+                Update::SetAdded { id, kind, members } => {
+                    let members = members.into_iter().map(translate::set_member).collect();
+                    let spec = SetSpec {
+                        kind: translate::set_kind(kind),
+                        members,
+                    };
+                    self.filter.set_ipset(translate::set_id(&id), spec);
+                }
+                Update::SetChanged {
+                    id,
+                    kind,
+                    added,
+                    removed,
+                } => {
+                    let id = translate::set_id(&id);
+                    let added = added.into_iter().map(translate::set_member);
+                    let removed = removed.into_iter().map(translate::set_member);
+                    if !self.filter.update_ipset(&id, added, removed) {
+                        warn!(%id, ?kind, "members for a set that does not exist");
+                    }
+                }
+                Update::PolicyRules { id, rules } => {
+                    self.set_rules(&RulesKey::Policy(id), rules);
+                }
+                Update::ProfileRules { name, rules } => {
+                    self.set_rules(&RulesKey::Profile(name), rules);
+                }
+                Update::EndpointRemoved { id } => self.remove_endpoint(&id, freed),
+                Update::Endpoint { id, plan } => self.set_endpoint(id, plan),
+                Update::PolicyRemoved { id } => {
+                    self.filter.remove_policy(&translate::policy_id(&id));
+                    self.rules_of.remove(&RulesKey::Policy(id));
+                }
+                Update::ProfileRemoved { name } => {
+                    self.filter.remove_profile(&translate::profile_id(&name));
+                    self.rules_of.remove(&RulesKey::Profile(name));
+                }
+                Update::SetRemoved { id } => self.filter.remove_ipset(&translate::set_id(&id)),
+            }
+        }
+    }
+
+    fn set_rules(&mut self, key: &RulesKey, rules: Arc<margay_policy::program::Rules>) {
+        let rendered = translate::rules(&rules, &self.log_prefix);
+        match key {
+            RulesKey::Policy(id) => self.filter.set_policy(translate::policy_id(id), rendered),
+            RulesKey::Profile(name) => {
+                self.filter
+                    .set_profile(translate::profile_id(name), rendered);
+            }
+        }
+        self.rules_of.insert(key.clone(), rules);
+    }
+
+    fn set_log_prefix(&mut self, prefix: String) {
+        if self.log_prefix == prefix {
+            return;
+        }
+        self.log_prefix = prefix;
+        for (key, rules) in self.rules_of.clone() {
+            self.set_rules(&key, rules);
+        }
+    }
+
+    fn set_endpoint(&mut self, id: ResourceKey, plan: Arc<EndpointPlan>) {
+        let endpoint = translate::endpoint(&plan);
+        if let Err(error) = self
+            .filter
+            .set_endpoint(translate::endpoint_id(&id), endpoint)
+        {
+            // Not in the filter, so every packet from and to it is dropped; not routed either.
+            warn!(endpoint = %id, %error, "endpoint refused");
+            self.routes.set_endpoint(&id, &plan.ifname, &[]);
+            self.plans.remove(&id);
+            self.refused.insert(id, error.to_string());
+            return;
+        }
+        self.refused.remove(&id);
+        self.routes
+            .set_endpoint(&id, &plan.ifname, &translate::networks(&plan.addresses));
+        self.plans.insert(id, plan);
+    }
+
+    fn remove_endpoint(&mut self, id: &ResourceKey, freed: &mut BTreeSet<IpAddr>) {
+        self.refused.remove(id);
+        self.filter.remove_endpoint(&translate::endpoint_id(id));
+        if let Some(plan) = self.plans.remove(id) {
+            self.routes.set_endpoint(id, &plan.ifname, &[]);
+            freed.extend(plan.addresses.iter().map(|net| net.addr()));
+        }
+    }
+
+    fn learn(&mut self, all: Vec<Learned>) {
+        let mut converged = self.converged;
+        for news in all {
+            for (prefix, next_hops) in news.routes {
+                self.routes.set_learned(prefix, next_hops);
+            }
+            converged |= news.converged;
+        }
+        if converged && !self.converged {
+            self.converged = true;
+            self.allow_route_deletes();
+        }
+        self.apply();
+    }
+
+    /// Left-over routes may go once both sources of routes have told everything.
+    fn allow_route_deletes(&mut self) {
+        if self.in_sync && self.converged {
+            self.routes.allow_deletes();
+        }
+    }
+
+    fn notice(&mut self, event: Event) {
+        match event {
+            Event::Link(link) => {
+                self.routes.on_link_event(&link.name);
+                self.look_soon();
+            }
+            // A route of ours that somebody took away, or routes of others that next hops lie behind.
+            Event::Route(route) if route.protocol == PROTO_MARGAY => {}
+            Event::LinkGone(_)
+            | Event::Address(_)
+            | Event::AddressGone(_)
+            | Event::Route(_)
+            | Event::RouteGone(_)
+            | Event::Resync => self.look_soon(),
+        }
+    }
+
+    fn look_soon(&mut self) {
+        self.look_again = self.look_again.min(Instant::now() + SETTLE);
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if now >= self.look_again {
+            self.look_again = now + RESYNC;
+            self.routes.refresh_next_hops();
+            let (drift, _) = self.routes.resync();
+            self.filter.resync();
+            if drift > 0 {
+                info!(routes = drift, "kernel routes differed and were repaired");
+            }
+        }
+        self.apply();
+    }
+
+    /// Policy, then routes, then what the neighbours hear of.
+    fn apply(&mut self) {
+        self.withdraw();
+        let filter = self.filter.apply();
+        let routes = self.routes.apply();
+        if filter.drift > 0 {
+            info!(
+                objects = filter.drift,
+                "kernel rules or sets differed and were repaired"
+            );
+        }
+        let failing: Vec<String> = filter
+            .failures
+            .iter()
+            .map(|failure| format!("{}: {}", failure.object, failure.error))
+            .chain(
+                routes
+                    .failed
+                    .iter()
+                    .chain(&routes.conflicts)
+                    .map(ToString::to_string),
+            )
+            .collect();
+        for problem in failing
+            .iter()
+            .filter(|problem| !self.failing.contains(problem))
+        {
+            warn!(problem, "the kernel refused, will be tried again");
+        }
+        self.failing = failing;
+        self.retry = match (filter.retry_in, routes.retry_after) {
+            (None, None) => None,
+            (a, b) => a
+                .into_iter()
+                .chain(b)
+                .min()
+                .map(|wait| Instant::now() + wait),
+        };
+        self.advertise();
+    }
+
+    /// Neighbours are told first that a prefix is going, so that less of its traffic comes in vain.
+    fn withdraw(&mut self) {
+        let wanted = self.local_prefixes();
+        let gone: Vec<_> = self.announced.difference(&wanted).copied().collect();
+        if !gone.is_empty() {
+            self.announced.retain(|prefix| wanted.contains(prefix));
+            (self.announce)(Vec::new(), gone);
+        }
+    }
+
+    fn advertise(&mut self) {
+        let ready: Vec<_> = self
+            .local_prefixes()
+            .into_iter()
+            .filter(|prefix| !self.announced.contains(prefix) && self.routes.is_installed(*prefix))
+            .collect();
+        if !ready.is_empty() {
+            self.announced.extend(&ready);
+            (self.announce)(ready, Vec::new());
+        }
+    }
+
+    fn local_prefixes(&self) -> BTreeSet<IpNetwork> {
+        self.plans
+            .values()
+            .filter(|plan| plan.admin_up)
+            .flat_map(|plan| translate::networks(&plan.addresses))
+            .collect()
+    }
+
+    /// Whether an endpoint is in the kernel, or gone from it, as whoever waits expects.
+    fn state_of(&self, key: &ResourceKey, expect: Expect) -> Result<(), String> {
+        match (self.plans.get(key), expect) {
+            (Some(plan), Expect::Present) => {
+                for net in translate::networks(&plan.addresses) {
+                    if !self.routes.is_installed(net) {
+                        let missing = "its route is not in the kernel";
+                        return Err(self.problem_of(&net.to_string(), missing));
+                    }
+                }
+                if self.filter.in_force(&translate::endpoint_id(key)) {
+                    return Ok(());
+                }
+                Err(self.problem_of("", "its policy is not in the kernel"))
+            }
+            (None, Expect::Present) => {
+                let refused = self.refused.get(key).cloned();
+                Err(refused.unwrap_or_else(|| "the endpoint is not known".to_owned()))
+            }
+            (Some(_), Expect::Absent) => Err("the endpoint was written again".to_owned()),
+            // Whatever is failing may be what is left of it.
+            (None, Expect::Absent) => self.failing.first().map_or(Ok(()), |p| Err(p.clone())),
+        }
+    }
+
+    fn problem_of(&self, needle: &str, otherwise: &str) -> String {
+        let found = self.failing.iter().find(|problem| problem.contains(needle));
+        found.cloned().unwrap_or_else(|| otherwise.to_owned())
+    }
+
+    fn status(&self) -> KernelStatus {
+        KernelStatus {
+            backend: format!("iptables-{}", self.filter.backend().name()),
+            endpoints: self.plans.len() as u64,
+            routes: self.routes.len() as u64,
+            failing: self.failing.clone(),
+        }
+    }
+}
+
+/// Whether this host has routes of ours: then an agent before us left forwarding in place.
+pub(crate) fn forwarding_was_left() -> Result<bool, NetlinkError> {
+    let mut socket = margay_dataplane::netlink::Socket::route()?;
+    let main = margay_dataplane::route_table::MAIN_TABLE;
+    let routes = margay_dataplane::route_table::dump(&mut socket, main)?;
+    Ok(routes.iter().any(|route| route.protocol == PROTO_MARGAY))
+}

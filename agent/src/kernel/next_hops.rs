@@ -1,0 +1,70 @@
+//! BGP next hops as the kernel can use them.
+//!
+//! A next hop of a mesh peer is often behind a router, and the kernel wants a gateway on a link: so each
+//! next hop is resolved by the routes that are not ours (RFC 4271, section 5.1.3, "recursive").
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use margay_dataplane::link;
+use margay_dataplane::netlink::{NetlinkError, Socket};
+use margay_dataplane::route_table::{NextHop, PROTO_MARGAY};
+use tracing::{debug, warn};
+
+/// Next hops seen so far and what they resolve to; none while there is no way.
+pub(super) struct Resolver {
+    socket: Socket,
+    known: BTreeMap<IpAddr, Option<NextHop>>,
+}
+
+impl Resolver {
+    pub(super) fn open() -> Result<Self, NetlinkError> {
+        Ok(Self {
+            socket: Socket::route()?,
+            known: BTreeMap::new(),
+        })
+    }
+
+    /// What `next_hop` resolves to; asked of the kernel once, until the next refresh.
+    pub(super) fn resolve(&mut self, next_hop: IpAddr) -> Option<NextHop> {
+        if let Some(known) = self.known.get(&next_hop) {
+            return known.clone();
+        }
+        let resolved = ask(&mut self.socket, next_hop);
+        self.known.insert(next_hop, resolved.clone());
+        resolved
+    }
+
+    /// Asks again for every next hop; true when one resolves to something else than before.
+    pub(super) fn refresh(&mut self) -> bool {
+        let mut changed = false;
+        for (next_hop, known) in &mut self.known {
+            let resolved = ask(&mut self.socket, *next_hop);
+            if *known != resolved {
+                debug!(%next_hop, ?resolved, "next hop resolves anew");
+                *known = resolved;
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Forgets next hops that no route has.
+    pub(super) fn retain(&mut self, used: impl Fn(&IpAddr) -> bool) {
+        self.known.retain(|next_hop, _| used(next_hop));
+    }
+}
+
+fn ask(socket: &mut Socket, next_hop: IpAddr) -> Option<NextHop> {
+    match link::route_get(socket, next_hop) {
+        // A next hop that only our own routes lead to would resolve through itself.
+        Ok(Some(path)) if path.protocol != PROTO_MARGAY => {
+            Some(NextHop::new(path.gateway.unwrap_or(next_hop)).on(&path.ifname))
+        }
+        Ok(_) => None,
+        Err(error) => {
+            warn!(%next_hop, %error, "cannot resolve a next hop");
+            None
+        }
+    }
+}

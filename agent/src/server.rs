@@ -1,0 +1,161 @@
+//! The agent's unix socket: one line in, one line out (a store watch: many lines out).
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use margay_api::{MAX_REQUEST_BYTES, Reply, Request};
+use margay_datastore::{AnyStore, serve_store_request};
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+use crate::cni::Cni;
+use crate::status::StatusSource;
+
+/// Connections served at once; the rest wait in the kernel's backlog. A runtime that starts a hundred
+/// containers at once fits, a runaway client does not exhaust file descriptors.
+const MAX_CONNECTIONS: usize = 512;
+
+/// A client that connects and says nothing is closed after this.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The listening socket. Its file is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// What requests are answered from.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) cni: Arc<Cni>,
+    pub(crate) status: StatusSource,
+    pub(crate) store: AnyStore,
+}
+
+impl Server {
+    /// Binds the socket, for root only. A file left by an agent that died is replaced; one that a
+    /// living agent listens on is not.
+    ///
+    /// # Errors
+    /// `AddrInUse` when another agent listens there; else the file system's.
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another agent listens on this socket",
+                ));
+            }
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Accepts until the future is dropped.
+    pub(crate) async fn run(&self, services: Services) {
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let slot = Arc::clone(&slots)
+                .acquire_owned()
+                .await
+                .expect("never closed");
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let services = services.clone();
+                    tokio::spawn(async move {
+                        if let Err(e) = serve(stream, services).await {
+                            debug!(error = %e, "a client of the socket went away");
+                        }
+                        drop(slot);
+                    });
+                }
+                Err(e) => {
+                    warn!(error = %e, "cannot accept on the socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(e) = std::fs::remove_file(&self.path) {
+            debug!(error = %e, "cannot remove the socket's file");
+        }
+    }
+}
+
+async fn serve(stream: UnixStream, services: Services) -> io::Result<()> {
+    // The file's mode keeps others out; a socket passed on by its owner is still checked.
+    let peer = stream.peer_cred()?;
+    let (reader, mut writer) = stream.into_split();
+    if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
+        return answer(
+            &mut writer,
+            &Reply::<()>::Error("only root may use this socket".into()),
+        )
+        .await;
+    }
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader.take(MAX_REQUEST_BYTES));
+    match tokio::time::timeout(REQUEST_TIMEOUT, reader.read_until(b'\n', &mut line)).await {
+        Ok(read) => read?,
+        Err(_elapsed) => return Ok(()),
+    };
+    let request: Request = match serde_json::from_slice(&line) {
+        Ok(request) => request,
+        Err(e) => {
+            let reply = Reply::<()>::Error(format!("request is not understood: {e}"));
+            return answer(&mut writer, &reply).await;
+        }
+    };
+    match request {
+        Request::Cni(request) => {
+            // Runs to its end even if the runtime gives up and the connection closes: half an ADD
+            // must be finished or undone.
+            let cni = Arc::clone(&services.cni);
+            let work = tokio::spawn(async move { cni.handle(request).await });
+            match work.await {
+                Ok(reply) => answer(&mut writer, &Reply::Ok(reply)).await,
+                Err(e) => {
+                    answer(
+                        &mut writer,
+                        &Reply::<()>::Error(format!("the call failed: {e}")),
+                    )
+                    .await
+                }
+            }
+        }
+        Request::NodeStatus {} => {
+            answer(&mut writer, &Reply::Ok(services.status.collect().await)).await
+        }
+        Request::Store(request) => serve_store_request(&services.store, request, &mut writer).await,
+    }
+}
+
+async fn answer<T: Serialize>(
+    writer: &mut (impl AsyncWriteExt + Unpin),
+    reply: &Reply<T>,
+) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    writer.write_all(&line).await
+}

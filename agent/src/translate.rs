@@ -1,0 +1,140 @@
+//! The policy calculation's output as the dataplane's desired state.
+//!
+//! The two crates do not know each other on purpose: each has its own words, and this is the dictionary.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use margay_dataplane::filter as to;
+use margay_model::kind::ResourceKey;
+use margay_model::net::Cidr;
+use margay_policy::program as from;
+
+pub(crate) fn set_id(id: &from::SetId) -> to::SetId {
+    to::SetId::new(id.as_str())
+}
+
+pub(crate) fn policy_id(key: &ResourceKey) -> to::PolicyId {
+    to::PolicyId::new(key.to_string())
+}
+
+pub(crate) fn profile_id(name: &str) -> to::ProfileId {
+    to::ProfileId::new(name)
+}
+
+pub(crate) fn endpoint_id(key: &ResourceKey) -> to::EndpointId {
+    to::EndpointId::new(key.to_string())
+}
+
+pub(crate) fn set_kind(kind: from::SetKind) -> to::SetKind {
+    match kind {
+        from::SetKind::Nets => to::SetKind::Nets,
+        from::SetKind::Ports => to::SetKind::NetPorts,
+    }
+}
+
+pub(crate) fn set_member(member: from::SetMember) -> to::SetMember {
+    match member {
+        from::SetMember::Net(net) => to::SetMember::Net(net.network()),
+        from::SetMember::Port {
+            addr,
+            protocol,
+            port,
+        } => to::SetMember::NetPort(IpNetwork::from(addr), protocol, port),
+    }
+}
+
+pub(crate) fn rules(rules: &from::Rules, log_prefix: &str) -> to::PolicyRules {
+    let all = |list: &[from::Rule]| list.iter().map(|r| rule(r, log_prefix)).collect();
+    to::PolicyRules {
+        ingress: all(&rules.ingress),
+        egress: all(&rules.egress),
+    }
+}
+
+fn rule(rule: &from::Rule, log_prefix: &str) -> to::Rule {
+    let notes: Vec<String> = rule
+        .annotations
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    to::Rule {
+        action: match rule.action {
+            from::Action::Allow => to::Action::Allow,
+            from::Action::Deny => to::Action::Deny,
+            from::Action::Log => to::Action::Log {
+                prefix: log_prefix.to_owned(),
+            },
+            from::Action::Pass => to::Action::Pass,
+        },
+        ip_version: rule.ip_version.map(|version| match version {
+            from::IpVersion::V4 => to::Family::V4,
+            from::IpVersion::V6 => to::Family::V6,
+        }),
+        protocol: rule.protocol,
+        not_protocol: rule.not_protocol,
+        icmp: rule.icmp.map(icmp),
+        not_icmp: rule.not_icmp.map(icmp),
+        src: side(&rule.source),
+        dst: side(&rule.destination),
+        comment: (!notes.is_empty()).then(|| notes.join(" ")),
+    }
+}
+
+fn icmp(icmp: from::IcmpMatch) -> to::IcmpMatch {
+    to::IcmpMatch {
+        icmp_type: icmp.kind,
+        code: icmp.code,
+    }
+}
+
+fn side(side: &from::SideMatch) -> to::EntityMatch {
+    let sets = |ids: &[from::SetId]| ids.iter().map(set_id).collect();
+    let ranges = |ports: &[from::PortRange]| -> Vec<RangeInclusive<u16>> {
+        ports.iter().map(|range| range.first..=range.last).collect()
+    };
+    to::EntityMatch {
+        nets: networks(&side.nets),
+        not_nets: networks(&side.not_nets),
+        sets: sets(&side.sets),
+        not_sets: sets(&side.not_sets),
+        port_sets: Vec::new(),
+        ports: ranges(&side.ports),
+        named_ports: sets(&side.named_ports),
+        not_ports: ranges(&side.not_ports),
+        not_named_ports: sets(&side.not_named_ports),
+    }
+}
+
+pub(crate) fn networks(cidrs: &[Cidr]) -> Vec<IpNetwork> {
+    cidrs.iter().map(|cidr| cidr.network()).collect()
+}
+
+pub(crate) fn endpoint(plan: &from::EndpointPlan) -> to::Endpoint {
+    to::Endpoint {
+        ifname: plan.ifname.clone(),
+        addresses: networks(&plan.addresses),
+        ingress: direction(&plan.ingress),
+        egress: direction(&plan.egress),
+        profiles: plan.profiles.iter().map(|name| profile_id(name)).collect(),
+        admin_up: plan.admin_up,
+        allowed_source_prefixes: networks(&plan.allowed_source_prefixes),
+    }
+}
+
+fn direction(tiers: &[from::TierPlan]) -> to::Direction {
+    let tiers = tiers
+        .iter()
+        .map(|tier| to::Tier {
+            name: Arc::from(tier.name.as_str()),
+            policies: tier.policies.iter().map(policy_id).collect(),
+            default_action: match tier.default_action {
+                from::Action::Pass => to::TierDefault::Pass,
+                // The calculation gives Deny or Pass; anything else must not open.
+                _ => to::TierDefault::Deny,
+            },
+        })
+        .collect();
+    to::Direction { tiers }
+}

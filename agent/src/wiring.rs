@@ -1,0 +1,219 @@
+//! Builds the parts of the agent, connects them, and takes them down again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use margay_dataplane::{attach, filter, sysctl};
+use margay_datastore::{DatastoreType, Syncer, connect};
+use margay_model::ipam::{IpamKeys, Owner};
+use margay_model::keys::Keys;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::audit;
+use crate::bgp::{Keeper, announcer};
+use crate::cni::{Cni, Journal};
+use crate::config::Config;
+use crate::derive::BgpSettings;
+use crate::graph::{Graph, Inputs, Outputs};
+use crate::kernel::{self, LEARNED, Setup};
+use crate::node::{self, Wanted};
+use crate::reaper::Reaper;
+use crate::server::{Server, Services};
+use crate::status::StatusSource;
+use crate::world::World;
+
+/// Events between the syncer and the graph; the syncer waits when it is full.
+const EVENTS: usize = 4096;
+
+/// Pause before the datastore is tried again at start.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// How often the journal of DELs is looked at.
+const JOURNAL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the speaker may take to say goodbye.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Runs the agent until a signal or a failure.
+pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(run_until_signal(config));
+    // Blocking work under way (an interface being made) is left to the kernel to finish.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn run_until_signal(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        result = serve(config) => result,
+        _ = terminate.recv() => stopped("SIGTERM"),
+        _ = interrupt.recv() => stopped("SIGINT"),
+    }
+}
+
+fn stopped(signal: &str) -> anyhow::Result<()> {
+    info!(signal, "stopping; kernel state stays");
+    Ok(())
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let name = node_name(&config)?;
+    info!(node = name, version = env!("CARGO_PKG_VERSION"), "starting");
+    // Bound first: a second agent on this host must find out before it touches anything.
+    let server = Server::bind(&config.socket)
+        .with_context(|| format!("socket {}", config.socket.display()))?;
+    sysctl::host_forwarding_on().context("cannot make this host a router")?;
+
+    let store = connect(&config.datastore).context("datastore")?;
+    let keys = Keys::new(&config.datastore.prefix);
+    register(&config, &store, &keys, &name).await?;
+
+    let restarting = kernel::forwarding_was_left().context("cannot read the kernel's routes")?;
+    let (local, local_rx) = mpsc::unbounded_channel();
+    let (learned, learned_rx) = mpsc::channel(LEARNED);
+    let setup = Setup {
+        filter: filter::Config::default(),
+        bgp: config.bgp,
+        learned: learned_rx,
+        announce: announcer(local),
+    };
+    let (kernel, kernel_end) = kernel::spawn(setup)?;
+
+    let (world_tx, world) = watch::channel(Arc::new(World::default()));
+    let (bgp_tx, bgp_config) = watch::channel(None);
+    let (resources_tx, resources) = mpsc::channel(EVENTS);
+    let (affinities_tx, affinities) = mpsc::channel(EVENTS);
+    // Two syncers, so that the watch of the second does not bring every block of the cluster along.
+    let syncer = Syncer::spawn(store.clone(), vec![keys.resources()], resources_tx);
+    let own_blocks = IpamKeys::new(keys.prefix()).affinities(&Owner::Host(name.clone()));
+    let _affinity_syncer = Syncer::spawn(store.clone(), vec![own_blocks], affinities_tx);
+    let (inputs, graph_handle) = Inputs::new(resources, affinities);
+    let settings = BgpSettings {
+        listen: config.bgp_listen.clone(),
+        restarting,
+        secrets: config.secrets_dir.clone(),
+    };
+    let outputs = Outputs {
+        kernel: kernel.clone(),
+        bgp: bgp_tx,
+        world: world_tx,
+    };
+    let graph = Graph::new(&name, keys.clone(), settings, outputs);
+    let mut graph_task = tokio::spawn(graph.run(inputs));
+
+    let cancel = CancellationToken::new();
+    let _cancel_on_drop = cancel.clone().drop_guard();
+    let bgp = config.bgp.then(|| {
+        let keeper = Keeper {
+            config: bgp_config,
+            local: local_rx,
+            learned,
+        };
+        keeper.spawn(cancel.clone())
+    });
+    let (bgp_handle, bgp_task) = bgp.unzip();
+
+    let ipam = crate::ipam_task::spawn(store.clone(), keys, name.clone(), world.clone());
+    let reaper = Reaper::spawn(|names| attach::remove_many(names).map_err(|e| e.to_string()));
+    let journal = Journal::new(&config.cni_journal);
+    let cni = Arc::new(Cni::new(
+        name.clone(),
+        world.clone(),
+        graph_handle,
+        ipam,
+        reaper,
+        journal,
+    ));
+    tokio::spawn(replay_journal(Arc::clone(&cni)));
+    tokio::spawn(audit::run(Arc::clone(&cni)));
+    let status = StatusSource {
+        node: name,
+        driver: match config.datastore.kind {
+            DatastoreType::Etcdv3 => "etcdv3",
+            DatastoreType::Embedded => "embedded",
+        },
+        started,
+        sync: syncer.status(),
+        world,
+        kernel,
+        bgp: bgp_handle,
+    };
+    let services = Services { cni, status, store };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let result = tokio::select! {
+        () = server.run(services) => bail!("the socket stopped accepting"),
+        ended = kernel_end => match ended {
+            Ok(Ok(())) => bail!("the kernel thread ended"),
+            Ok(Err(reason)) => bail!("the kernel thread failed: {reason}"),
+            Err(_dropped) => bail!("the kernel thread panicked"),
+        },
+        ended = &mut graph_task => match ended {
+            Ok(()) => bail!("the graph task ended"),
+            Err(panic) => bail!("the graph task failed: {panic}"),
+        },
+        _ = terminate.recv() => stopped("SIGTERM"),
+        _ = interrupt.recv() => stopped("SIGINT"),
+    };
+    cancel.cancel();
+    if let Some(task) = bgp_task
+        && tokio::time::timeout(DRAIN, task).await.is_err()
+    {
+        warn!("the speaker did not stop in time");
+    }
+    result
+}
+
+/// Retried for as long as the datastore is away; anything else is told at once.
+async fn register(
+    config: &Config,
+    store: &margay_datastore::AnyStore,
+    keys: &Keys,
+    name: &str,
+) -> anyhow::Result<()> {
+    let (v4, v6) = config.node_networks()?;
+    loop {
+        match node::register(store, keys, name, Wanted { v4, v6 }).await {
+            Ok(_) => return Ok(()),
+            Err(error) if node::is_transient(&error) => {
+                warn!(error = format!("{error:#}"), "waiting for the datastore");
+                tokio::time::sleep(STORE_RETRY).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn replay_journal(cni: Arc<Cni>) {
+    loop {
+        cni.replay_journal().await;
+        tokio::time::sleep(JOURNAL_INTERVAL).await;
+    }
+}
+
+/// As configured, else the host's name; in lower case, as the established system has it.
+fn node_name(config: &Config) -> anyhow::Result<String> {
+    let name = match &config.node_name {
+        Some(name) => name.clone(),
+        None => {
+            let uname = nix::sys::utsname::uname().context("cannot read the host's name")?;
+            uname.nodename().to_string_lossy().to_lowercase()
+        }
+    };
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    if name.is_empty() || !name.chars().all(valid) {
+        bail!("node_name is {name:?}, must be lower-case letters, digits, '-' and '.'");
+    }
+    Ok(name)
+}

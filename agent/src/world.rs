@@ -1,0 +1,74 @@
+//! What handlers may know of the cluster: a snapshot that the graph task publishes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use margay_model::ipam_configuration::IpamConfigurationSpec;
+use margay_model::ippool::IpPool;
+use margay_model::kind::ResourceKey;
+use margay_model::net::Cidr;
+use margay_model::node::Node;
+use margay_model::store::Revision;
+use margay_model::workload_endpoint::WorkloadEndpoint;
+
+/// A consistent view at one moment; replaced whole, never changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct World {
+    /// The first list is complete and the kernel has been brought in line with it.
+    pub(crate) in_sync: bool,
+    /// This node's own resource.
+    pub(crate) node: Option<Arc<Node>>,
+    /// All pools, by name.
+    pub(crate) pools: Arc<Vec<IpPool>>,
+    /// All reserved ranges.
+    pub(crate) reservations: Arc<Vec<Cidr>>,
+    /// The cluster's settings of address management.
+    pub(crate) ipam: Option<Arc<IpamConfigurationSpec>>,
+    /// Names of all profiles.
+    pub(crate) profiles: Arc<BTreeSet<String>>,
+    /// This node's endpoints.
+    pub(crate) endpoints: Arc<BTreeMap<ResourceKey, Arc<LocalEndpoint>>>,
+    /// First characters of every host interface of ours.
+    pub(crate) interface_prefix: Arc<str>,
+    /// Whether workloads may send from addresses that are not theirs.
+    pub(crate) allow_spoofing: bool,
+}
+
+/// One of this node's endpoints, and the revision that last wrote it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LocalEndpoint {
+    pub(crate) resource: WorkloadEndpoint,
+    pub(crate) mod_revision: Revision,
+}
+
+impl World {
+    /// Whether addresses are chosen by the same pools, settings and labels.
+    pub(crate) fn same_rules(&self, other: &Self) -> bool {
+        let same_node = match (&self.node, &other.node) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        let same_settings = match (&self.ipam, &other.ipam) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        same_node
+            && same_settings
+            && Arc::ptr_eq(&self.pools, &other.pools)
+            && Arc::ptr_eq(&self.reservations, &other.reservations)
+    }
+
+    /// The endpoint of a container's interface.
+    pub(crate) fn endpoint_of(
+        &self,
+        container_id: &str,
+        ifname: &str,
+    ) -> Option<(&ResourceKey, &Arc<LocalEndpoint>)> {
+        self.endpoints.iter().find(|(_, endpoint)| {
+            let spec = &endpoint.resource.spec;
+            spec.container_id == container_id && spec.endpoint == ifname
+        })
+    }
+}
