@@ -100,7 +100,6 @@ fn peers(status: &NodeStatus) -> Table {
         "STATE",
         "SINCE",
         "RECEIVED",
-        "ACCEPTED",
         "ADVERTISED",
         "LAST ERROR",
     ]);
@@ -112,7 +111,6 @@ fn peers(status: &NodeStatus) -> Table {
             peer.state.clone(),
             period(peer.since_secs),
             peer.received.to_string(),
-            peer.accepted.to_string(),
             peer.advertised.to_string(),
             peer.last_error.clone(),
         ]);
@@ -180,7 +178,6 @@ mod tests {
                     state: "Established".into(),
                     since_secs: 61,
                     received: 2,
-                    accepted: 2,
                     advertised: 1,
                     ..PeerStatus::default()
                 }],
@@ -202,8 +199,8 @@ Dataplane:   iptables-nft, 1 endpoints, 3 routes, 1 failing
              route 10.0.0.0/8: busy
 BGP:         AS 64512, router id 10.0.0.1
 
-PEER       NAME      AS      STATE         SINCE   RECEIVED   ACCEPTED   ADVERTISED   LAST ERROR
-10.0.0.2   mesh n2   64512   Established   1m1s    2          2          1
+PEER       NAME      AS      STATE         SINCE   RECEIVED   ADVERTISED   LAST ERROR
+10.0.0.2   mesh n2   64512   Established   1m1s    2          1
 "
         );
     }
