@@ -80,3 +80,39 @@ impl Visitor<'_> for AsnVisitor {
         value.parse().map_err(E::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_texts_and_dotted_texts_are_read_and_numbers_written() {
+        for (json, asn) in [
+            ("64512", 64_512),
+            ("\"64512\"", 64_512),
+            ("4294967295", u32::MAX),
+            ("\"1.10\"", 65_546),
+            ("\"65535.65535\"", u32::MAX),
+        ] {
+            let read: Asn = serde_json::from_str(json).unwrap();
+            assert_eq!(read, Asn(asn));
+            assert_eq!(serde_json::to_string(&read).unwrap(), asn.to_string());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for json in [
+            "4294967296",
+            "-1",
+            "1.5",
+            "\"\"",
+            "\"1.\"",
+            "\"1.65536\"",
+            "\"+1\"",
+            "null",
+        ] {
+            assert!(serde_json::from_str::<Asn>(json).is_err(), "{json}");
+        }
+    }
+}

@@ -208,3 +208,26 @@ impl<'de> Deserialize<'de> for PeerAddr {
         text.parse().map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_peers_may_have_a_port() {
+        for text in ["10.0.0.1", "10.0.0.1:1790", "fd00::1", "[fd00::1]:1790"] {
+            assert_eq!(text.parse::<PeerAddr>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "10.0.0.1:",
+            "10.0.0.1:0",
+            "10.0.0.1:65536",
+            "fd00::1:99999",
+            "[fd00::1]",
+            "tor",
+        ] {
+            assert!(text.parse::<PeerAddr>().is_err(), "{text}");
+        }
+    }
+}

@@ -133,3 +133,63 @@ impl<'de> Deserialize<'de> for GoDuration {
         text.parse().map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_printed_as_go_prints_them() {
+        for (text, printed) in [
+            ("0", "0s"),
+            ("90s", "1m30s"),
+            ("1m30s", "1m30s"),
+            ("3600s", "1h0m0s"),
+            ("1.5h", "1h30m0s"),
+            ("500ms", "500ms"),
+            ("1500us", "1.5ms"),
+            ("1.000000001s", "1.000000001s"),
+            (".5s", "500ms"),
+            ("7ns", "7ns"),
+        ] {
+            assert_eq!(
+                text.parse::<GoDuration>().unwrap().to_string(),
+                printed,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused() {
+        for text in [
+            "",
+            "5",
+            "s",
+            "-5s",
+            "5 s",
+            "1d",
+            ".s",
+            "1.2.3s",
+            "99999999999999999999s",
+            "2562048h",
+        ] {
+            assert!(text.parse::<GoDuration>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_duration_is_read_back(nanos in 0..=i64::MAX as u64) {
+            let duration = GoDuration(Duration::from_nanos(nanos));
+            prop_assert_eq!(duration.to_string().parse::<GoDuration>(), Ok(duration));
+        }
+
+        #[test]
+        fn any_text_is_parsed_without_panic(text in "[0-9.hmsnuµ]{0,40}") {
+            drop(text.parse::<GoDuration>());
+        }
+    }
+}

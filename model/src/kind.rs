@@ -189,3 +189,30 @@ impl fmt::Display for ResourceKey {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_means_one_kind() {
+        let mut seen = std::collections::BTreeMap::new();
+        for kind in Kind::ALL {
+            let name = kind.as_str().to_ascii_lowercase();
+            let spellings = [name.as_str(), kind.plural()];
+            for spelling in spellings.iter().chain(kind.aliases()) {
+                assert_eq!(
+                    seen.insert((*spelling).to_owned(), kind),
+                    None,
+                    "{spelling}"
+                );
+                assert_eq!(Kind::from_user(&spelling.to_ascii_uppercase()), Some(*kind));
+            }
+            assert_eq!(Kind::from_plural(kind.plural()), Some(*kind));
+            assert_eq!(Kind::from_exact(kind.as_str()), Some(*kind));
+        }
+        assert_eq!(Kind::ALL.len(), Kind::WORDS.len());
+        assert_eq!(Kind::from_user("pod"), None);
+        assert_eq!(Kind::from_exact("ippool"), None);
+    }
+}

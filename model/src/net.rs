@@ -181,3 +181,59 @@ macro_rules! serde_as_text {
 }
 
 serde_as_text!(Cidr, AddrCidr);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn networks_lose_their_host_bits_and_addresses_keep_them() {
+        let cidr = |text: &str| text.parse::<Cidr>().unwrap().to_string();
+        assert_eq!(cidr("10.1.2.3/8"), "10.0.0.0/8");
+        assert_eq!(cidr("10.1.2.3"), "10.1.2.3/32");
+        assert_eq!(cidr("fd00::1/64"), "fd00::/64");
+        assert_eq!(cidr("::1"), "::1/128");
+        let addr: AddrCidr = "127.0.0.1/8".parse().unwrap();
+        assert_eq!(addr.to_string(), "127.0.0.1/8");
+        assert_eq!(addr.subnet().to_string(), "127.0.0.0/8");
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in [
+            "",
+            "10",
+            "10.0.0/8",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "::/129",
+            "10.0.0.0/+8",
+            "a/8",
+            "10.0.0.0/255.0.0.0",
+        ] {
+            assert!(text.parse::<Cidr>().is_err(), "{text}");
+            assert!(text.parse::<AddrCidr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn families_never_overlap() {
+        let all = |text: &str| text.parse::<Cidr>().unwrap();
+        assert!(!all("0.0.0.0/0").overlaps(all("::/0")));
+        assert!(all("0.0.0.0/0").covers(all("10.0.0.0/8")));
+        assert!(!all("10.0.0.0/8").covers(all("0.0.0.0/0")));
+    }
+
+    proptest! {
+        #[test]
+        fn a_network_covers_what_it_contains(addr: u32, len in 0_u8..=32, other: u32) {
+            let net = Cidr::new(Ipv4Addr::from(addr).into(), len).unwrap();
+            let other = IpAddr::from(Ipv4Addr::from(other));
+            prop_assert!(net.contains(Ipv4Addr::from(addr).into()));
+            prop_assert_eq!(net.contains(other), net.covers(Cidr::host(other)));
+            prop_assert_eq!(net.to_string().parse::<Cidr>(), Ok(net));
+        }
+    }
+}

@@ -247,3 +247,56 @@ impl Visitor<'_> for PortVisitor {
         value.parse().map_err(E::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T: for<'de> Deserialize<'de>>(json: &str) -> Option<T> {
+        serde_json::from_str(json).ok()
+    }
+
+    #[test]
+    fn protocols_are_read_by_name_and_number_and_written_as_they_were() {
+        for (json, number) in [
+            ("\"TCP\"", 6),
+            ("\"ICMPv6\"", 58),
+            ("\"UDPLite\"", 136),
+            ("6", 6),
+            ("255", 255),
+        ] {
+            let protocol: Protocol = read(json).unwrap();
+            assert_eq!(protocol.number(), number);
+            assert_eq!(serde_json::to_string(&protocol).unwrap(), json);
+        }
+        // Stored by a writer that did not mind the case.
+        assert_eq!(read("\"tcp\""), Some(Protocol::Tcp));
+        for json in ["0", "256", "\"0\"", "\"IGMP\"", "\"\"", "1.5"] {
+            assert_eq!(read::<Protocol>(json), None, "{json}");
+        }
+    }
+
+    #[test]
+    fn ports_are_numbers_ranges_or_names() {
+        for (json, port) in [
+            ("80", Port::Number(80)),
+            ("\"80:90\"", Port::Range(80, 90)),
+            ("\"http\"", Port::Named("http".into())),
+        ] {
+            assert_eq!(read::<Port>(json).as_ref(), Some(&port));
+            assert_eq!(serde_json::to_string(&port).unwrap(), json);
+        }
+        assert_eq!(read("\"80\""), Some(Port::Number(80)));
+        for json in [
+            "65536",
+            "-1",
+            "\"90:80\"",
+            "\"1:65536\"",
+            "\"a:b\"",
+            "\"\"",
+            "\"a b\"",
+        ] {
+            assert_eq!(read::<Port>(json), None, "{json}");
+        }
+    }
+}
