@@ -12,6 +12,7 @@ mod failure;
 mod files;
 mod table;
 mod verbs;
+mod yaml;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -76,7 +77,7 @@ async fn run(
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            let text = error.render().to_string();
+            let text = format!("{}\n", error.render().to_string().trim_end());
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
             let out = if error.use_stderr() {
                 streams.stderr

@@ -452,10 +452,10 @@ fn get_prints_yaml_and_json_that_apply_takes_back() {
 apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata:
-  creationTimestamp: 2026-11-21T05:02:52Z
+  creationTimestamp: \"2026-11-21T05:02:52Z\"
   name: main
-  resourceVersion: '1'
-  uid: 6b6e5e6b-98df-4f9a-9dc9-a8cf7806cb8c
+  resourceVersion: \"1\"
+  uid: \"6b6e5e6b-98df-4f9a-9dc9-a8cf7806cb8c\"
 spec:
   allowedUses:
   - Workload

@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::failure::{Failure, Fatal};
 use crate::files;
 use crate::verbs::{Named, fatal};
+use crate::yaml;
 
 /// What was found, and how it was asked for.
 struct Found {
@@ -40,7 +41,7 @@ pub(crate) async fn get(
     let text = match output {
         Output::Ps | Output::Wide => tables(&found, output == Output::Wide, context).await?,
         Output::Name => names(&found),
-        Output::Yaml => yaml(&found)?,
+        Output::Yaml => yaml_text(&found)?,
         Output::Json => json_text(&found)?,
     };
     context.streams.print(&text)
@@ -190,12 +191,8 @@ fn value(found: &Found) -> Result<Option<Value>, Fatal> {
     })))
 }
 
-fn yaml(found: &Found) -> Result<String, Fatal> {
-    let Some(value) = value(found)? else {
-        return Ok(String::new());
-    };
-    let text = serde_norway::to_string(&value).map_err(std::io::Error::other)?;
-    Ok(text)
+fn yaml_text(found: &Found) -> Result<String, Fatal> {
+    Ok(value(found)?.as_ref().map(yaml::render).unwrap_or_default())
 }
 
 fn json_text(found: &Found) -> Result<String, Fatal> {
