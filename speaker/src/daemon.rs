@@ -1,5 +1,7 @@
 //! The configuration file of the stand-alone daemon.
 
+use std::collections::BTreeMap;
+
 use margay_bgp::prefix::Prefix;
 use serde::Deserialize;
 
@@ -56,18 +58,45 @@ pub struct Network {
 impl DaemonConfig {
     /// The routes to originate, as changes from nothing.
     pub fn local_routes(&self) -> Vec<LocalRouteChange> {
-        self.networks
-            .iter()
-            .map(|network| LocalRouteChange {
-                prefix: network.prefix,
-                action: LocalAction::Announce(LocalAttrs {
-                    communities: network.communities.clone(),
-                    large_communities: network.large_communities.clone(),
-                    med: network.med,
-                    local_pref: None,
-                }),
-            })
-            .collect()
+        self.networks.iter().map(Network::announce).collect()
+    }
+
+    /// The routes to originate and to withdraw, as changes from `old`.
+    pub fn changes_from(&self, old: &Self) -> Vec<LocalRouteChange> {
+        let by_prefix = |config: &'_ Self| -> BTreeMap<Prefix, Network> {
+            config
+                .networks
+                .iter()
+                .map(|n| (n.prefix, n.clone()))
+                .collect()
+        };
+        let (old, new) = (by_prefix(old), by_prefix(self));
+        let gone = old
+            .keys()
+            .filter(|prefix| !new.contains_key(prefix))
+            .map(|&prefix| LocalRouteChange {
+                prefix,
+                action: LocalAction::Withdraw,
+            });
+        let changed = new
+            .values()
+            .filter(|network| old.get(&network.prefix) != Some(network))
+            .map(Network::announce);
+        gone.chain(changed).collect()
+    }
+}
+
+impl Network {
+    fn announce(&self) -> LocalRouteChange {
+        LocalRouteChange {
+            prefix: self.prefix,
+            action: LocalAction::Announce(LocalAttrs {
+                communities: self.communities.clone(),
+                large_communities: self.large_communities.clone(),
+                med: self.med,
+                local_pref: None,
+            }),
+        }
     }
 }
 
@@ -96,5 +125,28 @@ networks:
             (attrs.communities.as_slice(), attrs.med),
             (&[7][..], Some(5))
         );
+    }
+
+    #[test]
+    fn a_changed_file_withdraws_what_is_gone_and_announces_what_is_new() {
+        let read = |networks: &str| -> DaemonConfig {
+            let text =
+                format!("{{speaker: {{local_as: 1, router_id: 1.1.1.1}}, networks: {networks}}}");
+            serde_norway::from_str(&text).unwrap()
+        };
+        let old = read("[{prefix: 10.0.0.0/24}, {prefix: 10.0.1.0/24}, {prefix: 10.0.2.0/24}]");
+        let new =
+            read("[{prefix: 10.0.1.0/24}, {prefix: 10.0.2.0/24, med: 1}, {prefix: 10.0.3.0/24}]");
+        let changes: Vec<_> = new
+            .changes_from(&old)
+            .into_iter()
+            .map(|c| (c.prefix.to_string(), c.action == LocalAction::Withdraw))
+            .collect();
+        let want = [
+            ("10.0.0.0/24", true),
+            ("10.0.2.0/24", false),
+            ("10.0.3.0/24", false),
+        ];
+        assert_eq!(changes, want.map(|(p, w)| (p.to_owned(), w)));
     }
 }

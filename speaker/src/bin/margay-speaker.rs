@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
-use margay_speaker::{DaemonConfig, LocalAction, LocalRouteChange, Shutdown, Speaker};
+use margay_speaker::{DaemonConfig, Shutdown, Speaker};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -77,17 +77,7 @@ async fn reload(
 ) -> anyhow::Result<DaemonConfig> {
     let new = args.read()?;
     speaker.configure(new.speaker.clone()).await?;
-    let wanted = new.local_routes();
-    let gone = old
-        .networks
-        .iter()
-        .filter(|network| wanted.iter().all(|w| w.prefix != network.prefix))
-        .map(|network| LocalRouteChange {
-            prefix: network.prefix,
-            action: LocalAction::Withdraw,
-        });
-    let changes = gone.chain(wanted.iter().cloned()).collect();
-    speaker.originate(changes).await?;
+    speaker.originate(new.changes_from(old)).await?;
     info!("read the configuration again");
     Ok(new)
 }
