@@ -10,20 +10,26 @@
 //! 7. A killed BIRD costs us no route until it is back without them (RFC 4724 section 4.2).
 //! 8. Garbage on the BGP port leaves a session alone.
 //! 9. A changed filter takes effect without a reset.
+//! 10. A peer that stops reading holds nobody up and gets the last state when it reads again.
 
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::support::{Lab, PATIENCE, config, ip, local_routes, them};
 use anyhow::{Result, ensure};
+use margay_bgp::prefix::Ipv4Prefix;
 use margay_lab::eventually;
 use margay_speaker::{
-    FilterConfig, GracefulRestartConfig, PeerConfig, Secret, Shutdown, SpeakerConfig, State, Ttl,
+    FilterConfig, GracefulRestartConfig, LocalAction, LocalAttrs, LocalRouteChange, PeerConfig,
+    Secret, Shutdown, SpeakerConfig, State, Ttl,
 };
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::Signal,
+};
 
 #[test]
 fn routes_go_both_ways_with_md5_and_are_withdrawn() -> Result<()> {
@@ -265,4 +271,53 @@ fn a_changed_filter_takes_effect_without_a_reset() -> Result<()> {
         ensure!(peers.is_empty());
         Ok(())
     })
+}
+
+#[test]
+fn a_peer_that_stops_reading_holds_nobody_up_and_gets_the_last_state() -> Result<()> {
+    const ROUTES: u32 = 30_000;
+    let lab = Lab::new()?;
+    let bird = lab.bird("hold time 240;")?;
+    let ours = lab.speaker(&config(PeerConfig {
+        hold_time_secs: 240,
+        ..them()
+    }))?;
+    ours.is_up()?;
+    let announce = |community: u32| -> Result<()> {
+        let changes = (0..ROUTES).map(|n| {
+            let attrs = LocalAttrs {
+                communities: vec![community],
+                med: Some(n),
+                ..LocalAttrs::default()
+            };
+            let prefix = Ipv4Prefix::new(20 << 24 | n << 8, 24)
+                .expect("24 is a length")
+                .into();
+            LocalRouteChange {
+                prefix,
+                action: LocalAction::Announce(attrs),
+            }
+        });
+        Ok(ours
+            .runtime
+            .block_on(ours.speaker.originate(changes.collect()))?)
+    };
+    bird.process.signal(Signal::SIGSTOP)?;
+    for community in 1..=5 {
+        announce(community)?;
+        let asked = Instant::now();
+        ours.status()?;
+        ensure!(
+            asked.elapsed() < Duration::from_secs(5),
+            "took {:?}",
+            asked.elapsed()
+        );
+    }
+    bird.process.signal(Signal::SIGCONT)?;
+    bird.shows(
+        "show route where bgp_community ~ [(0,5)] count",
+        &format!("Total: {ROUTES} of"),
+    )?;
+    ensure!(ours.status()?.established_count == 1);
+    Ok(())
 }
