@@ -87,8 +87,8 @@ fn a_wrong_md5_key_connects_to_nothing_and_the_right_one_does() -> Result<()> {
         })
     };
     let mut ours = lab.speaker(&with_key("another"))?;
-    let deadline = std::time::Instant::now() + Duration::from_secs(3);
-    while std::time::Instant::now() < deadline {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < deadline {
         ensure!(ours.status()?.state < State::OpenSent);
         std::thread::sleep(Duration::from_millis(50));
     }
