@@ -81,6 +81,14 @@ pub(crate) enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Ps)]
         output: Output,
     },
+    /// Change some fields of a resource
+    #[command(
+        after_help = "Example:\n  margayctl patch ippool main -p '{\"spec\":{\"disabled\":true}}'"
+    )]
+    Patch(Patch),
+    /// Set or remove labels of a resource
+    #[command(after_help = "Example:\n  margayctl label node n1 rack=a --overwrite")]
+    Label(Label),
     /// Check resources without a datastore
     #[command(after_help = "Example:\n  margayctl validate -R -f manifests/")]
     Validate {
@@ -176,6 +184,60 @@ pub(crate) struct Which {
     /// Also the folders in a folder
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
+    /// Namespace [default: default]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+}
+
+/// A change of some fields.
+#[derive(Debug, Args)]
+pub(crate) struct Patch {
+    /// Kind
+    #[arg(value_name = "KIND")]
+    pub(crate) kind: String,
+    /// Name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// The change, as JSON or YAML
+    #[arg(short, long, value_name = "PATCH")]
+    pub(crate) patch: String,
+    /// The notation of the change
+    #[arg(short = 't', long = "type", value_enum, default_value_t = PatchType::Strategic)]
+    pub(crate) notation: PatchType,
+    /// Namespace [default: default]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+}
+
+/// How a change is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PatchType {
+    /// As merge: no list of a resource has keys to merge by.
+    Strategic,
+    /// Fields with their new value; null removes one (RFC 7396).
+    Merge,
+    /// A list of operations (RFC 6902).
+    Json,
+}
+
+/// Labels to set or remove.
+#[derive(Debug, Args)]
+pub(crate) struct Label {
+    /// Kind
+    #[arg(value_name = "KIND")]
+    pub(crate) kind: String,
+    /// Name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// KEY=VALUE, or KEY with --remove
+    #[arg(value_name = "LABEL", required = true)]
+    pub(crate) labels: Vec<String>,
+    /// Also change labels that have another value
+    #[arg(long, conflicts_with = "remove")]
+    pub(crate) overwrite: bool,
+    /// Remove the labels
+    #[arg(long)]
+    pub(crate) remove: bool,
     /// Namespace [default: default]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,

@@ -34,6 +34,9 @@ pub(crate) enum Failure {
     /// The resource may not be as it is, or not be changed so.
     #[error("{}", join(.0))]
     Refused(Vec<FieldError>),
+    /// The change does not fit what is stored.
+    #[error("patch: {0}")]
+    Patch(String),
     /// It may not be deleted.
     #[error("may not be deleted: {0}")]
     Kept(String),

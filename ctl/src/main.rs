@@ -173,6 +173,8 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
             all_namespaces,
             output,
         } => verbs::get::get(which, *all_namespaces, *output, context).await,
+        Command::Patch(args) => verbs::modify::patch(args, context).await,
+        Command::Label(args) => verbs::modify::label(args, context).await,
         Command::Validate { files } => verbs::write::validate(files, &mut context.streams),
         Command::Ipam(IpamCommand::Show(args)) => verbs::ipam::show(args, context).await,
         Command::Node(NodeCommand::Status { output }) => {

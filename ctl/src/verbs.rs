@@ -3,6 +3,7 @@
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod ipam;
+pub(crate) mod modify;
 pub(crate) mod node;
 pub(crate) mod version;
 pub(crate) mod write;
@@ -23,16 +24,17 @@ pub(crate) struct Named {
 impl Named {
     /// Reads the words of the command line.
     pub(crate) fn of(which: &Which) -> Result<Self, Fatal> {
-        let word = which.kind.as_deref().unwrap_or_default();
+        Self::parse(which.kind.as_deref().unwrap_or_default(), &which.names)
+    }
+
+    /// Reads a kind, or KIND/NAME, and further names.
+    pub(crate) fn parse(word: &str, names: &[String]) -> Result<Self, Fatal> {
         let (kind, first) = match word.split_once('/') {
             Some((kind, name)) => (kind, Some(name.to_owned())),
             None => (word, None),
         };
         let kind = Kind::from_user(kind).ok_or_else(|| Fatal::kind(kind))?;
-        let names: Vec<_> = first
-            .into_iter()
-            .chain(which.names.iter().cloned())
-            .collect();
+        let names: Vec<_> = first.into_iter().chain(names.iter().cloned()).collect();
         if names
             .iter()
             .any(|name| name.is_empty() || name.contains('/'))
