@@ -5,7 +5,6 @@
 //! taken) is tried again; the rest of the agent goes on without it.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use ipnetwork::IpNetwork;
@@ -19,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::kernel::{Announce, Learned};
+use crate::kernel::{Announce, BgpNextHop, Learned};
 
 /// Pause before another attempt to start the speaker.
 const RETRY: Duration = Duration::from_secs(5);
@@ -154,11 +153,10 @@ impl Keeper {
                 Ok(()) => running.config = config,
                 Err(error) => warn!(error = in_full(&error), "BGP configuration refused"),
             },
-            None => match Speaker::spawn(config.clone()) {
+            // With the local routes, so that they are in what peers hear before the first End-of-RIB.
+            None => match Speaker::spawn_with(config.clone(), announcements(prefixes)) {
                 Ok((speaker, fib)) => {
                     info!(asn = config.local_as, router_id = %config.router_id, "speaker started");
-                    let all = Local::Announce(prefixes.iter().copied().collect());
-                    originate(&speaker, &all).await;
                     *running = Some(Running {
                         speaker,
                         fib,
@@ -189,18 +187,16 @@ fn note(prefixes: &mut BTreeSet<IpNetwork>, change: &Local) {
 }
 
 async fn originate(speaker: &Speaker, change: &Local) {
-    let (prefixes, action) = match change {
-        Local::Announce(prefixes) => (prefixes, LocalAction::Announce(LocalAttrs::default())),
-        Local::Withdraw(prefixes) => (prefixes, LocalAction::Withdraw),
+    let changes = match change {
+        Local::Announce(prefixes) => announcements(prefixes),
+        Local::Withdraw(prefixes) => {
+            let withdraw = |prefix| LocalRouteChange {
+                prefix,
+                action: LocalAction::Withdraw,
+            };
+            bgp_prefixes(prefixes).map(withdraw).collect()
+        }
     };
-    let changes: Vec<_> = prefixes
-        .iter()
-        .filter_map(|net| Prefix::new(net.ip(), net.prefix()))
-        .map(|prefix| LocalRouteChange {
-            prefix,
-            action: action.clone(),
-        })
-        .collect();
     if !changes.is_empty()
         && let Err(error) = speaker.originate(changes).await
     {
@@ -208,11 +204,33 @@ async fn originate(speaker: &Speaker, change: &Local) {
     }
 }
 
+fn announcements<'a>(prefixes: impl IntoIterator<Item = &'a IpNetwork>) -> Vec<LocalRouteChange> {
+    let action = LocalAction::Announce(LocalAttrs::default());
+    bgp_prefixes(prefixes)
+        .map(|prefix| LocalRouteChange {
+            prefix,
+            action: action.clone(),
+        })
+        .collect()
+}
+
+fn bgp_prefixes<'a>(
+    networks: impl IntoIterator<Item = &'a IpNetwork>,
+) -> impl Iterator<Item = Prefix> {
+    networks
+        .into_iter()
+        .filter_map(|net| Prefix::new(net.ip(), net.prefix()))
+}
+
 fn learned(batch: FibBatch) -> Learned {
     let routes = batch.changes.into_iter().filter_map(|change| {
         let net = IpNetwork::new(change.prefix.addr(), change.prefix.len()).ok()?;
-        let next_hops: Vec<IpAddr> = change.next_hops.iter().map(|hop| hop.addr).collect();
-        Some((net, next_hops))
+        let hops = change.next_hops.iter();
+        let hops = hops.map(|hop| BgpNextHop {
+            addr: hop.addr,
+            scope: hop.scope,
+        });
+        Some((net, hops.collect()))
     });
     Learned {
         routes: routes.collect(),

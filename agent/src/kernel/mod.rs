@@ -85,11 +85,19 @@ impl Batch {
     }
 }
 
+/// A next hop as BGP names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BgpNextHop {
+    pub(crate) addr: IpAddr,
+    /// Index of the interface of a link-local address; 0 for any other.
+    pub(crate) scope: u32,
+}
+
 /// What BGP learned.
 #[derive(Debug, Default)]
 pub(crate) struct Learned {
     /// Best next hops by prefix; none to remove the route.
-    pub(crate) routes: Vec<(IpNetwork, Vec<IpAddr>)>,
+    pub(crate) routes: Vec<(IpNetwork, Vec<BgpNextHop>)>,
     /// Every peer that can be reached has told everything.
     pub(crate) converged: bool,
 }

@@ -4,17 +4,18 @@
 //! next hop is resolved by the routes that are not ours (RFC 4271, section 5.1.3, "recursive").
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use margay_dataplane::link;
 use margay_dataplane::netlink::{NetlinkError, Socket};
 use margay_dataplane::route_table::{NextHop, PROTO_MARGAY};
 use tracing::{debug, warn};
 
+use super::BgpNextHop;
+
 /// Next hops seen so far and what they resolve to; none while there is no way.
 pub(super) struct Resolver {
     socket: Socket,
-    known: BTreeMap<IpAddr, Option<NextHop>>,
+    known: BTreeMap<BgpNextHop, Option<NextHop>>,
 }
 
 impl Resolver {
@@ -26,7 +27,7 @@ impl Resolver {
     }
 
     /// What `next_hop` resolves to; asked of the kernel once, until the next refresh.
-    pub(super) fn resolve(&mut self, next_hop: IpAddr) -> Option<NextHop> {
+    pub(super) fn resolve(&mut self, next_hop: BgpNextHop) -> Option<NextHop> {
         if let Some(known) = self.known.get(&next_hop) {
             return known.clone();
         }
@@ -41,7 +42,7 @@ impl Resolver {
         for (next_hop, known) in &mut self.known {
             let resolved = ask(&mut self.socket, *next_hop);
             if *known != resolved {
-                debug!(%next_hop, ?resolved, "next hop resolves anew");
+                debug!(?next_hop, ?resolved, "next hop resolves anew");
                 *known = resolved;
                 changed = true;
             }
@@ -50,21 +51,28 @@ impl Resolver {
     }
 
     /// Forgets next hops that no route has.
-    pub(super) fn retain(&mut self, used: impl Fn(&IpAddr) -> bool) {
+    pub(super) fn retain(&mut self, used: impl Fn(&BgpNextHop) -> bool) {
         self.known.retain(|next_hop, _| used(next_hop));
     }
 }
 
-fn ask(socket: &mut Socket, next_hop: IpAddr) -> Option<NextHop> {
-    match link::route_get(socket, next_hop) {
-        // A next hop that only our own routes lead to would resolve through itself.
-        Ok(Some(path)) if path.protocol != PROTO_MARGAY => {
-            Some(NextHop::new(path.gateway.unwrap_or(next_hop)).on(&path.ifname))
-        }
-        Ok(_) => None,
-        Err(error) => {
-            warn!(%next_hop, %error, "cannot resolve a next hop");
-            None
-        }
-    }
+fn ask(socket: &mut Socket, next_hop: BgpNextHop) -> Option<NextHop> {
+    let asked = if next_hop.scope == 0 {
+        by_route(socket, next_hop)
+    } else {
+        // A link-local address is on the link that it was heard on, and nowhere else.
+        let link = link::by_index(socket, next_hop.scope);
+        link.map(|link| link.map(|link| NextHop::new(next_hop.addr).on(&link.name)))
+    };
+    asked.unwrap_or_else(|error| {
+        warn!(?next_hop, %error, "cannot resolve a next hop");
+        None
+    })
+}
+
+fn by_route(socket: &mut Socket, next_hop: BgpNextHop) -> Result<Option<NextHop>, NetlinkError> {
+    let path = link::route_get(socket, next_hop.addr)?;
+    // A next hop that only our own routes lead to would resolve through itself.
+    let path = path.filter(|path| path.protocol != PROTO_MARGAY);
+    Ok(path.map(|path| NextHop::new(path.gateway.unwrap_or(next_hop.addr)).on(&path.ifname)))
 }

@@ -3,7 +3,6 @@
 //! For one prefix an endpoint of our own wins over a block, and a block over what a peer says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use margay_dataplane::netlink::NetlinkError;
@@ -11,6 +10,7 @@ use margay_dataplane::route_table::{ApplyReport, Config, NextHop, Route, RouteTa
 use margay_model::kind::ResourceKey;
 use tracing::warn;
 
+use super::BgpNextHop;
 use super::next_hops::Resolver;
 
 /// Everything that wants a route, and the table.
@@ -19,7 +19,7 @@ pub(super) struct Routes {
     resolver: Resolver,
     endpoints: BTreeMap<IpNetwork, (ResourceKey, String)>,
     blocks: BTreeSet<IpNetwork>,
-    learned: BTreeMap<IpNetwork, Vec<IpAddr>>,
+    learned: BTreeMap<IpNetwork, Vec<BgpNextHop>>,
     /// The table was brought in line with the kernel at least once.
     adopted: bool,
 }
@@ -84,7 +84,7 @@ impl Routes {
     }
 
     /// BGP's best next hops for a prefix; none when there is no route any more.
-    pub(super) fn set_learned(&mut self, prefix: IpNetwork, next_hops: Vec<IpAddr>) {
+    pub(super) fn set_learned(&mut self, prefix: IpNetwork, next_hops: Vec<BgpNextHop>) {
         if next_hops.is_empty() {
             self.learned.remove(&prefix);
         } else {
@@ -95,7 +95,7 @@ impl Routes {
 
     /// The host's own routes, links or addresses changed: next hops may resolve to something else.
     pub(super) fn refresh_next_hops(&mut self) {
-        let used: BTreeSet<IpAddr> = self.learned.values().flatten().copied().collect();
+        let used: BTreeSet<BgpNextHop> = self.learned.values().flatten().copied().collect();
         self.resolver.retain(|next_hop| used.contains(next_hop));
         if self.resolver.refresh() {
             let prefixes: Vec<_> = self.learned.keys().copied().collect();
