@@ -1,5 +1,7 @@
 //! The program itself against a real etcd: environment in, exit code and text out.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
