@@ -245,3 +245,33 @@ impl BgpConfigurationSpec {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_one_host_win_where_they_say_something() {
+        let spec = |json: &str| serde_json::from_str::<BgpConfigurationSpec>(json).unwrap();
+        let general = spec(
+            r#"{"nodeToNodeMeshEnabled":false,"asNumber":63400,"listenPort":1790,"bindMode":"NodeIP","ignoredInterfaces":["a*"],"newer":{"a":1}}"#,
+        );
+        let own = spec(r#"{"listenPort":179,"ignoredInterfaces":["b*"],"newest":2}"#);
+        assert_eq!(
+            own.over(&general),
+            spec(
+                r#"{"nodeToNodeMeshEnabled":false,"asNumber":63400,"listenPort":179,"bindMode":"NodeIP","ignoredInterfaces":["b*"],"newer":{"a":1},"newest":2}"#,
+            )
+        );
+        assert_eq!(BgpConfigurationSpec::default().over(&general), general);
+    }
+
+    #[test]
+    fn what_is_not_set_has_the_established_default() {
+        let spec = BgpConfigurationSpec::default();
+        assert_eq!(
+            (spec.mesh_enabled(), spec.asn(), spec.port()),
+            (true, Asn(64512), 179)
+        );
+    }
+}

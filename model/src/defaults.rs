@@ -81,3 +81,76 @@ fn fill_pool(spec: &mut IpPoolSpec) {
 pub fn is_built_in_tier(name: &str) -> bool {
     matches!(name, DEFAULT_TIER | "kube-admin" | "kube-baseline")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::kind::Kind;
+
+    fn filled(kind: Kind, value: Value) -> Value {
+        let resource = AnyResource::from_value(kind, value)
+            .unwrap()
+            .with_defaults();
+        // Filling in once is enough.
+        assert_eq!(resource.clone().with_defaults(), resource);
+        serde_json::to_value(&resource).unwrap()
+    }
+
+    #[test]
+    fn pools_say_everything_explicitly() {
+        let pool = json!({"metadata": {"name": "a"}, "spec": {"cidr": "fd00::/64"}});
+        assert_eq!(
+            filled(Kind::IpPool, pool)["spec"],
+            json!({
+                "cidr": "fd00::/64", "vxlanMode": "Never", "ipipMode": "Never", "blockSize": 122,
+                "nodeSelector": "all()", "allowedUses": ["Workload", "Tunnel"],
+                "assignmentMode": "Automatic",
+            })
+        );
+    }
+
+    #[test]
+    fn policies_get_types_by_their_rules_and_a_tier() {
+        let allow = json!([{"action": "Allow"}]);
+        for (spec, types) in [
+            (json!({}), json!(["Ingress"])),
+            (json!({"ingress": allow}), json!(["Ingress"])),
+            (json!({"egress": allow}), json!(["Egress"])),
+            (
+                json!({"ingress": allow, "egress": allow}),
+                json!(["Ingress", "Egress"]),
+            ),
+            (
+                json!({"egress": allow, "types": ["Ingress"]}),
+                json!(["Ingress"]),
+            ),
+        ] {
+            let policy = json!({"metadata": {"name": "a"}, "spec": spec});
+            let policy = filled(Kind::NetworkPolicy, policy);
+            assert_eq!(policy["spec"]["types"], types);
+            assert_eq!(policy["spec"]["tier"], "default");
+            assert_eq!(policy["metadata"]["namespace"], "default");
+            assert_eq!(
+                policy["metadata"]["labels"]["projectcalico.org/tier"],
+                "default"
+            );
+        }
+    }
+
+    #[test]
+    fn endpoints_get_the_labels_that_selectors_rely_on() {
+        let endpoint = json!({
+            "metadata": {"name": "n1-cni-c-eth0", "namespace": "prod", "labels": {"app": "web"}},
+            "spec": {"orchestrator": "cni"},
+        });
+        assert_eq!(
+            filled(Kind::WorkloadEndpoint, endpoint)["metadata"]["labels"],
+            json!({
+                "app": "web", "projectcalico.org/namespace": "prod",
+                "projectcalico.org/orchestrator": "cni",
+            })
+        );
+    }
+}
