@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use margay_bgp::prefix::Family;
 use margay_model::any::AnyResource;
 use margay_model::asn::Asn;
 use margay_model::bgp_configuration::BgpConfigurationSpec;
@@ -25,12 +26,53 @@ pub(super) struct Peer<'a> {
     pub(super) spec: Option<&'a BgpPeerSpec>,
     /// The node at the other end, when it is one of ours.
     pub(super) node: Option<&'a Node>,
+    /// The routes that the session is for.
+    pub(super) families: Vec<Family>,
+    /// The BGPPeer is the other node's: what it says of its own end is said of the peer.
+    pub(super) reverse: bool,
+}
+
+/// The settings that hold for a node: its own object wins over `default`, field by field.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings<'a> {
+    own: Option<&'a BgpConfigurationSpec>,
+    cluster: Option<&'a BgpConfigurationSpec>,
+}
+
+impl<'a> Settings<'a> {
+    pub(super) fn of(cache: &'a Cache, node: &str) -> Self {
+        let find =
+            |name: String| match cache.get(&ResourceKey::global(Kind::BgpConfiguration, name)) {
+                Some(AnyResource::BgpConfiguration(config)) => Some(&config.spec),
+                _ => None,
+            };
+        Self {
+            own: find(format!("node.{node}")),
+            cluster: find("default".to_owned()),
+        }
+    }
+
+    pub(super) fn first<T>(
+        &self,
+        field: impl Fn(&'a BgpConfigurationSpec) -> Option<T>,
+    ) -> Option<T> {
+        self.own
+            .and_then(&field)
+            .or_else(|| self.cluster.and_then(&field))
+    }
+
+    /// The TCP port that the node listens on.
+    pub(super) fn port(&self) -> u16 {
+        let port = self.first(|s| s.listen_port);
+        port.filter(|port| *port > 0).unwrap_or(BGP_PORT)
+    }
 }
 
 /// The AS of a node: its own, else the cluster's.
-pub(super) fn as_of(node: &Node, defaults: Option<&BgpConfigurationSpec>) -> Asn {
+pub(super) fn as_of(cache: &Cache, node: &Node) -> Asn {
     let own = node.spec.bgp.as_ref().and_then(|bgp| bgp.as_number);
-    own.or_else(|| defaults.and_then(|d| d.as_number))
+    let settings = Settings::of(cache, &node.metadata.name);
+    own.or_else(|| settings.first(|s| s.as_number))
         .unwrap_or(Asn::DEFAULT)
 }
 
@@ -45,37 +87,30 @@ pub(super) fn cluster_id(node: &Node) -> Option<&str> {
     Some(id).filter(|id| !id.is_empty())
 }
 
-/// The settings that hold for the cluster.
-pub(super) fn defaults(cache: &Cache) -> Option<&BgpConfigurationSpec> {
-    match cache.get(&ResourceKey::global(Kind::BgpConfiguration, "default")) {
-        Some(AnyResource::BgpConfiguration(config)) => Some(&config.spec),
-        _ => None,
-    }
-}
-
-/// All sessions of `me`, one an address and port. A BGPPeer wins over the mesh, and among BGPPeers the
-/// first by name.
+/// All sessions of `me`, one an address. A BGPPeer wins over the mesh, and among BGPPeers the first by
+/// name.
 pub(super) fn peers<'a>(cache: &'a Cache, me: &'a Node) -> BTreeMap<PeerKey, Peer<'a>> {
-    let defaults = defaults(cache);
     let mut peers = BTreeMap::new();
     for resource in cache.of_kind(Kind::BgpPeer) {
         if let AnyResource::BgpPeer(peer) = resource {
             explicit(cache, me, peer, &mut peers);
         }
     }
-    let mesh = defaults
-        .and_then(|d| d.node_to_node_mesh_enabled)
+    let settings = Settings::of(cache, &me.metadata.name);
+    let mesh = settings
+        .first(|s| s.node_to_node_mesh_enabled)
         .unwrap_or(true);
     if mesh && cluster_id(me).is_none() {
         for node in nodes(cache).filter(|node| cluster_id(node).is_none()) {
-            add_node(
-                me,
-                node,
-                defaults,
-                None,
-                &format!("mesh {}", node.metadata.name),
-                &mut peers,
-            );
+            let session = Peer {
+                name: format!("mesh {}", node.metadata.name),
+                remote_as: as_of(cache, node),
+                spec: None,
+                node: Some(node),
+                families: Vec::new(),
+                reverse: false,
+            };
+            add_node(cache, me, node, &session, &mut peers);
         }
     }
     peers
@@ -98,42 +133,53 @@ fn explicit<'a>(
 ) {
     let name = &peer.metadata.name;
     let spec = &peer.spec;
-    let defaults = defaults(cache);
     let here = is_for(peer, me);
     if let Some(address) = spec.peer_ip {
-        let key = PeerKey {
-            addr: address.addr,
-            port: address.port,
-        };
-        if here && !is_own(me, address.addr) {
-            // A peer without an AS is one of our own nodes by its address.
-            let node = nodes(cache).find(|node| is_own(node, address.addr));
-            let by_node = node.map(|node| as_of(node, defaults));
-            match spec.as_number.or(by_node) {
-                Some(remote_as) => {
-                    let session = Peer {
-                        name: name.clone(),
-                        remote_as,
-                        spec: Some(spec),
-                        node,
-                    };
-                    peers.entry(key).or_insert(session);
-                }
-                None => warn!(
-                    peer = name,
-                    "BGPPeer has no asNumber and its peerIP is no node's, ignored"
-                ),
-            }
+        if !here || is_own(me, address.addr) {
+            return;
         }
+        // What it leaves out is known of our own nodes.
+        let node = nodes(cache).find(|node| is_own(node, address.addr));
+        let Some(remote_as) = spec.as_number.or(node.map(|node| as_of(cache, node))) else {
+            warn!(
+                peer = name,
+                "BGPPeer has no asNumber and its peerIP is no node's, ignored"
+            );
+            return;
+        };
+        let port = address.port.or_else(|| {
+            let node = node?;
+            Some(Settings::of(cache, &node.metadata.name).port())
+        });
+        let session = Peer {
+            name: name.clone(),
+            remote_as,
+            spec: Some(spec),
+            node,
+            families: Family::ALL.to_vec(),
+            reverse: false,
+        };
+        let at = SocketAddr::new(address.addr, port.unwrap_or(BGP_PORT));
+        add(at, session, peers);
     } else if spec.peer_selector.is_some() {
         for node in nodes(cache) {
             let forward = here && selects(peer, "peerSelector", &spec.peer_selector, node);
             // The peers that this one selects must take the session, so they have it as well.
-            let reverse = spec.reverse_peering != Some(ReversePeering::Manual)
+            let reverse = !forward
+                && spec.reverse_peering != Some(ReversePeering::Manual)
                 && is_for(peer, node)
                 && selects(peer, "peerSelector", &spec.peer_selector, me);
+            let remote_as = spec.local_as_number.filter(|_| reverse);
             if forward || reverse {
-                add_node(me, node, defaults, Some(spec), name, peers);
+                let session = Peer {
+                    name: name.clone(),
+                    remote_as: remote_as.unwrap_or_else(|| as_of(cache, node)),
+                    spec: Some(spec),
+                    node: Some(node),
+                    families: Vec::new(),
+                    reverse,
+                };
+                add_node(cache, me, node, &session, peers);
             }
         }
     }
@@ -162,39 +208,49 @@ fn selects(peer: &BgpPeer, field: &str, selector: &Option<String>, node: &Node) 
     }
 }
 
+/// Sessions between two nodes: as the established system has it, IPv4 routes over IPv4 and IPv6 routes
+/// over IPv6. Where the nodes have only one family in common, its session carries both.
 fn add_node<'a>(
+    cache: &Cache,
     me: &Node,
-    node: &'a Node,
-    defaults: Option<&BgpConfigurationSpec>,
-    spec: Option<&'a BgpPeerSpec>,
-    name: &str,
+    node: &Node,
+    session: &Peer<'a>,
     peers: &mut BTreeMap<PeerKey, Peer<'a>>,
 ) {
     if node.metadata.name == me.metadata.name {
         return;
     }
-    // One session carries both families; it runs over IPv4 where both ends have it.
-    let v4 = node
-        .spec
-        .ipv4()
-        .filter(|_| me.spec.ipv4().is_some())
-        .map(IpAddr::V4);
-    let v6 = node
-        .spec
-        .ipv6()
-        .filter(|_| me.spec.ipv6().is_some())
-        .map(IpAddr::V6);
-    let Some(addr) = v4.or(v6) else { return };
-    let session = Peer {
-        name: name.to_owned(),
-        remote_as: as_of(node, defaults),
-        spec,
-        node: Some(node),
-    };
-    let port = defaults.and_then(|d| d.listen_port).unwrap_or(BGP_PORT);
-    peers
-        .entry(PeerKey::from(SocketAddr::new(addr, port)))
-        .or_insert(session);
+    let port = Settings::of(cache, &node.metadata.name).port();
+    let v4 = node.spec.ipv4().filter(|_| me.spec.ipv4().is_some());
+    let v6 = node.spec.ipv6().filter(|_| me.spec.ipv6().is_some());
+    let both = v4.is_some() && v6.is_some();
+    let ends = [
+        (v4.map(IpAddr::V4), Family::Ipv4Unicast),
+        (v6.map(IpAddr::V6), Family::Ipv6Unicast),
+    ];
+    for (addr, family) in ends {
+        let Some(addr) = addr else { continue };
+        let session = Peer {
+            families: if both {
+                vec![family]
+            } else {
+                Family::ALL.to_vec()
+            },
+            ..session.clone()
+        };
+        add(SocketAddr::new(addr, port), session, peers);
+    }
+}
+
+/// The first session with an address is the one: a second could not be told from it when the peer dials.
+fn add<'a>(at: SocketAddr, session: Peer<'a>, peers: &mut BTreeMap<PeerKey, Peer<'a>>) {
+    let any_port = PeerKey::from(at.ip());
+    let mut known = peers
+        .range(any_port..)
+        .take_while(|(key, _)| key.addr == at.ip());
+    if known.next().is_none() {
+        peers.insert(PeerKey::from(at), session);
+    }
 }
 
 fn is_own(node: &Node, addr: IpAddr) -> bool {

@@ -12,14 +12,14 @@ use margay_model::kind::{Kind, ResourceKey};
 use margay_model::net::Cidr;
 use margay_model::node::Node;
 use margay_speaker::{
-    Action, BGP_PORT, ConfigError, FilterConfig, FilterRule, GracefulRestartConfig, PeerConfig,
-    PeerKey, RouteOrigin, Secret, SpeakerConfig, Ttl,
+    Action, ConfigError, FilterConfig, FilterRule, GracefulRestartConfig, PeerConfig, PeerKey,
+    RouteOrigin, Secret, SpeakerConfig, Ttl,
 };
 use sha1::{Digest, Sha1};
 use tracing::warn;
 
 use super::filters::{self, FilterProblem};
-use super::peers::{Peer, as_of, cluster_id, defaults, peers};
+use super::peers::{Peer, Settings, as_of, cluster_id, peers};
 use crate::graph::Cache;
 
 /// Most prefixes that an external peer may send in each family: what a rack of containers can have, and
@@ -42,17 +42,16 @@ pub(crate) fn speaker(cache: &Cache, node: &str, settings: &BgpSettings) -> Opti
     let Some(AnyResource::Node(me)) = cache.get(&ResourceKey::global(Kind::Node, node)) else {
         return None;
     };
-    let defaults = defaults(cache);
-    let router_id = router_id(me);
-    let mut config = SpeakerConfig::new(as_of(me, defaults).0, router_id);
-    let port = defaults.and_then(|d| d.listen_port).unwrap_or(BGP_PORT);
-    let node_only = defaults.and_then(|d| d.bind_mode) == Some(BindMode::NodeIp);
+    let own = Settings::of(cache, node);
+    let mut config = SpeakerConfig::new(as_of(cache, me).0, router_id(me));
+    let port = own.port();
+    let node_only = own.first(|s| s.bind_mode) == Some(BindMode::NodeIp);
     config.listen = listen_addresses(me, settings, node_only)
         .map(|ip| SocketAddr::new(ip, port))
         .collect();
     config.graceful_restart = Some(GracefulRestartConfig {
-        restart_time_secs: defaults
-            .and_then(|d| d.node_mesh_max_restart_time.as_ref())
+        restart_time_secs: own
+            .first(|s| s.node_mesh_max_restart_time.as_ref())
             .map_or(120, |time| {
                 u16::try_from(time.0.as_secs()).unwrap_or(4095).min(4095)
             }),
@@ -170,7 +169,9 @@ fn build(
     let spec = peer.spec;
     let mut config = PeerConfig::new(peer.remote_as.0);
     config.name = peer.name.clone();
-    config.local_as = spec.and_then(|s| s.local_as_number).map(|asn| asn.0);
+    config.families = peer.families.clone();
+    let own_end = spec.filter(|_| !peer.reverse);
+    config.local_as = own_end.and_then(|s| s.local_as_number).map(|asn| asn.0);
     let internal = config.local_as.unwrap_or(local_as) == peer.remote_as.0;
     if spec.and_then(|s| s.source_address) != Some(SourceAddress::None) {
         config.source = own_address(me, key.addr);
@@ -183,10 +184,9 @@ fn build(
         config.keepalive_secs = Some(secs);
         config.hold_time_secs = secs.saturating_mul(3).max(3);
     }
-    let password = spec
-        .map(|s| &s.password)
-        .or(defaults(cache).map(|d| &d.node_mesh_password));
-    if let Some(Some(password)) = password {
+    let mesh = Settings::of(cache, &me.metadata.name).first(|s| s.node_mesh_password.as_ref());
+    let password = spec.map_or(mesh, |s| s.password.as_ref());
+    if let Some(password) = password {
         config.password = Some(read_password(settings, password)?);
     }
     let mode = spec.and_then(|s| s.next_hop_mode);
