@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use margay_dataplane::{attach, filter, sysctl};
 use margay_datastore::{DatastoreType, Syncer, connect};
 use margay_model::ipam::{IpamKeys, Owner};
 use margay_model::keys::Keys;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -51,128 +52,160 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     result
 }
 
+/// Serves until a signal; one that comes while the agent still starts ends it at once.
 async fn run_until_signal(config: Config) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        result = serve(config) => result,
-        _ = terminate.recv() => stopped("SIGTERM"),
-        _ = interrupt.recv() => stopped("SIGINT"),
-    }
-}
-
-fn stopped(signal: &str) -> anyhow::Result<()> {
-    info!(signal, "stopping; kernel state stays");
-    Ok(())
-}
-
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let started = Instant::now();
-    let name = node_name(&config)?;
-    info!(node = name, version = env!("CARGO_PKG_VERSION"), "starting");
-    // Bound first: a second agent on this host must find out before it touches anything.
-    let server = Server::bind(&config.socket)
-        .with_context(|| format!("socket {}", config.socket.display()))?;
-    sysctl::host_forwarding_on().context("cannot make this host a router")?;
-
-    let store = connect(&config.datastore).context("datastore")?;
-    let keys = Keys::new(&config.datastore.prefix);
-    register(&config, &store, &keys, &name).await?;
-
-    let restarting = kernel::forwarding_was_left().context("cannot read the kernel's routes")?;
-    let (local, local_rx) = mpsc::unbounded_channel();
-    let (learned, learned_rx) = mpsc::channel(LEARNED);
-    let setup = Setup {
-        filter: filter::Config::default(),
-        bgp: config.bgp,
-        learned: learned_rx,
-        announce: announcer(local),
-    };
-    let (kernel, kernel_end) = kernel::spawn(setup)?;
-
-    let (world_tx, world) = watch::channel(Arc::new(World::default()));
-    let (bgp_tx, bgp_config) = watch::channel(None);
-    let (resources_tx, resources) = mpsc::channel(EVENTS);
-    let (affinities_tx, affinities) = mpsc::channel(EVENTS);
-    // Two syncers, so that the watch of the second does not bring every block of the cluster along.
-    let syncer = Syncer::spawn(store.clone(), vec![keys.resources()], resources_tx);
-    let own_blocks = IpamKeys::new(keys.prefix()).affinities(&Owner::Host(name.clone()));
-    let _affinity_syncer = Syncer::spawn(store.clone(), vec![own_blocks], affinities_tx);
-    let (inputs, graph_handle) = Inputs::new(resources, affinities);
-    let settings = BgpSettings {
-        listen: config.bgp_listen.clone(),
-        restarting,
-        secrets: config.secrets_dir.clone(),
-    };
-    let outputs = Outputs {
-        kernel: kernel.clone(),
-        bgp: bgp_tx,
-        world: world_tx,
-    };
-    let graph = Graph::new(&name, keys.clone(), settings, outputs);
-    let mut graph_task = tokio::spawn(graph.run(inputs));
-
-    let cancel = CancellationToken::new();
-    let _cancel_on_drop = cancel.clone().drop_guard();
-    let bgp = config.bgp.then(|| {
-        let keeper = Keeper {
-            config: bgp_config,
-            local: local_rx,
-            learned,
+    let on_signal = stop.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
         };
-        keeper.spawn(cancel.clone())
+        info!(signal = name, "stopping; kernel state stays");
+        on_signal.cancel();
     });
-    let (bgp_handle, bgp_task) = bgp.unzip();
+    let agent = tokio::select! {
+        agent = Agent::start(config) => agent?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    agent.serve(stop).await
+}
 
-    let ipam = crate::ipam_task::spawn(store.clone(), keys, name.clone(), world.clone());
-    let reaper = Reaper::spawn(|names| attach::remove_many(names).map_err(|e| e.to_string()));
-    let journal = Journal::new(&config.cni_journal);
-    let cni = Arc::new(Cni::new(
-        name.clone(),
-        world.clone(),
-        graph_handle,
-        ipam,
-        reaper,
-        journal,
-    ));
-    tokio::spawn(replay_journal(Arc::clone(&cni)));
-    tokio::spawn(audit::run(Arc::clone(&cni)));
-    let status = StatusSource {
-        node: name,
-        driver: match config.datastore.kind {
-            DatastoreType::Etcdv3 => "etcdv3",
-            DatastoreType::Embedded => "embedded",
-        },
-        started,
-        sync: syncer.status(),
-        world,
-        kernel,
-        bgp: bgp_handle,
-    };
-    let services = Services { cni, status, store };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let result = tokio::select! {
-        () = server.run(services) => bail!("the socket stopped accepting"),
-        ended = kernel_end => match ended {
-            Ok(Ok(())) => bail!("the kernel thread ended"),
-            Ok(Err(reason)) => bail!("the kernel thread failed: {reason}"),
-            Err(_dropped) => bail!("the kernel thread panicked"),
-        },
-        ended = &mut graph_task => match ended {
-            Ok(()) => bail!("the graph task ended"),
-            Err(panic) => bail!("the graph task failed: {panic}"),
-        },
-        _ = terminate.recv() => stopped("SIGTERM"),
-        _ = interrupt.recv() => stopped("SIGINT"),
-    };
-    cancel.cancel();
-    if let Some(task) = bgp_task
-        && tokio::time::timeout(DRAIN, task).await.is_err()
-    {
-        warn!("the speaker did not stop in time");
+/// The parts that must live as long as the agent.
+struct Agent {
+    server: Server,
+    services: Services,
+    kernel_end: oneshot::Receiver<Result<(), String>>,
+    graph_task: JoinHandle<()>,
+    /// The speaker's keeper, and what ends it.
+    bgp_task: Option<JoinHandle<()>>,
+    cancel: CancellationToken,
+    _syncers: [Syncer; 2],
+}
+
+impl Agent {
+    async fn start(config: Config) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let name = node_name(&config)?;
+        info!(node = name, version = env!("CARGO_PKG_VERSION"), "starting");
+        // Bound first: a second agent on this host must find out before it touches anything.
+        let server = Server::bind(&config.socket)
+            .with_context(|| format!("socket {}", config.socket.display()))?;
+        sysctl::host_forwarding_on().context("cannot make this host a router")?;
+
+        let store = connect(&config.datastore).context("datastore")?;
+        let keys = Keys::new(&config.datastore.prefix);
+        register(&config, &store, &keys, &name).await?;
+
+        let restarting =
+            kernel::forwarding_was_left().context("cannot read the kernel's routes")?;
+        let (local, local_rx) = mpsc::unbounded_channel();
+        let (learned, learned_rx) = mpsc::channel(LEARNED);
+        let (kernel, kernel_end) = kernel::spawn(Setup {
+            filter: filter::Config::default(),
+            bgp: config.bgp,
+            learned: learned_rx,
+            announce: announcer(local),
+        })?;
+
+        let (world_tx, world) = watch::channel(Arc::new(World::default()));
+        let (bgp_tx, bgp_config) = watch::channel(None);
+        let (resources_tx, resources) = mpsc::channel(EVENTS);
+        let (affinities_tx, affinities) = mpsc::channel(EVENTS);
+        // Two, so that the watch of the second does not bring every block of the cluster along.
+        let own_blocks = IpamKeys::new(keys.prefix()).affinities(&Owner::Host(name.clone()));
+        let syncers = [
+            Syncer::spawn(store.clone(), vec![keys.resources()], resources_tx),
+            Syncer::spawn(store.clone(), vec![own_blocks], affinities_tx),
+        ];
+        let (inputs, graph_handle) = Inputs::new(resources, affinities);
+        let settings = BgpSettings {
+            listen: config.bgp_listen.clone(),
+            restarting,
+            secrets: config.secrets_dir.clone(),
+        };
+        let outputs = Outputs {
+            kernel: kernel.clone(),
+            bgp: bgp_tx,
+            world: world_tx,
+        };
+        let graph = Graph::new(&name, keys.clone(), settings, outputs);
+        let graph_task = tokio::spawn(graph.run(inputs));
+
+        let cancel = CancellationToken::new();
+        let bgp = config.bgp.then(|| {
+            let keeper = Keeper {
+                config: bgp_config,
+                local: local_rx,
+                learned,
+            };
+            keeper.spawn(cancel.clone())
+        });
+        let (bgp_handle, bgp_task) = bgp.unzip();
+
+        let ipam = crate::ipam_task::spawn(store.clone(), keys, name.clone(), world.clone());
+        let reaper = Reaper::spawn(|names| attach::remove_many(names).map_err(|e| e.to_string()));
+        let journal = Journal::new(&config.cni_journal);
+        let cni = Cni::new(
+            name.clone(),
+            world.clone(),
+            graph_handle,
+            ipam,
+            reaper,
+            journal,
+        );
+        let cni = Arc::new(cni);
+        tokio::spawn(replay_journal(Arc::clone(&cni)));
+        tokio::spawn(audit::run(Arc::clone(&cni)));
+        let status = StatusSource {
+            node: name,
+            driver: match config.datastore.kind {
+                DatastoreType::Etcdv3 => "etcdv3",
+                DatastoreType::Embedded => "embedded",
+            },
+            started,
+            sync: syncers[0].status(),
+            world,
+            kernel,
+            bgp: bgp_handle,
+        };
+        let services = Services { cni, status, store };
+        Ok(Self {
+            server,
+            services,
+            kernel_end,
+            graph_task,
+            bgp_task,
+            cancel,
+            _syncers: syncers,
+        })
     }
-    result
+
+    /// Until `stop`, or until a part fails.
+    async fn serve(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let result = tokio::select! {
+            () = self.server.run(self.services) => Err(anyhow!("the socket stopped accepting")),
+            ended = self.kernel_end => Err(match ended {
+                Ok(Ok(())) => anyhow!("the kernel thread ended"),
+                Ok(Err(reason)) => anyhow!("the kernel thread failed: {reason}"),
+                Err(_dropped) => anyhow!("the kernel thread panicked"),
+            }),
+            ended = &mut self.graph_task => Err(match ended {
+                Ok(()) => anyhow!("the graph task ended"),
+                Err(panic) => anyhow!("the graph task failed: {panic}"),
+            }),
+            () = stop.cancelled() => Ok(()),
+        };
+        self.cancel.cancel();
+        if let Some(task) = self.bgp_task
+            && tokio::time::timeout(DRAIN, task).await.is_err()
+        {
+            warn!("the speaker did not stop in time");
+        }
+        result
+    }
 }
 
 /// Retried for as long as the datastore is away; anything else is told at once.

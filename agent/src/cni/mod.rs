@@ -7,6 +7,7 @@
 mod add;
 mod check;
 mod del;
+mod gc;
 mod journal;
 mod naming;
 mod netconf;
@@ -91,6 +92,7 @@ impl Cni {
             "DEL" => self.del(&request, &header).await,
             "CHECK" => self.check(&request, &header).await,
             "STATUS" => self.status(),
+            "GC" => self.collect_garbage(&request, &header).await,
             other => Err(CniError::new(
                 code::INVALID_ENVIRONMENT,
                 format!("CNI_COMMAND {other} is not supported"),
