@@ -21,8 +21,10 @@ use margay_model::keys::Keys;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::store::{KeyValue, Revision};
 use margay_model::stored::decode_stored;
+use margay_model::validate::validate;
 use margay_model::workload_endpoint::WorkloadEndpoint;
 use margay_policy::calc::{Calc, Scope};
+use margay_policy::selector::Selector;
 use margay_speaker::SpeakerConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
@@ -293,7 +295,7 @@ impl Graph {
             return;
         };
         let resource = match decode_stored(&key, &kv.value) {
-            Ok(resource) => Some(resource),
+            Ok(resource) => usable(resource, &kv.key),
             Err(error) => {
                 warn!(key = kv.key, %error, "resource ignored");
                 None
@@ -441,4 +443,36 @@ impl Graph {
             .world
             .send_replace(Arc::new(self.world.clone()));
     }
+}
+
+/// Refuses what another client stored against the rules, and says so once.
+///
+/// Policies, profiles and endpoints are not refused: without them traffic would pass that they mean to
+/// stop. The calculation fails closed for whatever it cannot use of them.
+fn usable(resource: AnyResource, key: &str) -> Option<AnyResource> {
+    let check = |text: &str| {
+        text.parse::<Selector>()
+            .map(drop)
+            .map_err(|e| e.to_string())
+    };
+    let errors = validate(&resource, &check);
+    if errors.is_empty() {
+        return Some(resource);
+    }
+    let fails_closed = matches!(
+        resource.kind(),
+        Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::Profile
+            | Kind::WorkloadEndpoint
+            | Kind::Tier
+    );
+    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let errors = errors.join("; ");
+    if fails_closed {
+        warn!(key, errors, "resource is not valid, used as far as it goes");
+        return Some(resource);
+    }
+    warn!(key, errors, "resource is not valid, ignored");
+    None
 }
