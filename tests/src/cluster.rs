@@ -53,10 +53,9 @@ impl Cluster {
         Ctl::with_etcd(&self.lab.hosts[0].netns, self.etcd.url(), self.lab.dir())
     }
 
-    /// Attaches a container to the host with this index. Its endpoint has the label `container: id`.
+    /// Attaches a container to the host with this index.
     pub fn attach(&self, host: usize, id: &str) -> Result<Container> {
         let plugin = Plugin::new(&self.agents[host], &self.lab.hosts[host], NETWORK)?;
-        let plugin = plugin.with_labels(&[("container", id)]);
         let mut container = Container::new(&self.lab, id, plugin)?;
         container.cni_add()?;
         Ok(container)

@@ -24,7 +24,7 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// `margay-cni` talking to `agent`, for the network `network`.
+    /// `margay-cni` talking to `agent`, for the network `network`, with an address of each family.
     pub fn new(agent: &Agent, host: &Host, network: &str) -> Result<Self> {
         Ok(Self {
             program: binary("margay-cni")?,
@@ -34,20 +34,10 @@ impl Plugin {
                 "type": "margay-cni",
                 "socket": agent.socket(),
                 "journal": agent.journal(),
+                "ipam": {"type": "margay-ipam", "assign_ipv4": "true", "assign_ipv6": "true"},
             }),
             host: host.netns.name().to_owned(),
         })
-    }
-
-    /// The same with labels for the container's endpoint.
-    #[must_use]
-    pub fn with_labels(mut self, labels: &[(&str, &str)]) -> Self {
-        let labels: Vec<Value> = labels
-            .iter()
-            .map(|(key, value)| json!({"key": key, "value": value}))
-            .collect();
-        self.config["args"] = json!({"cni": {"labels": labels}});
-        self
     }
 }
 

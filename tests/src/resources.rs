@@ -11,7 +11,10 @@ pub const HOST_AS: u32 = 64512;
 /// proves routing; policies come later.
 pub const NETWORK: &str = "demo";
 
-/// A pool of each family, and the network's profile.
+/// The same under another name: its profile labels its containers `vault`.
+pub const VAULT: &str = "vault";
+
+/// A pool of each family, and the networks' profiles.
 pub fn pools_and_profile(nat_outgoing: bool) -> String {
     format!(
         "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: demo-v4\n\
@@ -21,7 +24,10 @@ pub fn pools_and_profile(nat_outgoing: bool) -> String {
          spec:\n  cidr: fd00:65::/48\n  blockSize: 122\n  ipipMode: Never\n  vxlanMode: Never\n  \
          natOutgoing: {nat_outgoing}\n  nodeSelector: all()\n---\n\
          apiVersion: projectcalico.org/v3\nkind: Profile\nmetadata:\n  name: {NETWORK}\n\
-         spec:\n  ingress:\n  - action: Allow\n  egress:\n  - action: Allow\n"
+         spec:\n  ingress:\n  - action: Allow\n  egress:\n  - action: Allow\n---\n\
+         apiVersion: projectcalico.org/v3\nkind: Profile\nmetadata:\n  name: {VAULT}\n\
+         spec:\n  ingress:\n  - action: Allow\n  egress:\n  - action: Allow\n  \
+         labelsToApply:\n    vault: \"\"\n"
     )
 }
 
@@ -47,11 +53,10 @@ pub fn bgp(lab: &Lab) -> String {
     text
 }
 
-/// Nothing in, nothing out, for the container with this label.
-pub fn isolation(container: &str) -> String {
-    format!(
-        "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata:\n  name: isolate\n  \
-         namespace: default\nspec:\n  order: 10\n  selector: container == '{container}'\n  \
-         types:\n  - Ingress\n  - Egress\n"
-    )
+/// Nothing in, nothing out, for the containers of the network [`VAULT`].
+pub fn isolation() -> String {
+    "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata:\n  name: isolate\n  \
+     namespace: default\nspec:\n  order: 10\n  selector: has(vault)\n  types:\n  \
+     - Ingress\n  - Egress\n"
+        .to_owned()
 }

@@ -10,8 +10,10 @@ use margay_lab::{Agent, Container, Datastore, Lab, Pinger, ensure_no_route, even
 use crate::keep::Kept;
 use crate::matrix::Party;
 use crate::report::{Report, millis};
-use crate::scenario::{PACE, SOON, attach, first_packet, isolate, party, reach, without_loss};
-use margay_lab::resources::pools_and_profile;
+use crate::scenario::{
+    PACE, REPLY, SOON, attach, ensure_free, first_packet, isolate, party, reach, without_loss,
+};
+use margay_lab::resources::{NETWORK, VAULT, pools_and_profile};
 
 struct Single {
     containers: Vec<Container>,
@@ -65,16 +67,29 @@ fn containers(report: &mut Report, single: &mut Single) -> Result<()> {
         "Three, attached by margay-cni as a runtime does it; 46: both families answer.",
     );
     let host = &single.lab.hosts[0];
-    let attached = attach(report, &single.lab, host, &single.agent, 3)?;
+    let attached = attach(
+        report,
+        &single.lab,
+        host,
+        &single.agent,
+        &[NETWORK, NETWORK, VAULT],
+    )?;
     first_packet(report, &attached[0], &attached[1])?;
-    let mut parties: Vec<Party<'_>> = attached.iter().map(party).collect::<Result<_>>()?;
-    parties.push(Party {
-        name: "host",
-        netns: &host.netns,
-        v4: host.v4.into(),
-        v6: host.v6.into(),
-    });
+    let parties: Vec<Party<'_>> = attached.iter().map(party).collect::<Result<_>>()?;
     reach(report, &parties)?;
+    for container in &attached {
+        let answers = ping(&host.netns, container.v4()?, REPLY)
+            .and_then(|_| ping(&host.netns, container.v6()?, REPLY));
+        report.check(
+            &format!("the host reaches {}", container.id),
+            answers.map(millis),
+        )?;
+    }
+    let refused = match ping(&attached[0].netns, host.v4.into(), REPLY) {
+        Ok(_) => Err(anyhow::anyhow!("it answers")),
+        Err(_) => Ok("unless its policy says otherwise"),
+    };
+    report.check("the host itself is out of a container's reach", refused)?;
     // The world knows no route to a container: an answer means that its address was translated.
     for (family, world) in [
         ("v4", IpAddr::from(host.tor_v4)),
@@ -139,9 +154,10 @@ fn delete(report: &mut Report, single: &mut Single) -> Result<()> {
             .agent
             .ctl()
             .run(&format!("ipam show --ip={address}"))?;
-        let free = shown.contains("not assigned").then_some("");
-        let free = free.with_context(|| format!("ipam show says {shown}"));
-        report.check(&format!("{address} is back in the pool"), free)?;
+        report.check(
+            &format!("{address} is back in the pool"),
+            ensure_free(&shown),
+        )?;
     }
     Ok(())
 }

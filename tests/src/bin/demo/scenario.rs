@@ -10,7 +10,7 @@ use margay_lab::{
 
 use crate::matrix::{Party, measure, render};
 use crate::report::{Report, millis};
-use margay_lab::resources::{NETWORK, isolation};
+use margay_lab::resources::isolation;
 
 /// How long routes, policies and sessions may take; all of them are far quicker on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -21,18 +21,19 @@ pub(crate) const REPLY: Duration = Duration::from_millis(300);
 /// A packet every 5 ms: 200 a second.
 pub(crate) const PACE: Duration = Duration::from_millis(5);
 
-/// Attaches containers `c<host>a`, `c<host>b`, ... and shows what the plugin answered.
+/// Attaches a container for each of `networks`, named `c<host>a`, `c<host>b`, ..., and shows what the
+/// plugin answered.
 pub(crate) fn attach(
     report: &mut Report,
     lab: &Lab,
     host: &Host,
     agent: &Agent,
-    count: u8,
+    networks: &[&str],
 ) -> Result<Vec<Container>> {
     let mut containers = Vec::new();
-    for letter in (b'a'..).take(usize::from(count)).map(char::from) {
+    for (letter, network) in ('a'..).zip(networks) {
         let id = format!("{}{letter}", host.name.replace('h', "c"));
-        let plugin = Plugin::new(agent, host, NETWORK)?.with_labels(&[("container", &id)]);
+        let plugin = Plugin::new(agent, host, network)?;
         let mut container = Container::new(lab, &id, plugin)?;
         let begun = Instant::now();
         let added = container.cni_add();
@@ -95,7 +96,7 @@ pub(crate) fn reach(report: &mut Report, parties: &[Party<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// Isolates `target` while `bystander` keeps talking to `peer`, then lifts it.
+/// Isolates `target`, the one in the vault, while `bystander` keeps talking to `peer`, then lifts it.
 pub(crate) fn isolate(
     report: &mut Report,
     ctl: &Ctl,
@@ -104,7 +105,7 @@ pub(crate) fn isolate(
     bystander: &Container,
 ) -> Result<()> {
     let others = Pinger::start(&bystander.netns, peer.v4()?, PACE)?;
-    let applied = ctl.apply(&isolation(&target.id));
+    let applied = ctl.apply(&isolation());
     report.need("the policy is accepted", applied, |_| String::new())?;
     for (direction, from, to) in [("to", peer, target), ("from", target, peer)] {
         for (family, address) in [("v4", to.v4()?), ("v6", to.v6()?)] {
@@ -156,4 +157,13 @@ fn told(counted: &PingerReport) -> String {
         counted.sent,
         millis(counted.longest_gap)
     )
+}
+
+/// What `ipam show --ip` says of an address that nobody holds; a while after its release it rests.
+pub(crate) fn ensure_free(shown: &str) -> Result<&'static str> {
+    match shown {
+        s if s.contains("is not assigned") => Ok(""),
+        s if s.contains("was released") => Ok("it rests before it is used again"),
+        _ => bail!("ipam show says {shown}"),
+    }
 }

@@ -14,9 +14,9 @@ use crate::keep::Kept;
 use crate::matrix::Party;
 use crate::report::{Report, millis};
 use crate::scenario::{
-    PACE, REPLY, SOON, attach, first_packet, isolate, party, reach, without_loss,
+    PACE, REPLY, SOON, attach, ensure_free, first_packet, isolate, party, reach, without_loss,
 };
-use margay_lab::resources::{HOST_AS, TOR_AS, bgp, pools_and_profile};
+use margay_lab::resources::{HOST_AS, NETWORK, TOR_AS, VAULT, bgp, pools_and_profile};
 
 /// How long the killed agent stays away.
 const AWAY: Duration = Duration::from_secs(1);
@@ -150,7 +150,9 @@ fn containers(report: &mut Report, rack: &mut Rack) -> Result<()> {
         "Two on each host, attached by margay-cni as a runtime does it. ADD returns when it works.",
     );
     for (host, agent) in rack.lab.hosts.iter().zip(&rack.agents) {
-        let mut attached = attach(report, &rack.lab, host, agent, 2)?;
+        // The one that a policy will isolate.
+        let first = if host.name == "h2" { VAULT } else { NETWORK };
+        let mut attached = attach(report, &rack.lab, host, agent, &[first, NETWORK])?;
         first_packet(report, &attached[0], &attached[1])?;
         rack.containers.append(&mut attached);
     }
@@ -297,7 +299,7 @@ fn delete(report: &mut Report, rack: &mut Rack) -> Result<()> {
     }
     for address in addresses {
         let what = format!("{address} is back in the pool");
-        report.check(&what, address_is_free(rack, address).map(|()| ""))?;
+        report.check(&what, address_is_free(rack, address))?;
     }
     let survivor = rack.containers[0].v4()?;
     let other = ping(&rack.lab.tor, survivor, REPLY);
@@ -305,10 +307,9 @@ fn delete(report: &mut Report, rack: &mut Rack) -> Result<()> {
     Ok(())
 }
 
-fn address_is_free(rack: &Rack, address: IpAddr) -> Result<()> {
+fn address_is_free(rack: &Rack, address: IpAddr) -> Result<&'static str> {
     let shown = rack.ctl().run(&format!("ipam show --ip={address}"))?;
-    ensure!(shown.contains("not assigned"), "ipam show says {shown}");
-    Ok(())
+    ensure_free(&shown)
 }
 
 impl Rack {
