@@ -162,7 +162,7 @@ fn told(counted: &PingerReport) -> String {
 /// What `ipam show --ip` says of an address that nobody holds; a while after its release it rests.
 pub(crate) fn ensure_free(shown: &str) -> Result<&'static str> {
     match shown {
-        s if s.contains("is not assigned") => Ok(""),
+        s if s.contains("is not in use") => Ok(""),
         s if s.contains("was released") => Ok("it rests before it is used again"),
         _ => bail!("ipam show says {shown}"),
     }
