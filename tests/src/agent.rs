@@ -158,8 +158,9 @@ impl Agent {
         Ok(())
     }
 
-    /// The number of BGP sessions, all of them established; an error that names one that is not.
-    pub fn ensure_sessions(&self, expected: usize) -> Result<()> {
+    /// The number of BGP sessions, all of them established and no fewer than `at_least`; an error that
+    /// names one that is not.
+    pub fn ensure_sessions(&self, at_least: usize) -> Result<usize> {
         let status = self.status()?;
         let peers = status["bgp"]["peers"].as_array();
         let peers = peers.context("a status without peers")?;
@@ -175,12 +176,12 @@ impl Agent {
             );
         }
         ensure!(
-            peers.len() == expected,
-            "the agent on {} has {} sessions, expected {expected}",
+            peers.len() >= at_least,
+            "the agent on {} has {} sessions, expected {at_least}",
             self.name,
             peers.len()
         );
-        Ok(())
+        Ok(peers.len())
     }
 
     /// Leaves it running for good. Its pid.

@@ -5,7 +5,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use margay_lab::{Agent, Container, Datastore, Lab, Pinger, ensure_no_route, eventually, ping};
+use margay_lab::{
+    Agent, Container, Datastore, Lab, Pinger, binary, ensure_no_route, eventually, ping,
+};
 
 use crate::keep::Kept;
 use crate::matrix::Party;
@@ -166,12 +168,13 @@ impl Single {
     fn keep(self) -> Result<()> {
         let mut kept = Kept::default();
         let name = self.lab.name().to_owned();
+        let ctl = binary("margayctl")?.display().to_string();
         let socket = self.agent.socket().display().to_string();
         kept.hints = vec![
             format!("ip netns exec {name}-c1a ping {}", self.containers[1].v4()?),
             format!("ip netns exec {name}-h1 ip route"),
-            format!("margayctl --socket {socket} get workloadendpoints -A -o wide"),
-            format!("margayctl --socket {socket} node status"),
+            format!("{ctl} --socket {socket} get workloadendpoints -A -o wide"),
+            format!("{ctl} --socket {socket} node status"),
             format!("less {}", self.agent.log_file().display()),
         ];
         kept.pids.extend(self.agent.keep());
