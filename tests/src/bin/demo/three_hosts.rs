@@ -256,6 +256,8 @@ fn crash(report: &mut Report, rack: &mut Rack) -> Result<()> {
     sleep(Duration::from_millis(200));
     rack.agents[victim].kill()?;
     sleep(AWAY);
+    let kept = router_waits(rack, &rack.lab.hosts[victim], far);
+    report.check("the router lost the session and kept the routes", kept)?;
     let begun = Instant::now();
     let back = rack.agents[victim].restart();
     let name = rack.agents[victim].name().to_owned();
@@ -276,6 +278,17 @@ fn crash(report: &mut Report, rack: &mut Rack) -> Result<()> {
         report.check(&format!("traffic {what}"), without_loss(&counted))?;
     }
     Ok(())
+}
+
+/// Graceful restart (RFC 4724), seen from the router.
+fn router_waits(rack: &Rack, host: &Host, container: &Container) -> Result<&'static str> {
+    let session = format!("{}_v4", host.name);
+    let up = rack.tor.ensure_established(&session);
+    ensure!(up.is_err(), "the session is still established");
+    for address in &container.addresses {
+        host_route(&rack.lab.tor, *address)?;
+    }
+    Ok("graceful restart")
 }
 
 fn delete(report: &mut Report, rack: &mut Rack) -> Result<()> {
