@@ -1,6 +1,6 @@
 //! Finds what a crash or a reboot left: endpoints whose interface is gone, interfaces without an endpoint.
 //!
-//! A second line of defence. Whatever is found must be found twice, a minute apart, before it goes, so
+//! A second line of defence. Whatever is found must be found at two looks, a minute apart, before it goes, so
 //! that an attachment under way is never taken for a left-over. An endpoint whose host interface does
 //! not exist is proof enough: both ends of a veth pair go together, so no container can be using it.
 
@@ -17,9 +17,6 @@ use tracing::{info, warn};
 use crate::cni::Cni;
 use crate::world::World;
 
-/// Time between two looks.
-const INTERVAL: Duration = Duration::from_secs(60);
-
 /// Digits behind the prefix in the name of a host interface of ours.
 const HASH_DIGITS: usize = 11;
 
@@ -27,7 +24,8 @@ const HASH_DIGITS: usize = 11;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Suspects {
     endpoints: BTreeSet<ResourceKey>,
-    interfaces: BTreeSet<String>,
+    /// By name and index: one that was made anew is another one.
+    interfaces: BTreeSet<(String, u32)>,
 }
 
 impl Suspects {
@@ -47,11 +45,11 @@ impl Suspects {
     }
 }
 
-/// Looks once a minute, for ever.
-pub(crate) async fn run(cni: Arc<Cni>) {
+/// Looks every `interval`, for ever.
+pub(crate) async fn run(cni: Arc<Cni>, interval: Duration) {
     let mut before = Suspects::default();
     loop {
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(interval).await;
         let world = cni.world();
         if !world.in_sync {
             continue;
@@ -73,9 +71,9 @@ pub(crate) async fn run(cni: Arc<Cni>) {
         let left_over = now.seen_before(&before);
         for key in &left_over.endpoints {
             info!(endpoint = %key, "endpoint without an interface, given back");
-            cni.forget_endpoint(key).await;
+            cni.forget_endpoint(key, &world).await;
         }
-        for ifname in &left_over.interfaces {
+        for (ifname, _) in &left_over.interfaces {
             info!(interface = ifname, "interface without an endpoint, removed");
             cni.remove_interface(ifname.clone()).await;
         }
@@ -83,7 +81,8 @@ pub(crate) async fn run(cni: Arc<Cni>) {
     }
 }
 
-fn compare(world: &World, present: &BTreeSet<String>) -> Suspects {
+fn compare(world: &World, present: &BTreeSet<(String, u32)>) -> Suspects {
+    let names: BTreeSet<&str> = present.iter().map(|(name, _)| name.as_str()).collect();
     let wanted: BTreeSet<&str> = world
         .endpoints
         .values()
@@ -93,19 +92,19 @@ fn compare(world: &World, present: &BTreeSet<String>) -> Suspects {
         endpoints: world
             .endpoints
             .iter()
-            .filter(|(_, e)| !present.contains(&e.resource.spec.interface_name))
+            .filter(|(_, e)| !names.contains(e.resource.spec.interface_name.as_str()))
             .map(|(key, _)| key.clone())
             .collect(),
         interfaces: present
             .iter()
-            .filter(|name| !wanted.contains(name.as_str()))
+            .filter(|(name, _)| !wanted.contains(name.as_str()))
             .cloned()
             .collect(),
     }
 }
 
 /// Names of the interfaces that can only be ours: by name, kind and hardware address.
-fn interfaces(prefix: &str) -> Result<BTreeSet<String>, NetlinkError> {
+fn interfaces(prefix: &str) -> Result<BTreeSet<(String, u32)>, NetlinkError> {
     let mut socket = Socket::route()?;
     let links = link::list(&mut socket, prefix)?;
     let ours = links.into_iter().filter(|link| {
@@ -115,7 +114,7 @@ fn interfaces(prefix: &str) -> Result<BTreeSet<String>, NetlinkError> {
             && link.kind == "veth"
             && link.mac == Some(HOST_MAC)
     });
-    Ok(ours.map(|link| link.name).collect())
+    Ok(ours.map(|link| (link.name, link.index)).collect())
 }
 
 #[cfg(test)]
@@ -143,13 +142,15 @@ mod tests {
             endpoints: Arc::new([(key.clone(), endpoint)].into()),
             ..World::default()
         };
-        let stray = BTreeSet::from(["mgy00000000002".to_owned()]);
+        let stray = BTreeSet::from([("mgy00000000002".to_owned(), 7)]);
         let first = compare(&world, &stray);
         assert_eq!(first.seen_before(&Suspects::default()), Suspects::default());
         let both = first.seen_before(&first);
         assert_eq!(both.endpoints, BTreeSet::from([key]));
         assert_eq!(both.interfaces, stray);
-        let healed = compare(&world, &BTreeSet::from(["mgy00000000001".to_owned()]));
+        let again = compare(&world, &BTreeSet::from([("mgy00000000002".to_owned(), 8)]));
+        assert!(again.seen_before(&first).interfaces.is_empty());
+        let healed = compare(&world, &BTreeSet::from([("mgy00000000001".to_owned(), 9)]));
         assert_eq!(healed.seen_before(&first), Suspects::default());
     }
 }

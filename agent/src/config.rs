@@ -33,6 +33,9 @@ pub(crate) struct Config {
     pub(crate) bgp_listen: Vec<IpAddr>,
     /// Where passwords that resources refer to are: `DIR/NAME/KEY`, a file each.
     pub(crate) secrets_dir: PathBuf,
+    /// How often it is looked for what a crash or a reboot left, in seconds; 1 to 86400. What is found
+    /// goes at the second look.
+    pub(crate) audit_interval_secs: u64,
     /// Filter directives for the log, for example `info` or `margay_speaker=debug,info`.
     pub(crate) log: String,
 }
@@ -49,6 +52,7 @@ impl Default for Config {
             bgp: true,
             bgp_listen: Vec::new(),
             secrets_dir: "/etc/margay/secrets".into(),
+            audit_interval_secs: 60,
             log: "info".to_owned(),
         }
     }
@@ -79,6 +83,10 @@ impl Config {
         let config: Option<Self> = serde_norway::from_str(text)?;
         let config = config.unwrap_or_default();
         config.node_networks()?;
+        let audit = config.audit_interval_secs;
+        if !(1..=86_400).contains(&audit) {
+            bail!("audit_interval_secs is {audit}, must be 1 to 86400");
+        }
         Ok(config)
     }
 

@@ -9,6 +9,7 @@ mod bgp;
 mod cni;
 mod config;
 mod derive;
+mod fault;
 mod graph;
 mod ipam_task;
 mod kernel;

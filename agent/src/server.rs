@@ -1,20 +1,22 @@
 //! The agent's unix socket: one line in, one line out (a store watch: many lines out).
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use margay_api::cni::CniReply;
 use margay_api::{MAX_REQUEST_BYTES, Reply, Request};
 use margay_datastore::{AnyStore, serve_store_request};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use crate::cni::Cni;
+use crate::cni::{Cni, Journal};
 use crate::status::StatusSource;
 
 /// Connections served at once; the rest wait in the kernel's backlog. A runtime that starts a hundred
@@ -56,7 +58,16 @@ impl Server {
                     "another agent listens on this socket",
                 ));
             }
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                // A file that is no socket is refused too, and may be anything.
+                if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+                    return Err(io::Error::new(
+                        io::ErrorKind::AlreadyExists,
+                        "there is a file of this name that is no socket",
+                    ));
+                }
+                std::fs::remove_file(path)?;
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
@@ -68,8 +79,22 @@ impl Server {
         })
     }
 
-    /// Accepts until the future is dropped.
+    /// Answers while the agent cannot work yet, until the future is dropped: a DEL is journalled,
+    /// everything else is told to come back.
+    pub(crate) async fn turn_away(&self, journal: &Journal, why: &str) {
+        let turn_away = |stream| turn_away(stream, journal.clone(), why.to_owned());
+        self.accept(turn_away).await;
+    }
+
+    /// Serves until the future is dropped.
     pub(crate) async fn run(&self, services: Services) {
+        self.accept(|stream| serve(stream, services.clone())).await;
+    }
+
+    async fn accept<F>(&self, serve: impl Fn(UnixStream) -> F)
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let slot = Arc::clone(&slots)
@@ -78,9 +103,9 @@ impl Server {
                 .expect("never closed");
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let services = services.clone();
+                    let serving = serve(stream);
                     tokio::spawn(async move {
-                        if let Err(e) = serve(stream, services).await {
+                        if let Err(e) = serving.await {
                             debug!(error = %e, "a client of the socket went away");
                         }
                         drop(slot);
@@ -103,29 +128,53 @@ impl Drop for Server {
     }
 }
 
-async fn serve(stream: UnixStream, services: Services) -> io::Result<()> {
+/// Reads the one request of a connection. None when it was answered here, or never came.
+async fn read_request(
+    reader: OwnedReadHalf,
+    writer: &mut OwnedWriteHalf,
+) -> io::Result<Option<Request>> {
     // The file's mode keeps others out; a socket passed on by its owner is still checked.
-    let peer = stream.peer_cred()?;
-    let (reader, mut writer) = stream.into_split();
-    if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
-        return answer(
-            &mut writer,
-            &Reply::<()>::Error("only root may use this socket".into()),
-        )
-        .await;
-    }
-    let mut line = Vec::new();
-    let mut reader = BufReader::new(reader.take(MAX_REQUEST_BYTES));
-    match tokio::time::timeout(REQUEST_TIMEOUT, reader.read_until(b'\n', &mut line)).await {
-        Ok(read) => read?,
-        Err(_elapsed) => return Ok(()),
-    };
-    let request: Request = match serde_json::from_slice(&line) {
-        Ok(request) => request,
-        Err(e) => {
-            let reply = Reply::<()>::Error(format!("request is not understood: {e}"));
-            return answer(&mut writer, &reply).await;
+    let peer = AsRef::<UnixStream>::as_ref(writer).peer_cred()?;
+    let refusal = if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
+        "only root may use this socket".to_owned()
+    } else {
+        let mut line = Vec::new();
+        let mut reader = BufReader::new(reader.take(MAX_REQUEST_BYTES));
+        match tokio::time::timeout(REQUEST_TIMEOUT, reader.read_until(b'\n', &mut line)).await {
+            Ok(read) => read?,
+            Err(_elapsed) => return Ok(None),
+        };
+        match serde_json::from_slice(&line) {
+            Ok(request) => return Ok(Some(request)),
+            Err(_) if line.len() as u64 == MAX_REQUEST_BYTES => {
+                format!("request is longer than {MAX_REQUEST_BYTES} bytes")
+            }
+            Err(e) => format!("request is not understood: {e}"),
         }
+    };
+    answer(writer, &Reply::<()>::Error(refusal)).await?;
+    Ok(None)
+}
+
+async fn turn_away(stream: UnixStream, journal: Journal, why: String) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let Some(request) = read_request(reader, &mut writer).await? else {
+        return Ok(());
+    };
+    if let Request::Cni(request) = &request
+        && request.command == "DEL"
+        && request.check_environment().is_ok()
+        && journal.write(request).is_ok()
+    {
+        return answer(&mut writer, &Reply::Ok(CniReply::done())).await;
+    }
+    answer(&mut writer, &Reply::<()>::Error(why)).await
+}
+
+async fn serve(stream: UnixStream, services: Services) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let Some(request) = read_request(reader, &mut writer).await? else {
+        return Ok(());
     };
     match request {
         Request::Cni(request) => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use margay_dataplane::{attach, filter, sysctl};
-use margay_datastore::{DatastoreType, Syncer, connect};
+use margay_datastore::{DatastoreType, SyncStatus, Syncer, connect};
 use margay_model::ipam::{IpamKeys, Owner};
 use margay_model::keys::Keys;
 use tokio::signal::unix::{SignalKind, signal};
@@ -97,7 +97,8 @@ impl Agent {
 
         let store = connect(&config.datastore).context("datastore")?;
         let keys = Keys::new(&config.datastore.prefix);
-        register(&config, &store, &keys, &name).await?;
+        let journal = Journal::new(&config.cni_journal);
+        register(&config, &store, &keys, &name, (&server, &journal)).await?;
 
         let restarting =
             kernel::forwarding_was_left().context("cannot read the kernel's routes")?;
@@ -147,7 +148,6 @@ impl Agent {
 
         let ipam = crate::ipam_task::spawn(store.clone(), keys, name.clone(), world.clone());
         let reaper = Reaper::spawn(|names| attach::remove_many(names).map_err(|e| e.to_string()));
-        let journal = Journal::new(&config.cni_journal);
         let cni = Cni::new(
             name.clone(),
             world.clone(),
@@ -157,8 +157,9 @@ impl Agent {
             journal,
         );
         let cni = Arc::new(cni);
-        tokio::spawn(replay_journal(Arc::clone(&cni)));
-        tokio::spawn(audit::run(Arc::clone(&cni)));
+        tokio::spawn(replay_journal(Arc::clone(&cni), syncers[0].status()));
+        let audit_interval = Duration::from_secs(config.audit_interval_secs);
+        tokio::spawn(audit::run(Arc::clone(&cni), audit_interval));
         let status = StatusSource {
             node: name,
             driver: match config.datastore.kind {
@@ -214,24 +215,37 @@ async fn register(
     store: &margay_datastore::AnyStore,
     keys: &Keys,
     name: &str,
+    (server, journal): (&Server, &Journal),
 ) -> anyhow::Result<()> {
     let (v4, v6) = config.node_networks()?;
+    let mut told = false;
     loop {
         match node::register(store, keys, name, Wanted { v4, v6 }).await {
             Ok(_) => return Ok(()),
             Err(error) if node::is_transient(&error) => {
-                warn!(error = format!("{error:#}"), "waiting for the datastore");
-                tokio::time::sleep(STORE_RETRY).await;
+                let why = format!("the agent waits for the datastore: {error:#}");
+                if !told {
+                    warn!(error = format!("{error:#}"), "waiting for the datastore");
+                    told = true;
+                }
+                // Callers are heard between two attempts.
+                let pause = tokio::time::timeout(STORE_RETRY, server.turn_away(journal, &why));
+                pause.await.unwrap_or_default();
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-async fn replay_journal(cni: Arc<Cni>) {
+/// From time to time, and at once when the datastore is back.
+async fn replay_journal(cni: Arc<Cni>, mut sync: watch::Receiver<SyncStatus>) {
     loop {
+        sync.mark_unchanged();
         cni.replay_journal().await;
-        tokio::time::sleep(JOURNAL_INTERVAL).await;
+        let news = tokio::time::timeout(JOURNAL_INTERVAL, sync.changed());
+        if let Ok(Err(_closed)) = news.await {
+            return;
+        }
     }
 }
 

@@ -132,5 +132,6 @@ fn write_journal(dir: &Path, request: &CniRequest) -> io::Result<()> {
     let mut file = fs::File::create(&aside)?;
     file.write_all(&serde_json::to_vec(request)?)?;
     file.sync_all()?;
-    fs::rename(&aside, &target)
+    fs::rename(&aside, &target)?;
+    fs::File::open(dir)?.sync_all()
 }

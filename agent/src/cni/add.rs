@@ -16,6 +16,7 @@ use super::naming::{endpoint_key, handle_id, host_ifname};
 use super::netconf::Call;
 use super::result::{Attachment, format_mac};
 use super::{Cni, HANDLE_ANNOTATION, PROGRAM_TIMEOUT, attach_error};
+use crate::fault;
 use crate::ipam_task::{Assign, Written};
 use crate::world::World;
 
@@ -30,22 +31,33 @@ impl Cni {
             let msg = "prevResult is set, but this plugin makes the interface: put it first";
             return Err(CniError::new(code::INVALID_CONFIG, msg));
         }
-        let world = self.synced_world().await?;
+        self.synced_world().await?;
         let _turn = self.turns.take(&call.container_id).await;
+        let world = self.world();
         self.journal.forget(request);
         let spec = self.attach_spec(&call, &world);
         self.reaper.when_gone(&spec.host_ifname).await;
 
-        let link_spec = spec.clone();
-        let link = tokio::task::spawn_blocking(move || create_link(&link_spec));
-        let assign = self.assign(&call, &spec, &world);
-        let (link, written) = tokio::join!(link, assign);
-        let link = link.unwrap_or_else(|panic| {
-            Err(CniError::new(
-                code::ATTACH_FAILED,
-                format!("attaching failed: {panic}"),
-            ))
-        });
+        let key = endpoint_key(&self.node, &call).map_err(|e| {
+            CniError::new(
+                code::INVALID_ENVIRONMENT,
+                format!("no endpoint can have this name: {e}"),
+            )
+        })?;
+        let link = make_link(spec.clone());
+        let assign = self.assign(&call, &spec, &key, &world);
+        let known = world.endpoints.contains_key(&key)
+            || world
+                .endpoint_of(&call.container_id, &call.ifname)
+                .is_some();
+        let (link, written) = if known {
+            // Perhaps the container is attached: its interface tells, and keeps what it has.
+            let link = link.await?;
+            (Ok(link), assign.await)
+        } else {
+            tokio::join!(link, assign)
+        };
+        fault::point("after-txn-and-link");
         let (link, written) = match (link, written) {
             (Ok(link), Ok(written)) => (link, written),
             (Ok(_), Err(error)) => {
@@ -53,8 +65,8 @@ impl Cni {
                 return Err(error);
             }
             (Err(error), written) => {
-                if written.is_ok() {
-                    self.undo(&call.network, request).await;
+                if let Ok(written) = written {
+                    self.undo(&call.network, request, &written).await;
                 }
                 return Err(error);
             }
@@ -63,7 +75,7 @@ impl Cni {
             Ok(()) => Ok(reply(&call, &spec, &link, &written.ips)),
             Err(error) => {
                 self.reaper.remove(spec.host_ifname).await;
-                self.undo(&call.network, request).await;
+                self.undo(&call.network, request, &written).await;
                 Err(error)
             }
         }
@@ -88,15 +100,10 @@ impl Cni {
         &self,
         call: &Call,
         spec: &AttachSpec,
+        key: &ResourceKey,
         world: &World,
     ) -> Result<Written, CniError> {
-        let key = endpoint_key(&self.node, call).map_err(|e| {
-            CniError::new(
-                code::INVALID_ENVIRONMENT,
-                format!("no endpoint can have this name: {e}"),
-            )
-        })?;
-        let endpoint = endpoint(&self.node, &key, call, spec, world);
+        let endpoint = endpoint(&self.node, key, call, spec, world);
         let assign = Assign {
             handle_id: handle_id(&call.network, &call.container_id, &call.ifname),
             pod: call
@@ -105,18 +112,20 @@ impl Cni {
                 .map(|p| (p.namespace.clone(), p.name.clone())),
             wish: call.ipam.clone(),
             requested_ips: call.requested_ips.clone(),
-            key,
+            key: key.clone(),
             endpoint,
             profile: own_profile(call).then(|| network_profile(&call.network)),
         };
-        self.ipam.assign(assign).await.map_err(|e| {
+        let written = self.ipam.assign(assign).await.map_err(|e| {
             let code = if e.transient() {
                 code::TRY_AGAIN_LATER
             } else {
                 code::NO_ADDRESS
             };
             CniError::new(code, e.to_string())
-        })
+        });
+        fault::point("after-txn");
+        written
     }
 
     /// Policy and route on the one hand, the container's side on the other: at the same time, because
@@ -137,6 +146,7 @@ impl Cni {
         let (spec, link, ips) = (spec.clone(), link.clone(), written.ips.clone());
         let configured = tokio::task::spawn_blocking(move || attach::configure(&spec, &link, &ips));
         let (programmed, configured) = tokio::join!(programmed, configured);
+        fault::point("before-answer");
         match configured {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(attach_error(&error)),
@@ -184,20 +194,34 @@ impl Cni {
     }
 
     /// Gives back what a failed ADD took. If that fails too, the runtime's DEL or our audit does it.
-    async fn undo(&self, network: &str, request: &CniRequest) {
-        let world = Arc::clone(&self.world.borrow());
-        if let Some((key, _)) = world.endpoint_of(&request.container_id, &request.ifname)
-            && let Err(reason) = self.graph.endpoint_gone(key.clone()).await
-        {
+    async fn undo(&self, network: &str, request: &CniRequest, written: &Written) {
+        let (key, revision) = (&written.stored.key, written.stored.mod_revision);
+        if let Err(reason) = self.graph.endpoint_gone(key.clone(), revision).await {
             info!(%key, reason, "kernel state of an endpoint is left to be retried");
         }
-        if let Err(error) = self.release(network, request, &world).await {
+        let endpoint = Some((key.clone(), revision));
+        if let Err(error) = self.release(network, request, endpoint).await {
             info!(
                 container = request.container_id,
                 error = error.msg,
                 "left to DEL"
             );
         }
+    }
+}
+
+/// Blocks for the length of some system calls, hence the thread; it starts at once.
+fn make_link(spec: AttachSpec) -> impl Future<Output = Result<Attached, CniError>> {
+    let work = tokio::task::spawn_blocking(move || {
+        let link = create_link(&spec);
+        fault::point("after-link");
+        link
+    });
+    async {
+        work.await.unwrap_or_else(|panic| {
+            let msg = format!("attaching failed: {panic}");
+            Err(CniError::new(code::ATTACH_FAILED, msg))
+        })
     }
 }
 

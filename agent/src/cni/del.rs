@@ -1,12 +1,14 @@
 //! DEL: the way of ADD backwards, without ever failing for want of something.
 
-use std::sync::Arc;
-
 use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
+use margay_model::kind::ResourceKey;
+use margay_model::store::Revision;
 use tracing::{info, warn};
 
-use super::naming::{handle_id, host_ifname};
+use super::naming::{endpoint_key, handle_id, host_ifname};
+use super::netconf::Call;
 use super::{Cni, PROGRAM_TIMEOUT};
+use crate::fault;
 use crate::ipam_task::Release;
 use crate::world::World;
 
@@ -16,6 +18,8 @@ impl Cni {
         request: &CniRequest,
         header: &Header,
     ) -> Result<CniReply, CniError> {
+        // Held until the journal is written: an ADD that comes next must find the entry and forget it.
+        let _turn = self.turns.take(&request.container_id).await;
         if let Err(error) = self.delete(request, header).await {
             // The datastore is away: keep the rest for later and let the container go.
             self.journal.write(request).map_err(|e| {
@@ -36,17 +40,19 @@ impl Cni {
     }
 
     /// Takes the endpoint out of the kernel, then the address and the endpoint out of the store, then
-    /// the interface away. Each step is a success when there is nothing to do.
+    /// the interface away. Each step is a success when there is nothing to do. The caller has the
+    /// container's turn.
     pub(super) async fn delete(
         &self,
         request: &CniRequest,
         header: &Header,
     ) -> Result<(), CniError> {
-        let world = self.synced_world().await?;
-        let _turn = self.turns.take(&request.container_id).await;
-        let world_now = Arc::clone(&self.world.borrow());
-        if let Some((key, _)) = world_now.endpoint_of(&request.container_id, &request.ifname) {
-            let gone = self.graph.endpoint_gone(key.clone());
+        self.synced_world().await?;
+        fault::point("before-kernel-removal");
+        let world = self.world();
+        let endpoint = self.endpoint_of(request, header, &world);
+        if let Some((key, revision)) = endpoint.clone() {
+            let gone = self.graph.endpoint_gone(key.clone(), revision);
             match tokio::time::timeout(PROGRAM_TIMEOUT, gone).await {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => {
@@ -60,13 +66,17 @@ impl Cni {
                 }
             }
         }
-        self.release(&header.name, request, &world_now).await?;
+        fault::point("after-kernel-removal");
+        let released = self.release(&header.name, request, endpoint).await;
+        fault::point("after-release");
+        // Also when the store is away: nothing routes to the interface any more.
         let ifname = host_ifname(
             &world.interface_prefix,
             &request.container_id,
             &request.ifname,
         );
         self.reaper.remove(ifname).await;
+        released?;
         self.journal.forget(request);
         info!(
             container = request.container_id,
@@ -76,18 +86,36 @@ impl Cni {
         Ok(())
     }
 
+    /// The endpoint of this container's interface and the revision that last wrote it. One that is not
+    /// known may be in the store all the same, from a DEL that got no further than the kernel: then its
+    /// name comes from the call, and revision 0 makes the transaction look.
+    fn endpoint_of(
+        &self,
+        request: &CniRequest,
+        header: &Header,
+        world: &World,
+    ) -> Option<(ResourceKey, Revision)> {
+        if let Some((key, endpoint)) = world.endpoint_of(&request.container_id, &request.ifname) {
+            return Some((key.clone(), endpoint.mod_revision));
+        }
+        // A configuration that ADD would refuse has no endpoint.
+        let call = Call::parse(request, header).ok()?;
+        let key = endpoint_key(&self.node, &call).ok()?;
+        // A newer sandbox of the same pod has an endpoint of this name, and keeps it.
+        (!world.endpoints.contains_key(&key)).then_some((key, 0))
+    }
+
     /// Frees the addresses of a container's interface and removes its endpoint, in one transaction.
     pub(super) async fn release(
         &self,
         network: &str,
         request: &CniRequest,
-        world: &World,
+        endpoint: Option<(ResourceKey, Revision)>,
     ) -> Result<(), CniError> {
-        let endpoint = world.endpoint_of(&request.container_id, &request.ifname);
         let release = Release {
             handle_id: handle_id(network, &request.container_id, &request.ifname),
             container_id: request.container_id.clone(),
-            endpoint: endpoint.map(|(key, e)| (key.clone(), e.mod_revision)),
+            endpoint,
         };
         self.ipam
             .release(release)

@@ -50,7 +50,8 @@ impl Journal {
         let file = fs::File::create(&aside)?;
         serde_json::to_writer(&file, request)?;
         file.sync_all()?;
-        fs::rename(&aside, self.dir.join(request.journal_file()))
+        fs::rename(&aside, self.dir.join(request.journal_file()))?;
+        fs::File::open(&self.dir)?.sync_all()
     }
 
     /// Forgets any entry for the container and interface of this call: a later ADD supersedes it.
@@ -60,6 +61,11 @@ impl Journal {
 }
 
 impl Entry {
+    /// Whether the journal still holds it.
+    pub(crate) fn is_current(&self) -> bool {
+        self.path.exists()
+    }
+
     /// The DEL was carried out.
     pub(crate) fn done(self) {
         remove(&self.path);
@@ -128,9 +134,11 @@ mod tests {
         let mut entries = journal.entries();
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].request, del("a"));
+        assert!(entries[0].is_current());
         entries.remove(0).done();
         assert_eq!(journal.entries().len(), 1);
         journal.forget(&del("b"));
+        assert!(!entries[0].is_current());
         assert!(journal.entries().is_empty());
     }
 

@@ -24,9 +24,11 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub(crate) use add::now_rfc3339;
+use journal::Entry;
 pub(crate) use journal::Journal;
 pub(crate) use netconf::IpamWish;
 
+use crate::fault;
 use crate::graph::GraphHandle;
 use crate::ipam_task::{IpamHandle, Release};
 use crate::reaper::Reaper;
@@ -80,6 +82,7 @@ impl Cni {
 
     /// Carries out one call. Never fails: what goes wrong is in the reply.
     pub(crate) async fn handle(&self, request: CniRequest) -> CniReply {
+        fault::arm();
         if let Err(error) = request.check_environment() {
             return error.reply(NEWEST);
         }
@@ -120,7 +123,7 @@ impl Cni {
         for entry in self.journal.entries() {
             let request = entry.request.clone();
             let result = match Header::parse(&request.config) {
-                Ok(header) => self.delete(&request, &header).await,
+                Ok(header) => self.replay(&entry, &header).await,
                 Err((_, error)) => Err(error),
             };
             match result {
@@ -142,15 +145,25 @@ impl Cni {
         }
     }
 
+    async fn replay(&self, entry: &Entry, header: &Header) -> Result<(), CniError> {
+        let request = &entry.request;
+        let _turn = self.turns.take(&request.container_id).await;
+        if !entry.is_current() {
+            // An ADD or a DEL of the same container came meanwhile and settled it.
+            return Ok(());
+        }
+        self.delete(request, header).await
+    }
+
     /// The world as it is, in sync or not.
     pub(crate) fn world(&self) -> Arc<World> {
         Arc::clone(&self.world.borrow())
     }
 
-    /// Gives back an endpoint that no container can be using any more.
-    pub(crate) async fn forget_endpoint(&self, key: &ResourceKey) {
-        let world = self.world();
-        let Some(endpoint) = world.endpoints.get(key) else {
+    /// Gives back an endpoint that no container can be using any more, unless it was written since it
+    /// was seen in `seen`.
+    pub(crate) async fn forget_endpoint(&self, key: &ResourceKey, seen: &World) {
+        let Some(endpoint) = seen.endpoints.get(key) else {
             return;
         };
         let Some(handle_id) = endpoint
@@ -164,16 +177,25 @@ impl Cni {
         };
         let container_id = &endpoint.resource.spec.container_id;
         let _turn = self.turns.take(container_id).await;
-        if let Err(reason) = self.graph.endpoint_gone(key.clone()).await {
-            warn!(endpoint = %key, reason, "kernel state of an endpoint is left to be retried");
+        if self.world().endpoints.get(key) != Some(endpoint) {
+            return;
         }
         let release = Release {
             handle_id: handle_id.clone(),
             container_id: container_id.clone(),
             endpoint: Some((key.clone(), endpoint.mod_revision)),
         };
+        // The store first: what the graph forgets, no later look would find.
         if let Err(error) = self.ipam.release(release).await {
             warn!(endpoint = %key, %error, "left-over endpoint waits");
+            return;
+        }
+        if let Err(reason) = self
+            .graph
+            .endpoint_gone(key.clone(), endpoint.mod_revision)
+            .await
+        {
+            warn!(endpoint = %key, reason, "kernel state of an endpoint is left to be retried");
         }
     }
 

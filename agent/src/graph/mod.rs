@@ -51,7 +51,7 @@ pub(crate) struct StoredEndpoint {
 
 enum Message {
     Written(Box<StoredEndpoint>, Acknowledge),
-    Gone(ResourceKey, Acknowledge),
+    Gone(ResourceKey, Revision, Acknowledge),
     Programmed(ResourceKey, Acknowledge),
 }
 
@@ -71,13 +71,17 @@ impl GraphHandle {
             .await
     }
 
-    /// Tells that an endpoint is about to be removed from the store; returns when the kernel has
-    /// forgotten it.
+    /// Tells that an endpoint, as written at `revision`, is about to be removed from the store; returns
+    /// when the kernel has forgotten it.
     ///
     /// # Errors
     /// What the kernel refused, in words.
-    pub(crate) async fn endpoint_gone(&self, key: ResourceKey) -> Result<(), String> {
-        self.ask(|ack| Message::Gone(key, ack)).await
+    pub(crate) async fn endpoint_gone(
+        &self,
+        key: ResourceKey,
+        revision: Revision,
+    ) -> Result<(), String> {
+        self.ask(|ack| Message::Gone(key, revision, ack)).await
     }
 
     /// Asks whether policy and routes of an endpoint are in the kernel.
@@ -245,9 +249,10 @@ impl Graph {
                     ack,
                 });
             }
-            Message::Gone(key, ack) => {
+            Message::Gone(key, revision, ack) => {
                 // News as old as the value that we remove must not bring it back.
-                let revision = self.cache.mod_revision(&key).unwrap_or(0);
+                let known = self.cache.mod_revision(&key).unwrap_or(0);
+                let revision = revision.max(known);
                 let changed = self.cache.remove(&key, revision);
                 self.take(changed);
                 self.waiting.push(Waiting {

@@ -26,6 +26,7 @@ use margay_policy::program::{EndpointPlan, Update};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
+use crate::fault;
 use crate::translate;
 use conntrack::Flusher;
 use routes::Routes;
@@ -495,6 +496,7 @@ impl Kernel {
     fn apply(&mut self) {
         self.withdraw();
         let filter = self.filter.apply();
+        fault::point("after-policy");
         let routes = self.routes.apply();
         if filter.drift > 0 {
             info!(
