@@ -5,13 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The whole request line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoreCall {
-    /// What is asked of the agent's datastore.
-    pub store: StoreRequest,
-}
-
 /// A call of the `Store` trait, or a watch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -157,16 +150,15 @@ pub enum StoreReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Request;
 
     #[test]
     fn a_request_line_reads_as_documented() {
-        let call = StoreCall {
-            store: StoreRequest::Get {
-                key: "/calico/a".into(),
-            },
-        };
+        let call = Request::Store(StoreRequest::Get {
+            key: "/calico/a".into(),
+        });
         let line = serde_json::to_string(&call).unwrap();
         assert_eq!(line, r#"{"store":{"get":{"key":"/calico/a"}}}"#);
-        assert_eq!(serde_json::from_str::<StoreCall>(&line).unwrap(), call);
+        assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), call);
     }
 }

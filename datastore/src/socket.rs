@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use margay_api::store::{StoreCall, StoreReply, StoreRequest};
+use margay_api::Request;
+use margay_api::store::{StoreReply, StoreRequest};
 use margay_model::store::{KeyValue, Listing, Revision, Store, StoreError, Txn, TxnOutcome};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -81,7 +82,7 @@ struct Lines {
 impl Lines {
     async fn open(path: &Path, request: StoreRequest) -> io::Result<Self> {
         let mut stream = UnixStream::connect(path).await?;
-        let mut line = serde_json::to_vec(&StoreCall { store: request })?;
+        let mut line = serde_json::to_vec(&Request::Store(request))?;
         line.push(b'\n');
         stream.write_all(&line).await?;
         line.clear();

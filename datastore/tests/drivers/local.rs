@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use margay_api::store::StoreCall;
+use margay_api::Request;
 use margay_datastore::{
     AnyStore, DatastoreConfig, DatastoreType, EmbeddedStore, MemoryStore, SocketStore, connect,
     serve_store_request,
@@ -58,11 +58,11 @@ async fn answer(store: EmbeddedStore, stream: UnixStream) {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     BufReader::new(reader).read_line(&mut line).await.unwrap();
-    let call: StoreCall = serde_json::from_str(&line).unwrap();
+    let Request::Store(request) = serde_json::from_str(&line).unwrap() else {
+        panic!("a store request");
+    };
     // A watcher that leaves is an error of the writer, and none of the test.
-    serve_store_request(&store, call.store, &mut writer)
-        .await
-        .ok();
+    serve_store_request(&store, request, &mut writer).await.ok();
 }
 
 #[tokio::test]
