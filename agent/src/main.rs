@@ -21,6 +21,7 @@ mod translate;
 mod wiring;
 mod world;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -68,6 +69,7 @@ fn log_to_stderr(directives: &str) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     if let Some(error) = bad {
         tracing::warn!(directives, %error, "log: not a filter, using info");
