@@ -112,6 +112,10 @@ pub struct PeerConfig {
     /// Interval of KEEPALIVEs; a third of the negotiated hold time by default.
     #[serde(default)]
     pub keepalive_secs: Option<u16>,
+    /// How long this peer keeps our routes while we are away, at most 4095 seconds; the speaker's
+    /// `graceful_restart` by default, and without effect where that is off.
+    #[serde(default)]
+    pub restart_time_secs: Option<u16>,
     /// Time between attempts to connect, shortened at random by up to a quarter.
     #[serde(default = "default_connect_retry_secs")]
     pub connect_retry_secs: u16,
@@ -169,6 +173,7 @@ impl PeerConfig {
             source: None,
             hold_time_secs: default_hold_time_secs(),
             keepalive_secs: None,
+            restart_time_secs: None,
             connect_retry_secs: default_connect_retry_secs(),
             passive: false,
             ttl: Ttl::Direct,
@@ -275,6 +280,9 @@ impl PeerConfig {
         }
         if self.keepalive_secs == Some(0) {
             return wrong("keepalive_secs", &0, "1 to 65535");
+        }
+        if let Some(secs) = self.restart_time_secs.filter(|secs| *secs > 4095) {
+            return wrong("restart_time_secs", &secs, "0 to 4095");
         }
         if self.connect_retry_secs == 0 {
             return wrong("connect_retry_secs", &0, "1 to 65535");

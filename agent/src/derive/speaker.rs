@@ -8,6 +8,7 @@ use margay_bgp::prefix::Prefix;
 use margay_model::any::AnyResource;
 use margay_model::bgp_configuration::BindMode;
 use margay_model::bgp_peer::{BgpPassword, NextHopMode, SourceAddress};
+use margay_model::duration::GoDuration;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::net::Cidr;
 use margay_model::node::Node;
@@ -52,9 +53,7 @@ pub(crate) fn speaker(cache: &Cache, node: &str, settings: &BgpSettings) -> Opti
     config.graceful_restart = Some(GracefulRestartConfig {
         restart_time_secs: own
             .first(|s| s.node_mesh_max_restart_time.as_ref())
-            .map_or(120, |time| {
-                u16::try_from(time.0.as_secs()).unwrap_or(4095).min(4095)
-            }),
+            .map_or(120, restart_secs),
         restarting: settings.restarting,
     });
     config.cluster_id = cluster_id(me).and_then(|id| id.parse().ok());
@@ -73,6 +72,11 @@ pub(crate) fn speaker(cache: &Cache, node: &str, settings: &BgpSettings) -> Opti
         })
         .collect();
     without_invalid_peers(config)
+}
+
+/// Twelve bits of seconds (RFC 4724, section 3).
+fn restart_secs(time: &GoDuration) -> u16 {
+    u16::try_from(time.0.as_secs()).unwrap_or(4095).min(4095)
 }
 
 /// One bad peer must not keep the others from being configured.
@@ -175,7 +179,10 @@ fn build(
     let internal = config.local_as.unwrap_or(local_as) == peer.remote_as.0;
     if spec.and_then(|s| s.source_address) != Some(SourceAddress::None) {
         config.source = own_address(me, key.addr);
+        config.next_hop_v4 = me.spec.ipv4();
+        config.next_hop_v6 = me.spec.ipv6();
     }
+    // Otherwise the peer hears the address that it sees us by: the node's may be on another of its links.
     config.ttl = ttl(me, spec.and_then(|s| s.ttl_security), key.addr);
     if let Some(keepalive) = spec.and_then(|s| s.keepalive_time.as_ref()) {
         let secs = u16::try_from(keepalive.0.as_secs())
@@ -184,6 +191,9 @@ fn build(
         config.keepalive_secs = Some(secs);
         config.hold_time_secs = secs.saturating_mul(3).max(3);
     }
+    config.restart_time_secs = spec
+        .and_then(|s| s.max_restart_time.as_ref())
+        .map(restart_secs);
     let mesh = Settings::of(cache, &me.metadata.name).first(|s| s.node_mesh_password.as_ref());
     let password = spec.map_or(mesh, |s| s.password.as_ref());
     if let Some(password) = password {
@@ -193,8 +203,6 @@ fn build(
     let keep = mode == Some(NextHopMode::Keep) || spec.is_some_and(|s| s.keep_original_next_hop);
     config.next_hop_self = mode == Some(NextHopMode::SelfAddress);
     config.next_hop_keep = keep;
-    config.next_hop_v4 = me.spec.ipv4();
-    config.next_hop_v6 = me.spec.ipv6();
     config.allow_own_as = spec
         .and_then(|s| s.num_allowed_local_as_numbers)
         .unwrap_or(0);

@@ -218,7 +218,7 @@ pub(super) fn session_config(config: &PeerConfig, speaker: &SpeakerConfig) -> Se
         passive: config.passive,
         families: config.families.clone(),
         graceful_restart: speaker.graceful_restart.map(|g| LocalRestart {
-            restart_time_secs: g.restart_time_secs,
+            restart_time_secs: config.restart_time_secs.unwrap_or(g.restart_time_secs),
             restarting: g.restarting,
         }),
         extended_messages: config.extended_messages,
