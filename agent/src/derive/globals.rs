@@ -7,6 +7,7 @@ use margay_model::any::AnyResource;
 use margay_model::felix_configuration::{
     DenyAction as ModelDeny, EndpointToHostAction, FelixConfigurationSpec, SourceSpoofing,
 };
+use margay_model::ippool::EncapMode;
 use margay_model::kind::{Kind, ResourceKey};
 use tracing::warn;
 
@@ -61,6 +62,14 @@ pub(crate) fn globals(cache: &Cache, node: &str) -> Globals {
         let network = pool.spec.cidr.network();
         // A disabled pool gives no addresses, but those it gave are still in use.
         globals.all_pools.insert(network);
+        let overlay = |mode: Option<EncapMode>| mode.is_some_and(|m| m != EncapMode::Never);
+        if overlay(pool.spec.vxlan_mode) || overlay(pool.spec.ipip_mode) {
+            let pool = &pool.metadata.name;
+            warn!(
+                pool,
+                "IPPool asks for an overlay, which there is none of: routed plainly"
+            );
+        }
         if pool.spec.nat_outgoing {
             globals.masquerade_pools.insert(network);
         }
