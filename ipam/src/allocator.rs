@@ -2,13 +2,14 @@
 
 mod node;
 mod run;
+mod sticky;
 
 use margay_model::ipam::{IpamConfig, IpamKeys};
 use margay_model::store::{Revision, Store, StoreError};
 
 use crate::address_set::AddressSet;
 use crate::error::IpamError;
-use crate::known::{Known, Slot};
+use crate::known::Known;
 use crate::pool::Pools;
 use crate::request::{Address, AssignRequest, Outcome, ReleaseIpRequest, ReleaseRequest, Request};
 
@@ -100,32 +101,8 @@ impl<S: Store> Allocator<S> {
 
     /// The addresses that a handle holds according to the store.
     pub async fn ips_of_handle(&mut self, id: &str) -> Result<Vec<Address>, IpamError> {
-        let kv = self.store.get(&self.known.keys.handle(id)).await?;
-        self.known.set_handle(id, kv.as_ref());
-        let handle = match self.known.handles.get(id) {
-            Some(Slot::Present(_, handle)) => handle.clone(),
-            Some(Slot::Corrupt(_, reason)) => return Err(IpamError::Corrupt(reason.clone())),
-            Some(Slot::Absent) | None => return Ok(Vec::new()),
-        };
-        let mut addresses = Vec::new();
-        for cidr in handle.blocks.into_keys() {
-            self.read_block(cidr).await?;
-            match self.known.blocks.get(&cidr) {
-                Some(Slot::Present(_, block)) => {
-                    let borrowed = !block.is_of_host(self.known.node());
-                    let ordinals = crate::block::Allocate::ordinals_of(block.as_ref(), id);
-                    let ips = ordinals.into_iter().filter_map(|o| cidr.address(o));
-                    addresses.extend(ips.map(|ip| Address {
-                        ip,
-                        block: cidr,
-                        borrowed,
-                    }));
-                }
-                Some(Slot::Corrupt(_, reason)) => return Err(IpamError::Corrupt(reason.clone())),
-                Some(Slot::Absent) | None => {}
-            }
-        }
-        Ok(addresses)
+        let held = self.held_by(id).await?;
+        Ok(held.into_iter().map(|held| held.address).collect())
     }
 
     async fn run_one(&mut self, request: Request) -> Result<Outcome, IpamError> {

@@ -30,6 +30,9 @@ pub trait Allocate {
         attribute: &Arc<AllocationAttribute>,
     ) -> Result<(), Taken>;
 
+    /// Makes `attribute` the one of an address that is held; a free or resting one stays as it is.
+    fn replace(&mut self, ordinal: u32, attribute: &Arc<AllocationAttribute>);
+
     /// Gives back those of `ordinals` that are held; free and resting ones stay as they are. With
     /// `rest_from` they rest first, without they join the end of the free queue at once.
     /// Returns how many were given back.
@@ -99,6 +102,14 @@ impl Allocate for Block {
         hold(self, ordinal, index);
         drop_unused_attributes(self);
         Ok(())
+    }
+
+    fn replace(&mut self, ordinal: u32, attribute: &Arc<AllocationAttribute>) {
+        if self.attribute(ordinal).is_some_and(|a| !a.is_resting()) {
+            let index = index_of(self, attribute);
+            hold(self, ordinal, index);
+            drop_unused_attributes(self);
+        }
     }
 
     fn release(&mut self, ordinals: &[u32], rest_from: Option<Timestamp>) -> usize {

@@ -67,6 +67,14 @@ pub enum IpamError {
         /// Who should hold it.
         expected: String,
     },
+    /// The identity's address was handed to another workload since it was looked at.
+    #[error("{ip} was handed to {to} meanwhile")]
+    Moved {
+        /// The address.
+        ip: IpAddr,
+        /// Who has it.
+        to: String,
+    },
     /// A record that the request depends on is damaged.
     #[error("unusable record: {0}")]
     Corrupt(String),

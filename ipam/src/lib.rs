@@ -13,6 +13,7 @@ mod known;
 mod plan;
 mod pool;
 mod request;
+pub mod sticky;
 mod usage;
 
 pub use address_set::AddressSet;
@@ -21,7 +22,7 @@ pub use block::{Allocate, Taken};
 pub use error::IpamError;
 pub use pool::{Pool, PoolError, Pools, Requested};
 pub use request::{
-    Address, AssignRequest, Extra, ExtraFn, GiveUpRequest, NamespaceFn, Outcome, ReleaseIpRequest,
-    ReleaseRequest, Request, Skipped,
+    Address, AssignRequest, Extra, ExtraFn, GiveUpRequest, NamespaceFn, Outcome, ParkRequest,
+    ReleaseIpRequest, ReleaseRequest, Request, Skipped,
 };
 pub use usage::{BlockUsage, Borrowed, PoolUsage, Usage};

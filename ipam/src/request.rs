@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use margay_model::ipam::BlockCidr;
+use margay_model::ipam::{AllocationAttribute, BlockCidr};
 use margay_model::ippool::PoolUse;
 use margay_model::store::{Revision, Txn};
 
@@ -73,6 +74,10 @@ pub struct AssignRequest {
     /// Addresses that the handle holds already count towards `v4`, `v6` and `ips`: asking twice
     /// gives the same answer. Switch it off for a second interface under one handle.
     pub adopt: bool,
+    /// For an identity's handle (see [`crate::sticky`]): addresses that it holds get the attributes of this
+    /// request, provided that what is recorded beside them is among these, as looked up with
+    /// [`crate::Allocator::held_by`]; else the request fails with [`crate::IpamError::Moved`].
+    pub take_over: Option<Vec<Arc<AllocationAttribute>>>,
     /// The time.
     pub now: Timestamp,
     /// What else belongs to the transaction.
@@ -104,6 +109,7 @@ impl AssignRequest {
             wanted: PoolUse::Workload,
             namespace: None,
             adopt: true,
+            take_over: None,
             now,
             extra: Box::new(|_| Extra::default()),
         }
@@ -155,6 +161,20 @@ pub struct GiveUpRequest {
     pub node: String,
 }
 
+/// Parks the addresses that a container holds of an identity's handle, for the time recorded beside them.
+/// Addresses that another container has taken over are left alone; `extra` is done in any case.
+#[derive(Clone, Debug)]
+pub struct ParkRequest {
+    /// The identity's handle.
+    pub handle_id: String,
+    /// The container that goes.
+    pub container: String,
+    /// The time; the lease runs from here on.
+    pub now: Timestamp,
+    /// What else belongs to the transaction.
+    pub extra: Extra,
+}
+
 /// One change.
 #[derive(Debug)]
 pub enum Request {
@@ -164,6 +184,8 @@ pub enum Request {
     Release(ReleaseRequest),
     /// Give back one address.
     ReleaseIp(ReleaseIpRequest),
+    /// Keep an identity's addresses for its next container.
+    Park(ParkRequest),
     /// Give up a block.
     GiveUp(GiveUpRequest),
 }

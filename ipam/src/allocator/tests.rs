@@ -4,9 +4,11 @@ mod interleaving;
 mod mem_store;
 mod sample;
 mod scenarios;
+mod sticky;
 
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use jiff::Timestamp;

@@ -21,14 +21,16 @@ const FULL_RECHECK_SECS: i64 = 5;
 const MIN_RECLAIM_AGE_SECS: i64 = 60;
 
 /// One assignment on its way into the plan.
-struct Assignment<'r> {
-    request: &'r AssignRequest,
-    attribute: Arc<AllocationAttribute>,
+pub(super) struct Assignment<'r> {
+    pub(super) request: &'r AssignRequest,
+    pub(super) attribute: Arc<AllocationAttribute>,
     handle: HandleDraft,
     /// Addresses of the handle that do not serve the request yet.
     held: Vec<Address>,
     got: Vec<Address>,
     fresh: Vec<Fresh>,
+    /// Addresses that the handle had and that have a new holder.
+    pub(super) moved: Vec<Fresh>,
 }
 
 impl Plan<'_> {
@@ -45,6 +47,7 @@ impl Plan<'_> {
             held,
             got: Vec::new(),
             fresh: Vec::new(),
+            moved: Vec::new(),
         };
         for ip in &request.ips {
             self.specific(&mut assignment, *ip)?;
@@ -60,13 +63,15 @@ impl Plan<'_> {
             request,
             mut handle,
             got,
-            fresh,
+            mut fresh,
+            moved,
             ..
         } = assignment;
         for taken in &fresh {
             handle.handle.add(taken.block, 1);
             handle.changed = true;
         }
+        fresh.extend(moved);
         self.put_handle(&request.handle_id, handle);
         let extra = (request.extra)(&got);
         Accepted {
@@ -113,13 +118,17 @@ impl Plan<'_> {
     }
 
     /// Counts an address that the handle holds as taken by this request.
-    fn adopt(&mut self, assignment: &mut Assignment<'_>, at: usize) {
+    fn adopt(&mut self, assignment: &mut Assignment<'_>, at: usize) -> Result<(), Stop> {
         let address = assignment.held.remove(at);
         if let Some((base, block)) = self.current(address.block) {
             let block = Arc::clone(block);
-            self.rely_on(base, &block);
+            match assignment.request.take_over {
+                Some(_) => self.take_over(assignment, base, &block, address)?,
+                None => self.rely_on(base, &block),
+            }
         }
         assignment.got.push(address);
+        Ok(())
     }
 
     fn automatic(
@@ -135,7 +144,7 @@ impl Plan<'_> {
                 .iter()
                 .position(|a| Family::of(a.ip) == family)
             {
-                Some(at) => self.adopt(assignment, at),
+                Some(at) => self.adopt(assignment, at)?,
                 None => break,
             }
         }
@@ -385,8 +394,7 @@ impl Plan<'_> {
 
     fn specific(&mut self, assignment: &mut Assignment<'_>, ip: IpAddr) -> Result<(), Stop> {
         if let Some(at) = assignment.held.iter().position(|a| a.ip == ip) {
-            self.adopt(assignment, at);
-            return Ok(());
+            return self.adopt(assignment, at);
         }
         let request = assignment.request;
         let pool = self.view.pools.for_address(ip, request.wanted)?;

@@ -3,6 +3,7 @@
 //! A plan is drawn up against what is known ([`Known`]); each record it relies on becomes a compare.
 
 mod assign;
+mod park;
 mod release;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -222,6 +223,7 @@ impl<'a> Plan<'a> {
             Request::Assign(request) => self.assign(request)?,
             Request::Release(request) => self.release(request)?,
             Request::ReleaseIp(request) => self.release_ip(request)?,
+            Request::Park(request) => self.park(request)?,
             Request::GiveUp(request) => self.give_up(request)?,
         };
         let alone = self.accepted.is_empty();

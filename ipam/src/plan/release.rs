@@ -56,7 +56,7 @@ impl Plan<'_> {
     }
 
     /// The handle after a look into the store; `None` when its record is damaged.
-    fn known_handle(&self, id: &str) -> Result<Option<super::HandleDraft>, Stop> {
+    pub(super) fn known_handle(&self, id: &str) -> Result<Option<super::HandleDraft>, Stop> {
         match self.known.handles.get(id) {
             None => Err(Stop::Need(Need::Handle(id.to_owned()))),
             Some(Slot::Corrupt(..)) => Ok(None),
@@ -65,7 +65,7 @@ impl Plan<'_> {
     }
 
     /// The blocks that the handle names, and those known to hold addresses of it all the same.
-    fn blocks_of_handle(
+    pub(super) fn blocks_of_handle(
         &self,
         id: &str,
         named: impl Iterator<Item = BlockCidr>,
