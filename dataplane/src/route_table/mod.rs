@@ -134,6 +134,8 @@ pub struct RouteTable<K = Socket> {
     by_interface: HashMap<Arc<str>, HashSet<IpNetwork>>,
     /// Our routes in the kernel, as far as is known, by prefix and metric.
     installed: BTreeSet<(IpNetwork, u32)>,
+    /// Those of an earlier run that nobody has wanted yet, as they were last read.
+    left: HashMap<(IpNetwork, u32), KernelRoute>,
     dirty: HashSet<IpNetwork>,
     retries: HashMap<IpNetwork, Retry>,
     deletes_allowed: bool,
@@ -166,6 +168,7 @@ impl<K: RouteKernel> RouteTable<K> {
             wanted: HashMap::new(),
             by_interface: HashMap::new(),
             installed: BTreeSet::new(),
+            left: HashMap::new(),
             dirty: HashSet::new(),
             retries: HashMap::new(),
             deletes_allowed: false,
@@ -271,6 +274,7 @@ impl<K: RouteKernel> RouteTable<K> {
         let mut report = ResyncReport::default();
         let mut links = Links::default();
         let known = mem::take(&mut self.installed);
+        self.left.clear();
         for route in &ours {
             let key = (route.prefix, route.metric);
             self.installed.insert(key);
@@ -279,6 +283,8 @@ impl<K: RouteKernel> RouteTable<K> {
                     report.unwanted += 1;
                     if self.deletes_allowed {
                         self.dirty.insert(route.prefix);
+                    } else {
+                        self.left.insert(key, route.clone());
                     }
                 }
                 Some(wanted) if wanted.metric != route.metric => {
@@ -336,7 +342,13 @@ impl<K: RouteKernel> RouteTable<K> {
             };
             match resolve(&mut self.kernel, &mut links, self.config, *prefix, route) {
                 Ok(route) => {
-                    let ours = self.installed.contains(&(*prefix, route.metric));
+                    let key = (*prefix, route.metric);
+                    // Sent again it would be a change to whoever watches the kernel's routes.
+                    let found = self.left.remove(&key);
+                    if found.is_some_and(|found| wanted::same(&route, &found)) {
+                        continue;
+                    }
+                    let ours = self.installed.contains(&key);
                     let action = if ours { Action::Replace } else { Action::Add };
                     puts.push(Change { action, route });
                 }
@@ -423,6 +435,7 @@ impl<K: RouteKernel> RouteTable<K> {
             Action::Delete => {
                 report.deleted += 1;
                 self.installed.remove(&key);
+                self.left.remove(&key);
             }
         }
     }

@@ -243,6 +243,30 @@ fn a_fresh_table_adopts_ours_and_deletes_only_when_allowed() {
 }
 
 #[test]
+fn a_left_over_route_that_is_wanted_late_is_sent_only_if_it_differs() {
+    let mut table = table();
+    for prefix in ["10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32"] {
+        let (key, route) = foreign(prefix, PROTO_MARGAY, METRIC_MARGAY);
+        table.kernel.routes.insert(key, route);
+    }
+    table.resync().unwrap();
+    table.set(net("10.0.0.1/32"), Route::blackhole());
+    table.set(net("10.0.0.2/32"), Route::device("mgy0"));
+    table.allow_deletes();
+    let report = table.apply();
+    assert_eq!((report.added, report.replaced, report.deleted), (0, 1, 1));
+    let replaced = (Action::Replace, net("10.0.0.2/32"));
+    let deleted = (Action::Delete, net("10.0.0.3/32"));
+    assert_eq!(table.kernel.sends, [vec![replaced], vec![deleted]]);
+    assert!(table.is_installed(net("10.0.0.1/32")) && !table.is_dirty());
+    // What was seen once is not believed for ever.
+    table.set(net("10.0.0.1/32"), Route::device("mgy0"));
+    table.apply();
+    table.set(net("10.0.0.1/32"), Route::blackhole());
+    assert_eq!(table.apply().replaced, 1);
+}
+
+#[test]
 fn what_is_removed_by_name_goes_even_before_all_is_known() {
     let mut table = table();
     table.set(net("10.0.0.1/32"), Route::device("mgy0"));
