@@ -1,0 +1,145 @@
+//! Who peers with whom, as the resources change under running sessions.
+//!
+//! ```text
+//!   h1 \                      global peer: every host with 198.51.100.1, the router's own address
+//!        tor (BIRD, AS 65000) node peer:   h1 with 2001:db8:0:1::2
+//!   h2 /                      by label:    hosts with rack == 'b' with 2001:db8:0:2::2
+//! ```
+//! 1. A BGPPeer is for all nodes, for one, or for those that a selector matches, and follows the labels.
+//! 2. Without the mesh the hosts have no sessions with each other; with it they have.
+//! 3. Removing a BGPPeer ends its session (Cease, RFC 4486) and no other; changing its AS resets its session and
+//!    no other (RFC 4271, section 6.2: Bad Peer AS until both ends agree).
+//! 4. BGPConfiguration's asNumber is the AS that the router sees; its listenPort is where hosts listen and dial
+//!    each other.
+
+use anyhow::{Result, ensure};
+use margay_lab::resources::{TOR_AS, pools_and_profile};
+use margay_lab::{Ctl, Lab, eventually};
+
+use crate::support::{PROMPT, Rack, SOON, our_route, ups, wait_for_sessions};
+
+const GLOBAL: &str = "198.51.100.1";
+
+fn tor(lab: &Lab) -> String {
+    let mut config = String::from("router id 198.51.100.1;\nprotocol device {}\n");
+    let session = |name: &str, channel: &str, local: &str, neighbor: &str, way: &str| {
+        format!(
+            "protocol bgp {name} {{ local {local} as {TOR_AS}; neighbor {neighbor} external; {way}; \
+             connect retry time 1; connect delay time 1; error wait time 1, 2; \
+             {channel} {{ import all; export all; }}; }}\n"
+        )
+    };
+    for host in &lab.hosts {
+        // BIRD has at most one session with an address.
+        let (v4, v6) = (host.v4.to_string(), host.v6.to_string());
+        let (own, global) = (
+            format!("{}_own", host.name),
+            format!("{}_global", host.name),
+        );
+        config += &session(&own, "ipv6", &host.tor_v6.to_string(), &v6, "direct");
+        config += &session(&global, "ipv4", GLOBAL, &v4, "multihop 2");
+    }
+    config
+}
+
+fn configuration(fields: &str) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata:\n  name: default\nspec:\n{fields}"
+    )
+}
+
+fn peer(name: &str, who: &str, address: &str, asn: u32) -> String {
+    format!(
+        "---\napiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata:\n  name: {name}\nspec:\n\
+         {who}  peerIP: \"{address}\"\n  asNumber: {asn}\n"
+    )
+}
+
+#[test]
+fn sessions_follow_the_resources_and_only_those_that_changed() -> Result<()> {
+    let lab = Lab::new(2)?;
+    let config = tor(&lab);
+    let (tor1, tor2) = (
+        lab.hosts[0].tor_v6.to_string(),
+        lab.hosts[1].tor_v6.to_string(),
+    );
+    let resources = configuration("  nodeToNodeMeshEnabled: false\n")
+        + &peer("everyone", "", GLOBAL, TOR_AS)
+        + &peer("only-h1", "  node: h1\n", &tor1, TOR_AS)
+        + &peer("rack-b", "  nodeSelector: rack == 'b'\n", &tor2, TOR_AS);
+    let rack = Rack::with(lab, &config, &[pools_and_profile(false), resources])?;
+    let (h1, h2) = (rack.agent(0), rack.agent(1));
+    let ctl = rack.cluster.ctl();
+    wait_for_sessions(h1, &["everyone", "only-h1"])?;
+    wait_for_sessions(h2, &["everyone"])?;
+    let count = |ctl: &Ctl| {
+        ctl.run("get bgppeers -o name")
+            .map(|text| text.lines().count())
+    };
+    ensure!(count(&ctl)? == 3, "three BGPPeers");
+
+    ctl.run("label nodes h2 rack=b")?;
+    wait_for_sessions(h2, &["everyone", "rack-b"])?;
+    ctl.run("delete bgppeer rack-b")?;
+    wait_for_sessions(h2, &["everyone"])?;
+    eventually(PROMPT, "the router heard why", || {
+        let told = rack.tor.ctl("show protocols all h2_own")?;
+        ensure!(told.contains("Peer de-configured"), "{told}");
+        Ok(())
+    })?;
+
+    ctl.apply(&peer("only-h1", "  node: h1\n", &tor1, TOR_AS + 9))?;
+    eventually(SOON, "the wrong AS is told", || {
+        let status = h1.status()?["bgp"]["peers"].to_string();
+        ensure!(status.contains("peer AS"), "{status}");
+        Ok(())
+    })?;
+    wait_for_sessions(h1, &["everyone"])?;
+    ctl.apply(&peer("only-h1", "  node: h1\n", &tor1, TOR_AS))?;
+    wait_for_sessions(h1, &["everyone", "only-h1"])?;
+    ensure!(ups(h1, &tor1)? == 2, "the changed session came up twice");
+    for agent in [h1, h2] {
+        ensure!(
+            ups(agent, GLOBAL)? == 1,
+            "{} lost the other session",
+            agent.name()
+        );
+    }
+    of_the_whole_cluster(&rack)
+}
+
+/// Settings that concern every session.
+fn of_the_whole_cluster(rack: &Rack) -> Result<()> {
+    let (h1, h2) = (rack.agent(0), rack.agent(1));
+    let container = rack.cluster.attach(0, "c1")?;
+    let ctl = rack.cluster.ctl();
+    ctl.apply(&configuration(
+        "  nodeToNodeMeshEnabled: false\n  asNumber: 64600\n",
+    ))?;
+    let route = format!("show route {}/32 all", container.v4()?);
+    eventually(SOON, "the router sees the new AS", || {
+        let told = rack.tor.ctl(&route)?;
+        ensure!(told.contains("BGP.as_path: 64600"), "{told}");
+        Ok(())
+    })?;
+
+    ctl.apply(&configuration("  asNumber: 64600\n  listenPort: 1790\n"))?;
+    wait_for_sessions(h1, &["everyone", "mesh h2", "mesh h2", "only-h1"])?;
+    wait_for_sessions(h2, &["everyone", "mesh h1", "mesh h1"])?;
+    for host in rack.hosts() {
+        let listening = host.netns.exec("ss -Hltn sport = :1790 or sport = :179")?;
+        ensure!(
+            listening.contains(":1790") && !listening.contains(":179 "),
+            "{listening}"
+        );
+    }
+    let peers = h1.status()?["bgp"]["peers"].to_string();
+    ensure!(
+        peers.contains(&format!("{}:1790", rack.hosts()[1].v4)),
+        "{peers}"
+    );
+    eventually(PROMPT, "the mesh tells of the container", || {
+        our_route(&rack.hosts()[1].netns, &container.v4()?.to_string())
+    })?;
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! Agents and routers that come back, under traffic.
+//!
+//! ```text
+//!   c1 - h1 \
+//!   c2 - h2   tor (BIRD, graceful restart on; announces 10.65.200.0/24 and fd00:65:0:200::/64)
+//!   c3 - h3 /
+//! ```
+//! For an agent that is killed, and for one that is told to stop, then started again:
+//! 1. No packet is lost between hosts, from the router or to it (RFC 4724: peers keep the routes of a speaker
+//!    that preserved its forwarding state).
+//! 2. Nothing happens to any route of its containers on the router or another host, nor to any route of ours on
+//!    its own host: `ip monitor` sees no line.
+//! 3. What it does not say again is withdrawn at its End-of-RIB (RFC 4724, section 4.2): a container that went
+//!    meanwhile.
+//!
+//! For a router that is killed and started again in recovery:
+//! 4. Nothing happens to what it had announced in the hosts' kernels.
+
+use std::net::IpAddr;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use margay_lab::resources::{HOST_AS, TOR_AS, bgp, pools_and_profile};
+use margay_lab::{
+    Container, Lab, NetNs, Pinger, Process, ensure_no_route, eventually, run, tor_config,
+};
+
+use crate::support::{PROMPT, Rack, RouteMonitor, SOON, our_route, ups};
+
+/// 200 packets a second in each stream.
+const PACE: Duration = Duration::from_millis(5);
+
+/// How long the agent stays away, beside what it takes to start.
+const AWAY: Duration = Duration::from_millis(500);
+
+/// Time for a wrong decision to show.
+const AFTER: Duration = Duration::from_millis(500);
+
+const ANYCAST: [&str; 2] = ["10.65.200.0/24", "fd00:65:0:200::/64"];
+
+fn rack() -> Result<Rack> {
+    let lab = Lab::new(3)?;
+    let config = tor_config(&lab, TOR_AS, HOST_AS).replace(
+        "export all; }; merge",
+        "export where source != RTS_STATIC; }; merge",
+    ) + "protocol static any4 { ipv4; route 10.65.200.0/24 blackhole; }\n\
+           protocol static any6 { ipv6; route fd00:65:0:200::/64 blackhole; }\n";
+    let resources = [pools_and_profile(false), bgp(&lab)];
+    let rack = Rack::with(lab, &config, &resources)?;
+    rack.established()?;
+    for host in rack.hosts() {
+        for dst in ANYCAST {
+            eventually(PROMPT, "what the router announces", || {
+                our_route(&host.netns, dst)
+            })?;
+        }
+    }
+    Ok(rack)
+}
+
+/// Streams of echo requests, and who watches the routes meanwhile.
+struct Watch {
+    streams: Vec<(String, Pinger)>,
+    monitors: Vec<(String, RouteMonitor)>,
+    prefixes: Vec<String>,
+}
+
+impl Watch {
+    fn start(rack: &Rack, containers: &[Container]) -> Result<Self> {
+        let [c1, c2, c3] = containers else {
+            bail!("three containers");
+        };
+        let lab = &rack.cluster.lab;
+        let router: IpAddr = rack.hosts()[1].tor_v4.into();
+        let pairs = [
+            (&c1.netns, c2.v4()?),
+            (&c1.netns, c2.v6()?),
+            (&c2.netns, c1.v4()?),
+            (&c2.netns, c3.v6()?),
+            (&lab.tor, c2.v4()?),
+            (&lab.tor, c2.v6()?),
+            (&c2.netns, router),
+        ];
+        let mut watch = Self {
+            streams: Vec::new(),
+            monitors: Vec::new(),
+            prefixes: ANYCAST.map(str::to_owned).to_vec(),
+        };
+        for container in containers {
+            let addresses = container.addresses.iter().map(ToString::to_string);
+            watch.prefixes.extend(addresses);
+        }
+        let hosts = rack.hosts().iter().map(|host| &host.netns);
+        for netns in hosts.chain([&lab.tor]) {
+            let monitor = RouteMonitor::start(lab, netns)?;
+            watch.monitors.push((netns.name().to_owned(), monitor));
+        }
+        for (from, to) in pairs {
+            let name = format!("{} to {to}", from.name());
+            watch.streams.push((name, Pinger::start(from, to, PACE)?));
+        }
+        sleep(Duration::from_millis(100));
+        Ok(watch)
+    }
+
+    /// No packet lost, no route touched.
+    fn quiet(self, what: &str) -> Result<()> {
+        sleep(AFTER);
+        let mut complaints = Vec::new();
+        for (name, stream) in self.streams {
+            let counted = stream.stop()?;
+            ensure!(counted.sent > 150, "{name}: {counted:?}");
+            if counted.lost > 0 {
+                complaints.push(format!("{name}: {counted:?}"));
+            }
+        }
+        for (name, monitor) in self.monitors {
+            let lines = monitor.stop(&self.prefixes)?;
+            complaints.extend(lines.into_iter().map(|line| format!("{name}: {line}")));
+        }
+        ensure!(complaints.is_empty(), "{what}: {complaints:#?}");
+        Ok(())
+    }
+}
+
+fn back_again(rack: &Rack, index: usize, times: usize) -> Result<()> {
+    let name = &rack.hosts()[index].name;
+    eventually(SOON, &format!("{name} is ready"), || {
+        rack.agent(index).ensure_ready()
+    })?;
+    rack.established()?;
+    let tor = rack.hosts()[index].tor_v4;
+    ensure!(
+        ups(rack.agent(index), tor)? == times,
+        "sessions came up {times} times"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_restarts_loses_no_packet_and_no_route() -> Result<()> {
+    let mut rack = rack()?;
+    let mut containers = rack.containers()?;
+    for container in &containers {
+        for netns in rack
+            .hosts()
+            .iter()
+            .map(|h| &h.netns)
+            .chain([&rack.cluster.lab.tor])
+        {
+            for address in &container.addresses {
+                eventually(PROMPT, "routed", || margay_lab::host_route(netns, *address))?;
+            }
+        }
+    }
+
+    let watch = Watch::start(&rack, &containers)?;
+    rack.cluster.agents[1].kill()?;
+    sleep(AWAY);
+    rack.cluster.agents[1].restart()?;
+    back_again(&rack, 1, 2)?;
+    watch.quiet("kill -9")?;
+
+    let watch = Watch::start(&rack, &containers)?;
+    rack.cluster.agents[1].process()?.stop()?;
+    sleep(AWAY);
+    rack.cluster.agents[1].restart()?;
+    back_again(&rack, 1, 3)?;
+    watch.quiet("SIGTERM")?;
+
+    // Its DEL waits in the journal, or its interface is gone: either way it is not told again.
+    let mut gone = containers.remove(1);
+    rack.cluster.agents[1].kill()?;
+    gone.cni_del()?;
+    rack.cluster.agents[1].restart()?;
+    back_again(&rack, 1, 4)?;
+    for netns in [
+        &rack.hosts()[0].netns,
+        &rack.hosts()[2].netns,
+        &rack.cluster.lab.tor,
+    ] {
+        for address in &gone.addresses {
+            eventually(SOON, "withdrawn", || ensure_no_route(netns, *address))?;
+        }
+    }
+    Ok(())
+}
+
+/// BIRD in recovery: it leaves the kernel and its peers alone until it has heard them.
+fn bird_recovers(tor: &NetNs, lab: &Lab) -> Result<Process> {
+    let file = |ext: &str| lab.dir().join(format!("bird-{}.{ext}", tor.name()));
+    let mut command = Command::new("bird");
+    command.args(["-f", "-R", "-c"]).arg(file("conf"));
+    command.arg("-s").arg(file("ctl"));
+    Process::spawn("bird", command, Some(tor.name()), &file("log"))
+}
+
+#[test]
+fn a_router_that_restarts_keeps_its_routes_in_the_hosts() -> Result<()> {
+    let mut rack = rack()?;
+    let containers = rack.containers()?;
+    let lab = &rack.cluster.lab;
+    let tor = lab.tor.name().to_owned();
+    let mut watch = Watch::start(&rack, &containers)?;
+    // BIRD's own care for its kernel routes is not what is tested.
+    watch.streams.clear();
+    watch.monitors.retain(|(name, _)| *name != tor);
+    rack.tor.process().kill()?;
+    let down = || -> Result<()> {
+        let status = rack.cluster.agents[0].status()?.to_string();
+        ensure!(!status.contains("h1-tor-v4\",\"received\":1"), "{status}");
+        Ok(())
+    };
+    eventually(SOON, "the hosts notice", || {
+        let log = std::fs::read_to_string(rack.cluster.agents[0].log_file())?;
+        let lost = log
+            .lines()
+            .find(|l| l.contains("session down") && l.contains("h1-tor-v4"));
+        let line = lost.context("no session is down")?;
+        ensure!(line.contains("graceful=true"), "{line}");
+        Ok(())
+    })?;
+    down()?;
+    let _bird = bird_recovers(&lab.tor, lab)?;
+    eventually(SOON, "BIRD answers", || {
+        let control = lab.dir().join(format!("bird-{tor}.ctl"));
+        run(Command::new("birdc")
+            .arg("-s")
+            .arg(control)
+            .args(["show", "status"]))
+    })?;
+    rack.established()?;
+    watch.quiet("BIRD")?;
+    for host in rack.hosts() {
+        for dst in ANYCAST {
+            our_route(&host.netns, dst)?;
+        }
+    }
+    Ok(())
+}
