@@ -371,9 +371,11 @@ impl Core {
     fn attach(&mut self, key: PeerKey, conn: ConnId, stream: TcpStream) {
         let id = self.next_link;
         self.next_link += 1;
-        let link = Link::new(id, key, conn, stream, self.events_tx.clone());
-        self.links.insert(id, link);
         if let Some(peer) = self.peers.get_mut(&key) {
+            let extended = peer.config.extended_messages;
+            let events = self.events_tx.clone();
+            let link = Link::new(id, (key, conn), stream, extended, events);
+            self.links.insert(id, link);
             peer.links.insert(conn, id);
         }
     }

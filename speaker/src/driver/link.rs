@@ -49,15 +49,16 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// `extended` is whether the peer may be about to negotiate messages beyond 4096 octets.
     pub(super) fn new(
         id: LinkId,
-        peer: PeerKey,
-        conn: ConnId,
+        (peer, conn): (PeerKey, ConnId),
         stream: TcpStream,
+        extended: bool,
         events: mpsc::Sender<Event>,
     ) -> Self {
         let stream = Arc::new(stream);
-        let reader = tokio::spawn(read(id, Arc::clone(&stream), events)).abort_handle();
+        let reader = tokio::spawn(read(id, Arc::clone(&stream), extended, events)).abort_handle();
         Self {
             peer,
             conn,
@@ -188,7 +189,7 @@ async fn linger(stream: Arc<TcpStream>, rest: Vec<Bytes>) -> io::Result<()> {
 
 /// Reads and hands over whole messages until the connection ends. Aborting it at any time is fine:
 /// it owns nothing but octets of a connection that is being closed.
-async fn read(id: LinkId, stream: Arc<TcpStream>, events: mpsc::Sender<Event>) {
+async fn read(id: LinkId, stream: Arc<TcpStream>, extended: bool, events: mpsc::Sender<Event>) {
     let mut buf = BytesMut::new();
     let mut size = READ_MIN;
     let error = loop {
@@ -203,7 +204,7 @@ async fn read(id: LinkId, stream: Arc<TcpStream>, events: mpsc::Sender<Event>) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
             Err(e) => break Some(e),
         }
-        let whole = whole_messages(&buf);
+        let whole = whole_messages(&buf, extended);
         if whole > 0
             && events
                 .send(Event::Received(id, buf.split_to(whole)))
@@ -219,10 +220,10 @@ async fn read(id: LinkId, stream: Arc<TcpStream>, events: mpsc::Sender<Event>) {
 
 /// Octets up to the end of the last whole message, or everything if a header is broken: the
 /// session has to see that.
-fn whole_messages(buf: &[u8]) -> usize {
+fn whole_messages(buf: &[u8], extended: bool) -> usize {
     let mut end = 0;
     while let Some(rest) = buf.get(end..).filter(|r| !r.is_empty()) {
-        match header::peek(rest, true) {
+        match header::peek(rest, extended) {
             Ok(Some((_, len))) => end += len,
             Ok(None) => break,
             Err(_) => return buf.len(),
@@ -240,9 +241,13 @@ mod tests {
         let mut buf = BytesMut::new();
         header::put_keepalive(&mut buf);
         header::put_keepalive(&mut buf);
-        assert_eq!(whole_messages(&buf), 38);
-        assert_eq!(whole_messages(&buf[..30]), 19);
-        assert_eq!(whole_messages(b""), 0);
-        assert_eq!(whole_messages(&[&buf[..], b"GET"].concat()), 41);
+        assert_eq!(whole_messages(&buf, false), 38);
+        assert_eq!(whole_messages(&buf[..30], false), 19);
+        assert_eq!(whole_messages(b"", false), 0);
+        assert_eq!(whole_messages(&[&buf[..], b"GET"].concat(), false), 41);
+        // Of a long one the header is enough to refuse it, unless it may be in order.
+        let long = [&[0xff; 16][..], &5000_u16.to_be_bytes(), &[2]].concat();
+        assert_eq!(whole_messages(&long, false), 19);
+        assert_eq!(whole_messages(&long, true), 0);
     }
 }
