@@ -23,6 +23,9 @@ use crate::support::{PROMPT, Rack, our_route, ups};
 const BGP_PORT: u16 = 179;
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What is wrong, what is sent, and the NOTIFICATIONs that say so.
+type Case<'a> = (&'a str, &'a [u8], &'a [(u8, u8)]);
+
 /// A message with a good marker, this length and type, and this body.
 fn message(length: u16, kind: u8, body: &[u8]) -> Vec<u8> {
     let mut message = vec![0xff; 16];
@@ -96,8 +99,7 @@ fn garbage_on_the_port_disturbs_no_session() -> Result<()> {
     let mut behind_open = open(4, 65000);
     behind_open.extend(&random);
     let too_long = message(5000, 2, &[]);
-    // What is wrong, what is sent, the NOTIFICATION that says so.
-    let cases: [(&str, &[u8], &[(u8, u8)]); 6] = [
+    let cases: [Case<'_>; 6] = [
         ("no marker", &random, &[(1, 1)]),
         (
             "http",
