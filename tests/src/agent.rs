@@ -34,12 +34,20 @@ pub struct Agent {
     name: String,
     netns: String,
     dir: PathBuf,
+    env: Vec<(String, String)>,
     process: Option<Process>,
 }
 
 impl Agent {
     /// Starts an agent on `host`, named after it, and waits until its socket answers.
     pub fn start(host: &Host, datastore: &Datastore) -> Result<Self> {
+        let mut agent = Self::prepare(host, datastore)?;
+        agent.restart()?;
+        Ok(agent)
+    }
+
+    /// Writes the configuration of an agent that [`Self::restart`] then starts.
+    pub fn prepare(host: &Host, datastore: &Datastore) -> Result<Self> {
         let dir = &host.dir;
         let store = match datastore {
             Datastore::Etcd(url) => format!("  type: etcdv3\n  endpoints: [\"{url}\"]\n"),
@@ -58,14 +66,19 @@ impl Agent {
             host.v6,
         );
         fs::write(dir.join("margayd.yaml"), config)?;
-        let mut agent = Self {
+        Ok(Self {
             name: host.name.clone(),
             netns: host.netns.name().to_owned(),
             dir: dir.clone(),
+            env: Vec::new(),
             process: None,
-        };
-        agent.restart()?;
-        Ok(agent)
+        })
+    }
+
+    /// The environment of the next start, beside what is inherited.
+    pub fn set_env(&mut self, env: &[(&str, &str)]) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.env = env.iter().map(owned).collect();
     }
 
     /// The host's name.
@@ -113,6 +126,7 @@ impl Agent {
         self.kill()?;
         let mut command = Command::new(binary("margayd")?);
         command.arg("--config").arg(self.config_file());
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let log = self.log_file();
         let process = Process::spawn("margayd", command, Some(&self.netns), &log)?;
         self.process = Some(process);

@@ -1,0 +1,8 @@
+//! Whatever is killed, cut off, taken away or fed with garbage: the state is exact again, and nothing is
+//! let through meanwhile that a policy forbids. One host in namespaces, real etcd or the store in a file.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests")]
+
+mod cut_off;
+mod exact;
+mod rig;
