@@ -11,7 +11,16 @@ use crate::rig::{Rig, Sandbox, same};
 
 /// Endpoints, handles, blocks, routes, set members, interfaces and journal agree with `attached`.
 pub(crate) fn ensure(rig: &Rig, attached: &[&Sandbox]) -> Result<()> {
-    let addresses: BTreeSet<IpAddr> = attached.iter().flat_map(|s| s.ips.clone()).collect();
+    ensure_store_and_routes(rig, attached)?;
+    same("set members", &members(rig)?, &addresses(attached))
+}
+
+fn addresses(attached: &[&Sandbox]) -> BTreeSet<IpAddr> {
+    attached.iter().flat_map(|s| s.ips.clone()).collect()
+}
+
+/// All but the set members.
+pub(crate) fn ensure_store_and_routes(rig: &Rig, attached: &[&Sandbox]) -> Result<()> {
     let handle = |s: &Sandbox| format!("{}.{}", s.network, s.id);
 
     let stored = rig.list("/calico/")?;
@@ -28,8 +37,7 @@ pub(crate) fn ensure(rig: &Rig, attached: &[&Sandbox]) -> Result<()> {
     let wanted = attached.iter().map(|s| (handle(s), s.ips.len() as u64));
     same("handles", &handles(&stored)?, &wanted.collect())?;
 
-    same("routed addresses", &routed(rig)?, &addresses)?;
-    same("set members", &members(rig)?, &addresses)?;
+    same("routed addresses", &routed(rig)?, &addresses(attached))?;
     same("interfaces", &rig.interfaces()?.len(), &attached.len())?;
     same("journalled DELs", &rig.journalled(), &0)
 }

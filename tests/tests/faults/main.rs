@@ -6,3 +6,4 @@
 mod cut_off;
 mod exact;
 mod rig;
+mod verbs;

@@ -291,6 +291,15 @@ impl Rig {
             .count()
     }
 
+    /// The same for pods without a policy: there are no sets.
+    #[track_caller]
+    pub(crate) fn ensure_exact_endpoints(&self, attached: &[&Sandbox]) {
+        let look = || crate::exact::ensure_store_and_routes(self, attached);
+        if let Err(difference) = eventually(SOON, "an exact state", look) {
+            panic!("{difference:#}\n{}", self.log());
+        }
+    }
+
     /// Everything that there is belongs to these containers, and they have all that they need.
     #[track_caller]
     pub(crate) fn ensure_exact(&self, attached: &[&Sandbox]) {
