@@ -11,7 +11,7 @@ use std::time::Duration;
 use margay_datastore::{AnyStore, SyncEvent, Syncer};
 use margay_ipam::{
     Address, AddressSet, Allocator, AssignRequest, Extra, IpamError, Outcome, Pool, Pools,
-    ReleaseRequest, Request, View,
+    ReleaseRequest, Request, Skipped, View,
 };
 use margay_model::any::AnyResource;
 use margay_model::ipam::{IpamConfig, IpamKeys};
@@ -364,7 +364,13 @@ impl Task {
     ) -> Result<(), TaskError> {
         for _ in 0..RELEASE_ATTEMPTS {
             let current = match outcome {
-                Ok(_) => return Ok(()),
+                Ok(outcome) => {
+                    for Skipped { reason, .. } in outcome.skipped {
+                        let handle = release.handle_id.as_str();
+                        warn!(handle, reason, "a damaged block keeps what it holds");
+                    }
+                    return Ok(());
+                }
                 Err(IpamError::ExtraConflict { compared }) => {
                     compared.into_iter().find_map(|(_, current)| current)
                 }

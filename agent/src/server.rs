@@ -147,6 +147,11 @@ async fn read_request(
         match serde_json::from_slice(&line) {
             Ok(request) => return Ok(Some(request)),
             Err(_) if line.len() as u64 == MAX_REQUEST_BYTES => {
+                // Who is still writing does not read; the answer would be lost in a broken pipe.
+                let rest = skip_line(reader.into_inner().into_inner());
+                tokio::time::timeout(REQUEST_TIMEOUT, rest)
+                    .await
+                    .unwrap_or(Ok(()))?;
                 format!("request is longer than {MAX_REQUEST_BYTES} bytes")
             }
             Err(e) => format!("request is not understood: {e}"),
@@ -154,6 +159,18 @@ async fn read_request(
     };
     answer(writer, &Reply::<()>::Error(refusal)).await?;
     Ok(None)
+}
+
+async fn skip_line(reader: OwnedReadHalf) -> io::Result<()> {
+    let mut reader = BufReader::new(reader);
+    loop {
+        let buffer = reader.fill_buf().await?;
+        let length = buffer.len();
+        if length == 0 || buffer.contains(&b'\n') {
+            return Ok(());
+        }
+        reader.consume(length);
+    }
 }
 
 async fn turn_away(stream: UnixStream, journal: Journal, why: String) -> io::Result<()> {

@@ -26,6 +26,10 @@ impl Plan<'_> {
         for cidr in self.blocks_of_handle(id, handle.handle.blocks.keys().copied()) {
             match self.known.blocks.get(&cidr) {
                 None => return Err(Stop::Need(Need::Block(cidr))),
+                // It may have been repaired since.
+                Some(Slot::Corrupt(..)) if !self.known.fresh.contains(&cidr) => {
+                    return Err(Stop::Need(Need::Block(cidr)));
+                }
                 Some(Slot::Corrupt(_, reason)) => {
                     // The rest goes; what this block holds stays on record for the repair.
                     let reason = reason.clone();
