@@ -5,5 +5,7 @@
 
 mod cut_off;
 mod exact;
+mod garbage;
+mod pools;
 mod rig;
 mod verbs;
