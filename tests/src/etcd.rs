@@ -149,6 +149,11 @@ impl Etcd {
         self.dir.path().join("etcd.log")
     }
 
+    /// What runs, unless killed.
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("etcd is not running")
+    }
+
     /// kill -9; its data stays for `restart`.
     pub fn kill(&mut self) -> Result<()> {
         match self.process.take() {

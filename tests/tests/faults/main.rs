@@ -5,7 +5,10 @@
 
 mod cut_off;
 mod exact;
+mod flow;
 mod garbage;
+mod policy;
 mod pools;
 mod rig;
+mod store_away;
 mod verbs;
