@@ -129,6 +129,9 @@ pub(super) fn prepare(
         ("accept_dad", "0"),
         ("forwarding", "1"),
         ("proxy_ndp", "1"),
+        // An interface that somebody takes down loses the gateway's address: with this the kernel makes
+        // the same one from HOST_MAC when it comes up again.
+        ("addr_gen_mode", "0"),
     ] {
         conf(key, value)?;
     }
