@@ -1,6 +1,7 @@
 //! FelixConfiguration and the pools as settings of the dataplane.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use margay_dataplane::filter::{DenyAction, Globals, HostAction};
 use margay_model::any::AnyResource;
@@ -19,10 +20,19 @@ pub(crate) struct Tuning {
     pub(crate) interface_prefix: String,
     pub(crate) allow_spoofing: bool,
     pub(crate) log_prefix: String,
+    /// How often the kernel is read back whatever the monitor says. One look takes in everything: the
+    /// shortest of the three settings that the established system has, of which 0 counts as unset.
+    pub(crate) resync: Duration,
 }
 
 /// Ours; the established system's is `cali`, and both can run on one host while it is migrated.
 const INTERFACE_PREFIX: &str = "mgy";
+
+/// Between two looks at the whole kernel state unless configured.
+const RESYNC: Duration = Duration::from_secs(60);
+
+/// A look takes milliseconds: more often would leave no time for anything else on a large host.
+const MIN_RESYNC: Duration = Duration::from_secs(1);
 
 /// What the filter should do beside policy.
 pub(crate) fn globals(cache: &Cache, node: &str) -> Globals {
@@ -103,6 +113,17 @@ pub(crate) fn tuning(cache: &Cache, node: &str) -> Tuning {
         log_prefix: felix
             .first(|f| f.log_prefix.clone())
             .unwrap_or_else(|| "margay".to_owned()),
+        resync: [
+            felix.first(|f| f.iptables_refresh_interval),
+            felix.first(|f| f.ipsets_refresh_interval),
+            felix.first(|f| f.route_refresh_interval),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|interval| interval.0)
+        .filter(|interval| !interval.is_zero())
+        .min()
+        .map_or(RESYNC, |shortest| shortest.max(MIN_RESYNC)),
     }
 }
 
@@ -129,6 +150,7 @@ impl<'a> Felix<'a> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use margay_model::duration::GoDuration;
     use margay_model::felix_configuration::FelixConfiguration;
     use margay_model::ippool::IpPoolSpec;
     use margay_model::meta::{ObjectMeta, Resource};
@@ -170,6 +192,28 @@ mod tests {
         assert_eq!(tuning(&cache, "h1").interface_prefix, "xyz");
         assert_eq!(tuning(&cache, "h2").interface_prefix, "abc");
         assert_eq!(globals(&cache, "h1").endpoint_to_host, HostAction::Accept);
+    }
+
+    #[test]
+    fn the_shortest_refresh_interval_counts_and_zero_is_none() {
+        let every = |secs| Some(GoDuration::from_secs(secs));
+        let looks = |iptables, ipsets, route| {
+            let spec = FelixConfigurationSpec {
+                iptables_refresh_interval: iptables,
+                ipsets_refresh_interval: ipsets,
+                route_refresh_interval: route,
+                ..FelixConfigurationSpec::default()
+            };
+            tuning(&cache(vec![felix("default", spec)]), "h1").resync
+        };
+        assert_eq!(looks(None, None, None), RESYNC);
+        assert_eq!(
+            looks(every(90), every(10), every(0)),
+            Duration::from_secs(10)
+        );
+        assert_eq!(looks(every(0), None, None), RESYNC);
+        let hasty = Some(GoDuration(Duration::from_millis(1)));
+        assert_eq!(looks(hasty, None, None), MIN_RESYNC);
     }
 
     #[test]

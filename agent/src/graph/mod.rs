@@ -403,11 +403,13 @@ impl Graph {
                 None => info!(key = %event.key, "policy in order again"),
             }
         }
+        let tuning = dirty
+            .globals
+            .then(|| derive::tuning(&self.cache, &self.node));
         let batch = Batch {
             policy,
-            log_prefix: dirty
-                .globals
-                .then(|| derive::tuning(&self.cache, &self.node).log_prefix),
+            resync: tuning.as_ref().map(|tuning| tuning.resync),
+            log_prefix: tuning.map(|tuning| tuning.log_prefix),
             globals: dirty
                 .globals
                 .then(|| derive::globals(&self.cache, &self.node)),

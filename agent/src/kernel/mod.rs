@@ -37,7 +37,7 @@ const BATCHES: usize = 64;
 /// Announcements of learned routes that may wait; the speaker coalesces while it is held back.
 pub(crate) const LEARNED: usize = 64;
 
-/// How often everything is read back and compared, whatever the monitor says.
+/// How often everything is read back and compared, whatever the monitor says, until the graph knows.
 const RESYNC: Duration = Duration::from_secs(60);
 
 /// How long after a hint of drift the tables are read back: a burst of events is one look.
@@ -55,6 +55,7 @@ pub(crate) struct Batch {
     pub(crate) policy: Vec<Update>,
     pub(crate) globals: Option<Globals>,
     pub(crate) log_prefix: Option<String>,
+    pub(crate) resync: Option<Duration>,
     /// All blocks of this host, when they changed.
     pub(crate) blocks: Option<BTreeSet<IpNetwork>>,
     /// Who waits for which endpoint.
@@ -81,6 +82,7 @@ impl Batch {
         self.policy.is_empty()
             && self.globals.is_none()
             && self.log_prefix.is_none()
+            && self.resync.is_none()
             && self.blocks.is_none()
             && self.waiting.is_empty()
     }
@@ -113,7 +115,7 @@ pub(crate) struct KernelStatus {
 }
 
 enum Input {
-    Batch(Batch),
+    Batch(Box<Batch>),
     /// The datastore was read: everything local that is wanted is known.
     InSync(oneshot::Sender<()>),
     Status(oneshot::Sender<KernelStatus>),
@@ -133,7 +135,7 @@ pub(crate) struct Ended;
 impl KernelHandle {
     pub(crate) async fn send(&self, batch: Batch) -> Result<(), Ended> {
         self.inputs
-            .send(Input::Batch(batch))
+            .send(Input::Batch(Box::new(batch)))
             .await
             .map_err(|_closed| Ended)
     }
@@ -218,6 +220,7 @@ fn run(
             converged: !setup.bgp,
             failing: Vec::new(),
             retry: None,
+            resync: RESYNC,
             look_again: Instant::now() + RESYNC,
         };
         kernel.serve(inputs, setup.learned, monitor).await
@@ -241,6 +244,7 @@ struct Kernel {
     converged: bool,
     failing: Vec<String>,
     retry: Option<Instant>,
+    resync: Duration,
     look_again: Instant,
 }
 
@@ -306,6 +310,10 @@ impl Kernel {
                     }
                     if let Some(prefix) = batch.log_prefix {
                         self.set_log_prefix(prefix);
+                    }
+                    if let Some(resync) = batch.resync {
+                        self.resync = resync;
+                        self.look_again = self.look_again.min(Instant::now() + resync);
                     }
                     if let Some(blocks) = batch.blocks {
                         self.routes.set_blocks(blocks);
@@ -481,7 +489,7 @@ impl Kernel {
     fn tick(&mut self) {
         let now = Instant::now();
         if now >= self.look_again {
-            self.look_again = now + RESYNC;
+            self.look_again = now + self.resync;
             self.routes.refresh_next_hops();
             let (drift, _) = self.routes.resync();
             self.filter.resync();
