@@ -197,7 +197,8 @@ fn a_policy_that_changes_under_traffic_is_never_open() {
         format!("  order: 5\n  selector: has(blue)\n  types: [Ingress]\n  ingress:\n{rules}");
     scene.apply(&policy("echo", &spec));
     for to in [scene.blue.v4(), scene.blue.v6()] {
-        ping(&scene.green.netns, to, SOON).unwrap();
+        let answered = || ping(&scene.green.netns, to, Duration::from_millis(200));
+        eventually(SOON, "an echo", answered).unwrap();
     }
     none_arrived(forbidden);
 
@@ -261,7 +262,9 @@ fn a_missing_profile_allows_nothing() {
 /// By hand, behind the agent's back, and repaired by itself.
 #[test]
 fn what_others_break_in_the_kernel_is_repaired() {
-    let scene = Scene::new(&red_only());
+    let every_second = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\n\
+        metadata:\n  name: default\nspec:\n  iptablesRefreshInterval: 1s\n---\n";
+    let scene = Scene::new(&[every_second, &red_only()].concat());
     let (allowed, forbidden) = (scene.allowed(), scene.forbidden());
     let host = &scene.rig.host().netns;
     open(&allowed);
