@@ -3,6 +3,8 @@
 //! Requests that wait while a transaction is under way share the next one. A workload endpoint is written
 //! and removed in the same transaction as its addresses.
 
+mod sticky;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ use margay_policy::selector::Selector;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
-use crate::cni::IpamWish;
+use crate::cni::{Identity, IpamWish};
 use crate::graph::StoredEndpoint;
 use crate::world::World;
 
@@ -46,10 +48,15 @@ const RELEASE_ATTEMPTS: u32 = 10;
 #[derive(Clone, Debug)]
 pub(crate) struct Assign {
     pub(crate) handle_id: String,
+    pub(crate) container_id: String,
+    /// Whose addresses they are, when they outlive the container.
+    pub(crate) identity: Option<Identity>,
     /// Namespace and name of the pod, recorded beside the address.
     pub(crate) pod: Option<(String, String)>,
     pub(crate) wish: IpamWish,
     pub(crate) requested_ips: Vec<IpAddr>,
+    /// Addresses that come from elsewhere: then none is assigned, and the endpoint has these.
+    pub(crate) given_ips: Vec<IpAddr>,
     pub(crate) key: ResourceKey,
     /// Without addresses; they are filled in.
     pub(crate) endpoint: WorkloadEndpoint,
@@ -62,6 +69,8 @@ pub(crate) struct Assign {
 pub(crate) struct Written {
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) stored: StoredEndpoint,
+    /// Endpoints that lost these addresses in the same transaction.
+    pub(crate) replaced: Vec<ResourceKey>,
 }
 
 /// What a handler gives back.
@@ -71,6 +80,8 @@ pub(crate) struct Release {
     /// The endpoint goes only while it is this container's.
     pub(crate) container_id: String,
     pub(crate) endpoint: Option<(ResourceKey, Revision)>,
+    /// The handle is an identity's: its addresses are parked, not freed.
+    pub(crate) park: bool,
 }
 
 /// Why addresses were not assigned or given back.
@@ -78,6 +89,8 @@ pub(crate) struct Release {
 pub(crate) enum TaskError {
     #[error(transparent)]
     Ipam(#[from] IpamError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("the agent is shutting down")]
     Stopped,
     #[error("the transaction took place, but the handle {0} holds no address")]
@@ -93,6 +106,7 @@ impl TaskError {
             Self::Ipam(IpamError::Store(error)) => {
                 matches!(**error, StoreError::Unavailable { .. })
             }
+            Self::Store(error) => matches!(error, StoreError::Unavailable { .. }),
             Self::Ipam(IpamError::Contention { .. }) | Self::Stopped | Self::Contention => true,
             Self::Ipam(_) | Self::Empty(_) => false,
         }
@@ -152,7 +166,8 @@ pub(crate) fn spawn(
     let config_key = IpamKeys::new(keys.prefix()).config();
     let syncer = Syncer::spawn(store.clone(), vec![config_key], events);
     let task = Task {
-        allocator: Allocator::new(store, keys.prefix(), &node, View::default()),
+        allocator: Allocator::new(store.clone(), keys.prefix(), &node, View::default()),
+        store,
         keys,
         node,
         world,
@@ -166,6 +181,7 @@ pub(crate) fn spawn(
 
 struct Task {
     allocator: Allocator<AnyStore>,
+    store: AnyStore,
     keys: Keys,
     node: String,
     world: watch::Receiver<Arc<World>>,
@@ -273,14 +289,20 @@ impl Task {
     async fn work(&mut self, jobs: Vec<Job>) {
         let mut requests = Vec::new();
         let mut waiting = Vec::new();
+        let mut sticky = Vec::new();
         for job in jobs {
             match job {
+                Job::Assign(assign, answer) if assign.identity.is_some() => {
+                    sticky.push((assign, answer));
+                }
                 Job::Assign(assign, answer) => {
-                    requests.push(Request::Assign(self.assign_request(&assign)));
+                    requests.push(Request::Assign(
+                        self.assign_request(&assign, Txn::default()),
+                    ));
                     waiting.push(Waiting::Assign(assign, answer));
                 }
                 Job::Release(release, answer) => {
-                    requests.push(Request::Release(self.release_request(&release)));
+                    requests.push(self.release_request(&release));
                     waiting.push(Waiting::Release(release, answer));
                 }
                 Job::AddressesOf(handle_id, answer) => {
@@ -308,25 +330,43 @@ impl Task {
                 }
             }
         }
+        for (assign, answer) in sticky {
+            if let Some(identity) = assign.identity.clone() {
+                let written = self.assign_sticky(*assign, &identity).await;
+                answer.send(written).unwrap_or_default();
+            }
+        }
     }
 
-    fn assign_request(&self, assign: &Assign) -> AssignRequest {
+    /// `also` goes into the same transaction.
+    fn assign_request(&self, assign: &Assign, also: Txn) -> AssignRequest {
         let now = jiff::Timestamp::now();
         let has = |v4: bool| assign.requested_ips.iter().any(|ip| ip.is_ipv4() == v4);
         let count = |wanted: bool, v4: bool| u32::from(wanted && !has(v4));
         let wish = &assign.wish;
-        let (v4, v6) = (count(wish.v4, true), count(wish.v6, false));
+        let (v4, v6) = match assign.given_ips.is_empty() {
+            true => (count(wish.v4, true), count(wish.v6, false)),
+            false => (0, 0),
+        };
         let mut request = AssignRequest::new(assign.handle_id.clone(), v4, v6, now);
-        request.ips.clone_from(&assign.requested_ips);
+        if assign.given_ips.is_empty() {
+            request.ips.clone_from(&assign.requested_ips);
+        }
         let pools = |names: &[String]| names.iter().filter_map(|n| n.parse().ok()).collect();
         request.v4_pools = pools(&wish.v4_pools);
         request.v6_pools = pools(&wish.v6_pools);
         if let Some((namespace, pod)) = &assign.pod {
             request.attrs.insert("namespace".into(), namespace.clone());
             request.attrs.insert("pod".into(), pod.clone());
+            let labels = self.namespace_labels(namespace);
+            request.namespace = Some(Box::new(move |text| {
+                let selector = text.parse::<Selector>();
+                selector.is_ok_and(|selector| selector.matches(&labels))
+            }));
         }
         let key = self.keys.resource(&assign.key);
         let endpoint = assign.endpoint.clone();
+        let given_ips = assign.given_ips.clone();
         let profile = assign.profile.clone().map(|profile| {
             (
                 self.keys.resource(&profile.key()),
@@ -334,25 +374,43 @@ impl Task {
             )
         });
         request.with_extra(move |addresses: &[Address]| {
-            let resource = AnyResource::WorkloadEndpoint(with_addresses(&endpoint, addresses));
+            let ips = ips_of(&given_ips, addresses);
+            let resource = AnyResource::WorkloadEndpoint(with_addresses(&endpoint, &ips));
             Extra {
-                txn: Txn::default().put(key.clone(), encode_stored(&resource)),
+                txn: also.clone().put(key.clone(), encode_stored(&resource)),
                 create_if_absent: profile.iter().cloned().collect(),
             }
         })
     }
 
-    fn release_request(&self, release: &Release) -> ReleaseRequest {
+    /// As the namespace's own profile has them: there each label has a prefix, because it is applied to
+    /// the namespace's endpoints.
+    fn namespace_labels(&self, namespace: &str) -> BTreeMap<String, String> {
+        let world = self.world.borrow();
+        let mut labels = world.namespaces.get(namespace).cloned().unwrap_or_default();
+        let name = labels.entry("projectcalico.org/name".into());
+        name.or_insert_with(|| namespace.to_owned());
+        labels
+    }
+
+    fn release_request(&self, release: &Release) -> Request {
+        if release.park {
+            return self.park_request(release);
+        }
+        Request::Release(ReleaseRequest {
+            handle_id: release.handle_id.clone(),
+            now: jiff::Timestamp::now(),
+            extra: self.without_endpoint(release).into(),
+        })
+    }
+
+    fn without_endpoint(&self, release: &Release) -> Txn {
         let mut txn = Txn::default();
         if let Some((key, revision)) = &release.endpoint {
             let key = self.keys.resource(key);
             txn = txn.when(key.clone(), *revision).delete(key);
         }
-        ReleaseRequest {
-            handle_id: release.handle_id.clone(),
-            now: jiff::Timestamp::now(),
-            extra: txn.into(),
-        }
+        txn
     }
 
     /// The endpoint was written since we last saw it: it goes as it is now, unless it has become
@@ -387,10 +445,11 @@ impl Task {
                 };
                 ours.then_some((key, kv.mod_revision))
             });
-            outcome = self
-                .allocator
-                .release_by_handle(self.release_request(&release))
-                .await;
+            let request = self.release_request(&release);
+            let mut outcomes = self.allocator.run(vec![request]).await;
+            outcome = outcomes.pop().unwrap_or(Err(IpamError::Contention {
+                attempts: RELEASE_ATTEMPTS,
+            }));
         }
         Err(TaskError::Contention)
     }
@@ -401,22 +460,32 @@ enum Waiting {
     Release(Release, Answer<()>),
 }
 
-fn with_addresses(endpoint: &WorkloadEndpoint, addresses: &[Address]) -> WorkloadEndpoint {
+fn ips_of(given: &[IpAddr], assigned: &[Address]) -> Vec<IpAddr> {
+    given
+        .iter()
+        .copied()
+        .chain(assigned.iter().map(|a| a.ip))
+        .collect()
+}
+
+fn with_addresses(endpoint: &WorkloadEndpoint, ips: &[IpAddr]) -> WorkloadEndpoint {
     let mut endpoint = endpoint.clone();
-    endpoint.spec.ip_networks = addresses.iter().map(|a| Cidr::host(a.ip)).collect();
+    endpoint.spec.ip_networks = ips.iter().copied().map(Cidr::host).collect();
     endpoint
 }
 
 fn written(assign: Assign, outcome: &Outcome) -> Result<Written, TaskError> {
-    if outcome.addresses.is_empty() {
+    let ips = ips_of(&assign.given_ips, &outcome.addresses);
+    if ips.is_empty() {
         return Err(TaskError::Empty(assign.handle_id));
     }
     Ok(Written {
-        ips: outcome.addresses.iter().map(|a| a.ip).collect(),
+        replaced: Vec::new(),
         stored: StoredEndpoint {
             key: assign.key,
-            endpoint: with_addresses(&assign.endpoint, &outcome.addresses),
+            endpoint: with_addresses(&assign.endpoint, &ips),
             mod_revision: outcome.revision,
         },
+        ips,
     })
 }

@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub(crate) ipam: Option<Arc<IpamConfigurationSpec>>,
     /// Names of all profiles.
     pub(crate) profiles: Arc<BTreeSet<String>>,
+    /// The labels of each namespace that has a profile.
+    pub(crate) namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
     /// This node's endpoints.
     pub(crate) endpoints: Arc<BTreeMap<ResourceKey, Arc<LocalEndpoint>>>,
     /// First characters of every host interface of ours.

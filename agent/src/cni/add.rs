@@ -12,10 +12,10 @@ use margay_model::rule::{Action, Rule};
 use margay_model::workload_endpoint::{WorkloadEndpoint, WorkloadEndpointSpec};
 use tracing::{debug, info};
 
-use super::naming::{endpoint_key, handle_id, host_ifname};
+use super::naming::{endpoint_key, host_ifname};
 use super::netconf::Call;
 use super::result::{Attachment, format_mac};
-use super::{Cni, HANDLE_ANNOTATION, PROGRAM_TIMEOUT, attach_error};
+use super::{Cni, HANDLE_ANNOTATION, IDENTITY_ANNOTATION, PROGRAM_TIMEOUT, attach_error, delegate};
 use crate::fault;
 use crate::ipam_task::{Assign, Written};
 use crate::world::World;
@@ -26,26 +26,41 @@ impl Cni {
         request: &CniRequest,
         header: &Header,
     ) -> Result<CniReply, CniError> {
-        let call = Call::parse(request, header)?;
+        let mut call = Call::parse(request, header)?;
         if call.prev_result.is_some() {
             let msg = "prevResult is set, but this plugin makes the interface: put it first";
             return Err(CniError::new(code::INVALID_CONFIG, msg));
         }
         self.synced_world().await?;
         let _turn = self.turns.take(&call.container_id).await;
-        let world = self.world();
         self.journal.forget(request);
-        let spec = self.attach_spec(&call, &world);
+        let Some(plugin) = call.delegate.clone() else {
+            return self.attach(&call, request).await;
+        };
+        let given = delegate::add(&plugin, request).await?;
+        call.given_ips = given.ips;
+        call.dns = call.dns.or(given.dns);
+        let attached = self.attach(&call, request).await;
+        if attached.is_err() {
+            delegate::give_back(&plugin, request).await;
+        }
+        attached
+    }
+
+    /// Everything but the addresses of another plugin, which are there.
+    async fn attach(&self, call: &Call, request: &CniRequest) -> Result<CniReply, CniError> {
+        let world = self.world();
+        let spec = self.attach_spec(call, &world);
         self.reaper.when_gone(&spec.host_ifname).await;
 
-        let key = endpoint_key(&self.node, &call).map_err(|e| {
+        let key = endpoint_key(&self.node, call).map_err(|e| {
             CniError::new(
                 code::INVALID_ENVIRONMENT,
                 format!("no endpoint can have this name: {e}"),
             )
         })?;
         let link = make_link(spec.clone());
-        let assign = self.assign(&call, &spec, &key, &world);
+        let assign = self.assign(call, &spec, &key, &world);
         let known = world.endpoints.contains_key(&key)
             || world
                 .endpoint_of(&call.container_id, &call.ifname)
@@ -66,16 +81,16 @@ impl Cni {
             }
             (Err(error), written) => {
                 if let Ok(written) = written {
-                    self.undo(&call.network, request, &written).await;
+                    self.undo(call, request, &written).await;
                 }
                 return Err(error);
             }
         };
-        match self.program(&call, &spec, &link, &written).await {
-            Ok(()) => Ok(reply(&call, &spec, &link, &written.ips)),
+        match self.program(call, &spec, &link, &written).await {
+            Ok(()) => Ok(reply(call, &spec, &link, &written.ips)),
             Err(error) => {
                 self.reaper.remove(spec.host_ifname).await;
-                self.undo(&call.network, request, &written).await;
+                self.undo(call, request, &written).await;
                 Err(error)
             }
         }
@@ -105,7 +120,10 @@ impl Cni {
     ) -> Result<Written, CniError> {
         let endpoint = endpoint(&self.node, key, call, spec, world);
         let assign = Assign {
-            handle_id: handle_id(&call.network, &call.container_id, &call.ifname),
+            handle_id: call.handle_id(),
+            container_id: call.container_id.clone(),
+            identity: call.identity.clone(),
+            given_ips: call.given_ips.clone(),
             pod: call
                 .pod
                 .as_ref()
@@ -138,6 +156,7 @@ impl Cni {
         written: &Written,
     ) -> Result<(), CniError> {
         let programmed = tokio::time::timeout(PROGRAM_TIMEOUT, async {
+            self.forget_replaced(written).await;
             if own_profile(call) {
                 self.profile_known(&call.network).await;
             }
@@ -181,6 +200,21 @@ impl Cni {
         }
     }
 
+    /// The same address on two interfaces of this host is one too many: what lost it goes first. On other
+    /// hosts the watch tells.
+    async fn forget_replaced(&self, written: &Written) {
+        let world = self.world();
+        let here = |key: &&ResourceKey| world.endpoints.contains_key(*key);
+        for key in written.replaced.iter().filter(here) {
+            let gone = self
+                .graph
+                .endpoint_gone(key.clone(), written.stored.mod_revision);
+            if let Err(reason) = gone.await {
+                info!(%key, reason, "kernel state of an endpoint is left to be retried");
+            }
+        }
+    }
+
     /// Waits for the watch to bring the profile of a network that has just had its first container.
     async fn profile_known(&self, network: &str) {
         let mut world = self.world.clone();
@@ -194,13 +228,14 @@ impl Cni {
     }
 
     /// Gives back what a failed ADD took. If that fails too, the runtime's DEL or our audit does it.
-    async fn undo(&self, network: &str, request: &CniRequest, written: &Written) {
+    async fn undo(&self, call: &Call, request: &CniRequest, written: &Written) {
         let (key, revision) = (&written.stored.key, written.stored.mod_revision);
         if let Err(reason) = self.graph.endpoint_gone(key.clone(), revision).await {
             info!(%key, reason, "kernel state of an endpoint is left to be retried");
         }
         let endpoint = Some((key.clone(), revision));
-        if let Err(error) = self.release(network, request, endpoint).await {
+        let owned = (call.handle_id(), call.identity.is_some());
+        if let Err(error) = self.release(owned, request, endpoint).await {
             info!(
                 container = request.container_id,
                 error = error.msg,
@@ -281,10 +316,15 @@ fn endpoint(
     metadata
         .labels
         .insert("projectcalico.org/orchestrator".into(), orchestrator.into());
-    metadata.annotations.insert(
-        HANDLE_ANNOTATION.into(),
-        handle_id(&call.network, &call.container_id, &call.ifname),
-    );
+    metadata
+        .annotations
+        .insert(HANDLE_ANNOTATION.into(), call.handle_id());
+    match &call.identity {
+        Some(identity) => metadata
+            .annotations
+            .insert(IDENTITY_ANNOTATION.into(), identity.name.clone()),
+        None => metadata.annotations.remove(IDENTITY_ANNOTATION),
+    };
     let profiles = match &call.pod {
         Some(pod) => {
             vec![

@@ -7,9 +7,8 @@ use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
 use margay_dataplane::attach::{self, AttachSpec};
 use serde_json::Value;
 
-use super::naming::handle_id;
 use super::netconf::Call;
-use super::{Cni, in_full};
+use super::{Cni, delegate, in_full};
 
 impl Cni {
     pub(super) async fn check(
@@ -41,12 +40,13 @@ impl Cni {
         let spec = &endpoint.resource.spec;
         let ips: Vec<IpAddr> = spec.ip_networks.iter().map(|net| net.addr()).collect();
         let mut problems = compare_result(previous, &ips)?;
-        let allocated =
-            self.ipam
-                .addresses_of(handle_id(&call.network, &call.container_id, &call.ifname));
-        match allocated.await {
-            Ok(allocated) => problems.extend(compare_allocation(&allocated, &ips)),
-            Err(e) => return Err(CniError::new(code::TRY_AGAIN_LATER, e.to_string())),
+        if let Some(plugin) = &call.delegate {
+            delegate::forward(plugin, "CHECK", request).await?;
+        } else if call.given_ips.is_empty() {
+            match self.ipam.addresses_of(call.handle_id()).await {
+                Ok(allocated) => problems.extend(compare_allocation(&allocated, &ips)),
+                Err(e) => return Err(CniError::new(code::TRY_AGAIN_LATER, e.to_string())),
+            }
         }
         let attach = AttachSpec {
             netns: call.netns.clone().into(),

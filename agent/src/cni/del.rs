@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::naming::{endpoint_key, handle_id, host_ifname};
 use super::netconf::Call;
-use super::{Cni, PROGRAM_TIMEOUT};
+use super::{Cni, HANDLE_ANNOTATION, PROGRAM_TIMEOUT, delegate, is_sticky};
 use crate::fault;
 use crate::ipam_task::Release;
 use crate::world::World;
@@ -50,7 +50,10 @@ impl Cni {
         self.synced_world().await?;
         fault::point("before-kernel-removal");
         let world = self.world();
-        let endpoint = self.endpoint_of(request, header, &world);
+        // A configuration that ADD would refuse has neither endpoint nor addresses.
+        let call = Call::parse(request, header).ok();
+        let owned = handle_of(request, header, call.as_ref(), &world);
+        let endpoint = self.endpoint_of(request, call.as_ref(), &world);
         if let Some((key, revision)) = endpoint.clone() {
             let gone = self.graph.endpoint_gone(key.clone(), revision);
             match tokio::time::timeout(PROGRAM_TIMEOUT, gone).await {
@@ -67,7 +70,7 @@ impl Cni {
             }
         }
         fault::point("after-kernel-removal");
-        let released = self.release(&header.name, request, endpoint).await;
+        let released = self.release(owned, request, endpoint).await;
         fault::point("after-release");
         // Also when the store is away: nothing routes to the interface any more.
         let ifname = host_ifname(
@@ -77,6 +80,13 @@ impl Cni {
         );
         self.reaper.remove(ifname).await;
         released?;
+        if let Some(plugin) = call.and_then(|call| call.delegate) {
+            let request = CniRequest {
+                command: "DEL".into(),
+                ..request.clone()
+            };
+            delegate::forward(&plugin, "DEL", &request).await?;
+        }
         self.journal.forget(request);
         info!(
             container = request.container_id,
@@ -92,28 +102,27 @@ impl Cni {
     fn endpoint_of(
         &self,
         request: &CniRequest,
-        header: &Header,
+        call: Option<&Call>,
         world: &World,
     ) -> Option<(ResourceKey, Revision)> {
         if let Some((key, endpoint)) = world.endpoint_of(&request.container_id, &request.ifname) {
             return Some((key.clone(), endpoint.mod_revision));
         }
-        // A configuration that ADD would refuse has no endpoint.
-        let call = Call::parse(request, header).ok()?;
-        let key = endpoint_key(&self.node, &call).ok()?;
+        let key = endpoint_key(&self.node, call?).ok()?;
         // A newer sandbox of the same pod has an endpoint of this name, and keeps it.
         (!world.endpoints.contains_key(&key)).then_some((key, 0))
     }
 
-    /// Frees the addresses of a container's interface and removes its endpoint, in one transaction.
+    /// Frees, or parks, the addresses of a container's interface and removes its endpoint, in one transaction.
     pub(super) async fn release(
         &self,
-        network: &str,
+        (handle_id, park): (String, bool),
         request: &CniRequest,
         endpoint: Option<(ResourceKey, Revision)>,
     ) -> Result<(), CniError> {
         let release = Release {
-            handle_id: handle_id(network, &request.container_id, &request.ifname),
+            handle_id,
+            park,
             container_id: request.container_id.clone(),
             endpoint,
         };
@@ -121,5 +130,31 @@ impl Cni {
             .release(release)
             .await
             .map_err(|e| CniError::new(code::TRY_AGAIN_LATER, e.to_string()))
+    }
+}
+
+/// The handle of the container's addresses, and whether it is an identity's: as the endpoint says, else as
+/// the call says.
+fn handle_of(
+    request: &CniRequest,
+    header: &Header,
+    call: Option<&Call>,
+    world: &World,
+) -> (String, bool) {
+    if let Some((_, endpoint)) = world.endpoint_of(&request.container_id, &request.ifname)
+        && let Some(id) = endpoint
+            .resource
+            .metadata
+            .annotations
+            .get(HANDLE_ANNOTATION)
+    {
+        return (id.clone(), is_sticky(&endpoint.resource));
+    }
+    match call {
+        Some(call) => (call.handle_id(), call.identity.is_some()),
+        None => {
+            let id = handle_id(&header.name, &request.container_id, &request.ifname);
+            (id, false)
+        }
     }
 }

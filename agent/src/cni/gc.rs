@@ -6,7 +6,8 @@ use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
 use serde::Deserialize;
 use tracing::info;
 
-use super::{Cni, HANDLE_ANNOTATION};
+use super::netconf::Call;
+use super::{Cni, HANDLE_ANNOTATION, delegate};
 
 #[derive(Deserialize)]
 struct Valid {
@@ -73,6 +74,12 @@ impl Cni {
             if let Err(error) = self.delete(&del, header).await {
                 problems.push(format!("{}: {}", del.container_id, error.msg));
             }
+        }
+        if let Ok(call) = Call::parse(request, header)
+            && let Some(plugin) = &call.delegate
+            && let Err(error) = delegate::forward(plugin, "GC", request).await
+        {
+            problems.push(format!("{plugin}: {}", error.msg));
         }
         if problems.is_empty() {
             return Ok(CniReply::done());

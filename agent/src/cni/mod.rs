@@ -5,9 +5,12 @@
 //! the graph, which answers when the kernel has acknowledged.
 
 mod add;
+mod annotations;
 mod check;
 mod del;
+mod delegate;
 mod gc;
+mod identity;
 mod journal;
 mod naming;
 mod netconf;
@@ -20,10 +23,12 @@ use std::time::Duration;
 use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
 use margay_dataplane::attach::AttachError;
 use margay_model::kind::ResourceKey;
+use margay_model::workload_endpoint::WorkloadEndpoint;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub(crate) use add::now_rfc3339;
+pub(crate) use identity::Identity;
 use journal::Entry;
 pub(crate) use journal::Journal;
 pub(crate) use netconf::IpamWish;
@@ -33,6 +38,7 @@ use crate::graph::GraphHandle;
 use crate::ipam_task::{IpamHandle, Release};
 use crate::reaper::Reaper;
 use crate::world::World;
+use netconf::Call;
 use turns::Turns;
 
 /// Version of an error told before the configuration's own is known.
@@ -46,7 +52,10 @@ const PROGRAM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where an endpoint of ours says which handle holds its addresses: a field the established layout does
 /// not have, for the audit of what a crash or a reboot left.
-const HANDLE_ANNOTATION: &str = "margay.io/handle";
+pub(crate) const HANDLE_ANNOTATION: &str = "margay.io/handle";
+
+/// Where it says that the handle is an identity's, and which.
+const IDENTITY_ANNOTATION: &str = "margay.io/identity";
 
 /// What the verbs work with.
 #[derive(Debug)]
@@ -94,7 +103,7 @@ impl Cni {
             "ADD" => self.add(&request, &header).await,
             "DEL" => self.del(&request, &header).await,
             "CHECK" => self.check(&request, &header).await,
-            "STATUS" => self.status(),
+            "STATUS" => self.status(&request, &header).await,
             "GC" => self.collect_garbage(&request, &header).await,
             other => Err(CniError::new(
                 code::INVALID_ENVIRONMENT,
@@ -184,6 +193,7 @@ impl Cni {
             handle_id: handle_id.clone(),
             container_id: container_id.clone(),
             endpoint: Some((key.clone(), endpoint.mod_revision)),
+            park: is_sticky(&endpoint.resource),
         };
         // The store first: what the graph forgets, no later look would find.
         if let Err(error) = self.ipam.release(release).await {
@@ -205,15 +215,18 @@ impl Cni {
     }
 
     /// STATUS: whether ADD can be served.
-    fn status(&self) -> Result<CniReply, CniError> {
-        let world = self.world.borrow();
+    async fn status(&self, request: &CniRequest, header: &Header) -> Result<CniReply, CniError> {
+        let world = self.world();
         if !world.in_sync {
             return Err(CniError::new(
                 code::NOT_AVAILABLE,
                 "the agent is not in sync yet",
             ));
         }
-        if world.pools.iter().all(|pool| pool.spec.disabled) {
+        let call = Call::parse(request, header)?;
+        if let Some(plugin) = &call.delegate {
+            delegate::forward(plugin, "STATUS", request).await?;
+        } else if world.pools.iter().all(|pool| pool.spec.disabled) {
             return Err(CniError::new(
                 code::NOT_AVAILABLE,
                 "there is no enabled IPPool",
@@ -234,6 +247,14 @@ impl Cni {
             )),
         }
     }
+}
+
+/// Whether an endpoint's addresses outlive it.
+fn is_sticky(endpoint: &WorkloadEndpoint) -> bool {
+    endpoint
+        .metadata
+        .annotations
+        .contains_key(IDENTITY_ANNOTATION)
 }
 
 /// An attachment error with the code that the spec has for it.

@@ -1,10 +1,15 @@
 //! The plugin's configuration and arguments, parsed into what an attachment needs.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use margay_api::cni::{CniError, CniRequest, Header, code};
 use serde::Deserialize;
 use serde_json::Value;
+
+use super::annotations::{Wishes, is_annotation};
+use super::identity::{Identity, StickyConf};
+use super::naming;
 
 /// One CNI call, understood.
 #[derive(Clone, Debug)]
@@ -21,6 +26,12 @@ pub(crate) struct Call {
     pub(crate) ipam: IpamWish,
     /// Addresses asked for by name; at most one a family.
     pub(crate) requested_ips: Vec<IpAddr>,
+    /// Addresses that are not ours to assign: of another plugin, or of whoever may dictate them.
+    pub(crate) given_ips: Vec<IpAddr>,
+    /// The plugin that `ipam.type` names, when it is not ours.
+    pub(crate) delegate: Option<String>,
+    /// Whose addresses they are, when they outlive the container.
+    pub(crate) identity: Option<Identity>,
     /// The container side's MAC when the runtime names one.
     pub(crate) mac: Option<[u8; 6]>,
     /// The pod, when the runtime is a Kubernetes one.
@@ -39,7 +50,7 @@ pub(crate) struct Pod {
 }
 
 /// What the `ipam` section asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IpamWish {
     pub(crate) v4: bool,
     pub(crate) v6: bool,
@@ -53,6 +64,10 @@ struct NetConf {
     mtu: Option<u32>,
     ipam: Option<IpamConf>,
     policy: Option<PolicyConf>,
+    #[serde(default)]
+    sticky: StickyConf,
+    #[serde(default)]
+    feature_control: FeatureControl,
     dns: Option<Value>,
     #[serde(rename = "runtimeConfig")]
     runtime_config: Option<RuntimeConf>,
@@ -99,10 +114,21 @@ struct ArgsConf {
     cni: Option<CniArgsConf>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct CniArgsConf {
     #[serde(default)]
     ips: Vec<String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    #[serde(default, rename = "namespaceAnnotations")]
+    namespace_annotations: BTreeMap<String, String>,
+}
+
+/// What the established plugin does only where it is allowed.
+#[derive(Default, Deserialize)]
+struct FeatureControl {
+    #[serde(default)]
+    ip_addrs_no_ipam: bool,
 }
 
 impl Call {
@@ -123,19 +149,49 @@ impl Call {
             ips: Vec::new(),
             mac: None,
         });
-        let from_args = conf
-            .args
-            .and_then(|a| a.cni)
-            .map(|c| c.ips)
-            .unwrap_or_default();
+        let mut from_conf = conf.args.and_then(|a| a.cni).unwrap_or_default();
+        from_conf.annotations.extend(args.annotations);
+        let wishes = Wishes::read(&from_conf.annotations, &from_conf.namespace_annotations)?;
+        let from_args = from_conf.ips;
         // The spec's conventions: runtimeConfig before args before the environment.
         let (ip_source, ips) = if !runtime.ips.is_empty() {
             ("runtimeConfig.ips", runtime.ips)
         } else if !from_args.is_empty() {
             ("args.cni.ips", from_args)
+        } else if let Some(ip) = args.ip {
+            ("CNI_ARGS IP", vec![ip])
         } else {
-            ("CNI_ARGS IP", args.ip.into_iter().collect())
+            ("annotation ipAddrs", wishes.ips)
         };
+        if !wishes.ips_without_ipam.is_empty() && !conf.feature_control.ip_addrs_no_ipam {
+            return Err(CniError::new(
+                code::INVALID_CONFIG,
+                "annotation ipAddrsNoIpam is set, feature_control.ip_addrs_no_ipam must be true",
+            ));
+        }
+        let given_ips = parse_ips("annotation ipAddrsNoIpam", &wishes.ips_without_ipam)?;
+        let mut section = conf.ipam.unwrap_or_default();
+        let delegate = section.delegate()?;
+        let mut ipam = match delegate {
+            Some(_) => IpamWish::default(),
+            None => section.check()?,
+        };
+        for (pools, wished) in [
+            (&mut ipam.v4_pools, wishes.v4_pools),
+            (&mut ipam.v6_pools, wishes.v6_pools),
+        ] {
+            if !wished.is_empty() {
+                *pools = wished;
+            }
+        }
+        let identity = conf.sticky.identity(args.identity, args.pod.as_ref())?;
+        if identity.is_some() && (delegate.is_some() || !given_ips.is_empty()) {
+            return Err(CniError::new(
+                code::INVALID_CONFIG,
+                "a sticky identity needs addresses of ours: ipam.type must be \"margay-ipam\" and \
+                 ipAddrsNoIpam absent",
+            ));
+        }
         let mac = match runtime.mac.or(args.mac) {
             Some(text) => Some(parse_mac(&text)?),
             None => None,
@@ -147,8 +203,12 @@ impl Call {
             netns: request.netns.clone(),
             ifname: request.ifname.clone(),
             mtu: check_mtu(conf.mtu)?,
-            ipam: conf.ipam.unwrap_or_default().check()?,
+            ipam,
             requested_ips: parse_ips(ip_source, &ips)?,
+            // A plugin is not asked for what is dictated.
+            delegate: delegate.filter(|_| given_ips.is_empty()),
+            given_ips,
+            identity,
             mac,
             pod: args.pod,
             kubernetes_policy: conf.policy.and_then(|p| p.kind).is_some_and(|k| k == "k8s"),
@@ -156,18 +216,31 @@ impl Call {
             prev_result: conf.prev_result,
         })
     }
+
+    /// The handle that holds the workload's addresses.
+    pub(crate) fn handle_id(&self) -> String {
+        match &self.identity {
+            Some(identity) => identity.handle_id(&self.network, &self.ifname),
+            None => naming::handle_id(&self.network, &self.container_id, &self.ifname),
+        }
+    }
 }
 
 impl IpamConf {
-    fn check(self) -> Result<IpamWish, CniError> {
-        if let Some(kind) = self.kind.as_deref()
-            && !matches!(kind, "margay-ipam" | "calico-ipam")
-        {
-            return Err(CniError::new(
-                code::UNSUPPORTED_FIELD,
-                format!("ipam.type is {kind:?}, must be \"margay-ipam\" or \"calico-ipam\""),
-            ));
+    /// The other plugin that is to be asked: a program's name, never a path.
+    fn delegate(&mut self) -> Result<Option<String>, CniError> {
+        let Some(kind) = self.kind.take() else {
+            return Ok(None);
+        };
+        match kind.as_str() {
+            "margay-ipam" | "calico-ipam" => Ok(None),
+            "" | "." | ".." => Err(bad_type(&kind)),
+            name if name.contains('/') => Err(bad_type(name)),
+            _ => Ok(Some(kind)),
         }
+    }
+
+    fn check(self) -> Result<IpamWish, CniError> {
         let v4 = flag("ipam.assign_ipv4", self.assign_ipv4, true)?;
         let v6 = flag("ipam.assign_ipv6", self.assign_ipv6, false)?;
         if !v4 && !v6 {
@@ -183,6 +256,15 @@ impl IpamConf {
             v6_pools: self.ipv6_pools,
         })
     }
+}
+
+fn bad_type(kind: &str) -> CniError {
+    CniError::new(
+        code::UNSUPPORTED_FIELD,
+        format!(
+            "ipam.type is {kind:?}, must be \"margay-ipam\" or the name of a plugin in CNI_PATH"
+        ),
+    )
 }
 
 fn flag(name: &str, value: Option<Flag>, default: bool) -> Result<bool, CniError> {
@@ -258,6 +340,8 @@ struct Args {
     pod: Option<Pod>,
     ip: Option<String>,
     mac: Option<String>,
+    identity: Option<String>,
+    annotations: BTreeMap<String, String>,
 }
 
 impl Args {
@@ -277,6 +361,11 @@ impl Args {
                 "K8S_POD_NAME" => name = value,
                 "IP" => args.ip = value,
                 "MAC" => args.mac = value,
+                "MARGAY_IDENTITY" => args.identity = value,
+                key if is_annotation(key) => {
+                    args.annotations
+                        .insert(key.to_owned(), value.unwrap_or_default());
+                }
                 _ => {}
             }
         }
@@ -350,6 +439,51 @@ mod tests {
     }
 
     #[test]
+    fn annotations_win_over_the_configured_pools_and_lose_to_the_runtime() {
+        let config = with(
+            r#","ipam":{"ipv4_pools":["conf"],"ipv6_pools":["conf6"]},"args":{"cni":{
+            "annotations":{"cni.projectcalico.org/ipAddrs":"[\"10.0.0.9\"]"},
+            "namespaceAnnotations":{"cni.projectcalico.org/ipv4pools":"[\"ns\"]"}}}"#,
+        );
+        let call = parse(&config, "").unwrap();
+        assert_eq!(call.ipam.v4_pools, ["ns"]);
+        assert_eq!(call.ipam.v6_pools, ["conf6"]);
+        assert_eq!(call.requested_ips, ["10.0.0.9".parse::<IpAddr>().unwrap()]);
+        let call = parse(
+            &config,
+            "cni.projectcalico.org/ipv4pools=[\"pod\"];IP=10.0.0.8",
+        )
+        .unwrap();
+        assert_eq!(call.ipam.v4_pools, ["pod"]);
+        assert_eq!(call.requested_ips, ["10.0.0.8".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn addresses_without_ipam_are_taken_as_they_are_where_that_is_allowed() {
+        let config = with(
+            r#","feature_control":{"ip_addrs_no_ipam":true},"ipam":{"type":"host-local"},"args":
+            {"cni":{"annotations":{"cni.projectcalico.org/ipAddrsNoIpam":"[\"10.9.0.1\"]"}}}"#,
+        );
+        let call = parse(&config, "").unwrap();
+        assert_eq!(call.given_ips, ["10.9.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(call.delegate, None);
+    }
+
+    #[test]
+    fn another_plugin_and_an_identity_are_recognised() {
+        let call = parse(&with(r#","ipam":{"type":"host-local"}"#), "").unwrap();
+        assert_eq!(call.delegate.as_deref(), Some("host-local"));
+        let call = parse(
+            &with(r#","sticky":{"leaseSeconds":9}"#),
+            "MARGAY_IDENTITY=db",
+        )
+        .unwrap();
+        let identity = call.identity.clone().unwrap();
+        assert_eq!((identity.name.as_str(), identity.lease_secs), ("db", 9));
+        assert!(call.handle_id().starts_with("net1.sticky-"));
+    }
+
+    #[test]
     fn a_pod_comes_from_the_arguments() {
         let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=x";
         let pod = parse(&with(""), args).unwrap().pod.unwrap();
@@ -373,10 +507,22 @@ mod tests {
                 "does not decode",
             ),
             (
-                r#","ipam":{"type":"dhcp"}"#,
+                r#","ipam":{"type":"/bin/sh"}"#,
                 "",
                 code::UNSUPPORTED_FIELD,
-                "ipam.type is \"dhcp\"",
+                "ipam.type is \"/bin/sh\"",
+            ),
+            (
+                r#","ipam":{"type":"host-local"},"sticky":{"identity":"a"}"#,
+                "",
+                code::INVALID_CONFIG,
+                "needs addresses of ours",
+            ),
+            (
+                r#","args":{"cni":{"annotations":{"cni.projectcalico.org/ipAddrsNoIpam":"[\"10.0.0.1\"]"}}}"#,
+                "",
+                code::INVALID_CONFIG,
+                "ip_addrs_no_ipam must be true",
             ),
             (
                 "",

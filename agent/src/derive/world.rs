@@ -1,6 +1,6 @@
 //! The part of the world that handlers choose addresses and profiles by.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use margay_model::any::AnyResource;
@@ -37,8 +37,27 @@ pub(crate) fn refresh_world(world: &mut World, cache: &Cache, node: &str) {
         .of_kind(Kind::Profile)
         .map(|p| p.metadata().name.clone());
     world.profiles = Arc::new(profiles.collect::<BTreeSet<_>>());
+    world.namespaces = Arc::new(namespaces(cache));
     world.ipam = match cache.get(&ResourceKey::global(Kind::IpamConfiguration, "default")) {
         Some(AnyResource::IpamConfiguration(config)) => Some(Arc::new(config.spec.clone())),
         _ => None,
     };
+}
+
+/// What namespaceSelectors are evaluated against: the profile `kns.NAMESPACE` applies the namespace's labels
+/// to its endpoints, each with the prefix `pcns.`.
+fn namespaces(cache: &Cache) -> BTreeMap<String, BTreeMap<String, String>> {
+    let labels = cache.of_kind(Kind::Profile).filter_map(|resource| {
+        let AnyResource::Profile(profile) = resource else {
+            return None;
+        };
+        let namespace = profile.metadata.name.strip_prefix("kns.")?;
+        let applied = profile.spec.labels_to_apply.iter();
+        let labels = applied.filter_map(|(name, value)| {
+            let name = name.strip_prefix("pcns.")?;
+            Some((name.to_owned(), value.clone()))
+        });
+        Some((namespace.to_owned(), labels.collect()))
+    });
+    labels.collect()
 }
