@@ -13,6 +13,9 @@ use crate::binary::binary;
 use crate::lab::{Host, Lab};
 use crate::netns::NetNs;
 
+/// Where the distribution has the reference plugins.
+const DISTRIBUTION_PLUGINS: &str = "/usr/lib/cni";
+
 /// The plugin as a host's runtime knows it.
 #[derive(Clone, Debug)]
 pub struct Plugin {
@@ -20,6 +23,8 @@ pub struct Plugin {
     pub program: PathBuf,
     /// The plugin's object of the network configuration, with name and cniVersion.
     pub config: Value,
+    /// `CNI_ARGS`.
+    pub args: String,
     host: String,
 }
 
@@ -36,6 +41,7 @@ impl Plugin {
                 "journal": agent.journal(),
                 "ipam": {"type": "margay-ipam", "assign_ipv4": "true", "assign_ipv6": "true"},
             }),
+            args: String::new(),
             host: host.netns.name().to_owned(),
         })
     }
@@ -119,6 +125,8 @@ impl Container {
         let command = std::process::Command::new(&self.plugin.program);
         let mut command = crate::process::within(host, &command);
         let folder = self.plugin.program.parent();
+        let folder = folder.context("a program without a folder")?;
+        let path = format!("{}:{DISTRIBUTION_PLUGINS}", folder.display());
         let mut child = command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -126,7 +134,8 @@ impl Container {
             .env("CNI_CONTAINERID", &self.id)
             .env("CNI_NETNS", self.netns.path())
             .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", folder.context("a program without a folder")?)
+            .env("CNI_ARGS", &self.plugin.args)
+            .env("CNI_PATH", path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,0 +1,83 @@
+//! Addresses of the distribution's own IPAM plugins: routed like ours, given back to the plugin, and no
+//! block or handle in the store.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use margay_lab::resources::{NETWORK, pools_and_profile};
+use margay_lab::{Cluster, Container, Lab, Plugin, ping};
+use serde_json::{Value, json};
+
+const PROMPT: Duration = Duration::from_secs(5);
+
+fn container(cluster: &Cluster, id: &str, ipam: Value) -> Result<Container> {
+    let mut plugin = Plugin::new(&cluster.agents[0], &cluster.lab.hosts[0], NETWORK)?;
+    plugin.config["ipam"] = ipam;
+    Container::new(&cluster.lab, id, plugin)
+}
+
+/// What host-local has handed out: a file an address.
+fn handed_out(data: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(data.join(NETWORK)).unwrap();
+    let names = files.map(|f| f.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("10.")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn host_local_and_static_serve_addresses_and_get_them_back() {
+    let lab = Lab::new(1).unwrap();
+    let cluster = Cluster::start(lab, &[pools_and_profile(false)]).unwrap();
+    let data: PathBuf = cluster.lab.dir().join("host-local");
+    let host_local = json!({"type": "host-local", "dataDir": data, "ranges":
+        [[{"subnet": "10.77.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]});
+    let mut c1 = container(&cluster, "c1", host_local.clone()).unwrap();
+    let result = c1.cni_add().unwrap();
+    assert_eq!(result["ips"][0]["address"], "10.77.0.2/32");
+    let mut c2 = container(
+        &cluster,
+        "c2",
+        json!({"type": "static", "addresses": [{"address": "10.78.0.9/24", "gateway": "10.78.0.1"}],
+               "dns": {"nameservers": ["192.0.2.53"]}}),
+    )
+    .unwrap();
+    let other = c2.cni_add().unwrap();
+    assert_eq!(other["ips"][0]["address"], "10.78.0.9/32");
+    assert_eq!(other["dns"]["nameservers"][0], "192.0.2.53");
+    ping(&c1.netns, c2.v4().unwrap(), PROMPT).unwrap();
+    ping(&c2.netns, c1.v4().unwrap(), PROMPT).unwrap();
+    c1.cni_check(&result).unwrap();
+    let stored = cluster
+        .etcd
+        .ctl(&["get", "--prefix", "--keys-only", "/calico/ipam/"]);
+    assert_eq!(stored.unwrap().trim(), "");
+
+    // An ADD that fails afterwards gives the address back.
+    let mut broken = container(&cluster, "c3", host_local.clone()).unwrap();
+    broken
+        .netns
+        .ip("link add eth0 type veth peer name other")
+        .unwrap();
+    broken.cni_add().unwrap_err();
+    assert_eq!(handed_out(&data), ["10.77.0.2"]);
+
+    c1.cni_del().unwrap();
+    c1.cni_del().unwrap();
+    assert!(handed_out(&data).is_empty());
+    c2.cni_del().unwrap();
+    let endpoints = "/calico/resources/v3/projectcalico.org/workloadendpoints/";
+    let left = cluster
+        .etcd
+        .ctl(&["get", "--prefix", "--keys-only", endpoints]);
+    assert_eq!(left.unwrap().trim(), "");
+    assert!(
+        container(&cluster, "c4", json!({"type": "no-such"}))
+            .unwrap()
+            .cni_add()
+            .unwrap_err()
+            .to_string()
+            .contains("has no such plugin")
+    );
+}
