@@ -90,6 +90,16 @@ pub fn go_timestamp(time: Timestamp) -> String {
     }
 }
 
+/// Reads what [`go_timestamp`] writes, in any zone of numbers, and RFC 3339.
+pub fn parse_go_timestamp(text: &str) -> Option<Timestamp> {
+    let mut words = text.split_whitespace();
+    match (words.next()?, words.next(), words.next()) {
+        (date, Some(time), Some(offset)) => format!("{date}T{time}{offset}").parse().ok(),
+        (whole, None, None) => whole.parse().ok(),
+        _ => None,
+    }
+}
+
 impl Block {
     /// An empty block of nobody. `now` seeds the sequence number.
     pub fn new(cidr: BlockCidr, now: Timestamp) -> Self {
@@ -387,6 +397,13 @@ mod tests {
             ("2026-11-21T05:02:52Z", "2026-11-21 05:02:52 +0000 UTC"),
         ] {
             assert_eq!(go_timestamp(time.parse().unwrap()), text);
+            assert_eq!(parse_go_timestamp(text), Some(time.parse().unwrap()));
+            assert_eq!(parse_go_timestamp(time), Some(time.parse().unwrap()));
+        }
+        let east = parse_go_timestamp("2026-11-21 07:02:52 +0200 CEST m=+0.5");
+        assert_eq!(east, "2026-11-21T05:02:52Z".parse().ok());
+        for garbage in ["", "yesterday", "2026-11-21 05:02", "a b c d"] {
+            assert_eq!(parse_go_timestamp(garbage), None, "{garbage}");
         }
     }
 

@@ -14,7 +14,7 @@ mod handle;
 mod keys;
 
 pub use affinity::{AffinityState, BlockAffinity, Owner};
-pub use block::{AllocationAttribute, Block, go_timestamp};
+pub use block::{AllocationAttribute, Block, go_timestamp, parse_go_timestamp};
 pub use block_cidr::{BlockCidr, BlockCidrError, Family, MAX_BLOCK_ADDRESSES};
 pub use config::{
     DEFAULT_COOLDOWN_SECS, DEFAULT_MAX_BLOCKS_PER_HOST, IpamConfig, MAX_COOLDOWN_SECS,
