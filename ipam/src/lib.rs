@@ -8,6 +8,7 @@
 mod address_set;
 mod allocator;
 mod block;
+pub mod check;
 mod error;
 mod known;
 mod plan;

@@ -1,5 +1,6 @@
 //! The allocator over a store in memory: behaviour, and races in every order.
 
+mod checking;
 mod interleaving;
 mod mem_store;
 mod sample;

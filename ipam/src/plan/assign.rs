@@ -127,6 +127,9 @@ impl Plan<'_> {
                 None => self.rely_on(base, &block),
             }
         }
+        // Written although it stays as it is: whoever is about to free the address because nothing
+        // used it compares the handle, and so learns that something does.
+        assignment.handle.changed = true;
         assignment.got.push(address);
         Ok(())
     }
@@ -528,7 +531,7 @@ impl Plan<'_> {
 }
 
 /// Who holds an address, in words.
-pub(super) fn describe(attribute: &AllocationAttribute) -> String {
+pub(crate) fn describe(attribute: &AllocationAttribute) -> String {
     let handle = attribute.handle().unwrap_or("no handle");
     let node = attribute.secondary.as_ref().and_then(|s| s.get("node"));
     match node {

@@ -6,6 +6,8 @@ mod assign;
 mod park;
 mod release;
 
+pub(crate) use assign::describe;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -35,6 +35,7 @@ struct State {
     late: Vec<Txn>,
     faults: Option<Rng>,
     forget_block_compares: bool,
+    forget_handle_compares: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -48,7 +49,8 @@ impl State {
             .map(|c| self.kvs.get(&c.key).cloned())
             .collect();
         let holds = txn.compares.iter().zip(&current).all(|(compare, current)| {
-            let planted = self.forget_block_compares && compare.key.contains("/assignment/");
+            let planted = (self.forget_block_compares && compare.key.contains("/assignment/"))
+                || (self.forget_handle_compares && compare.key.contains("/handle/"));
             planted || current.as_ref().map_or(0, |kv| kv.mod_revision) == compare.mod_revision
         });
         if !holds {
@@ -90,7 +92,7 @@ fn unavailable(reason: &str) -> StoreError {
     }
 }
 
-async fn yield_once() {
+pub(super) async fn yield_once() {
     let mut yielded = false;
     poll_fn(|_| match std::mem::replace(&mut yielded, true) {
         true => Poll::Ready(()),
@@ -109,6 +111,11 @@ impl MemStore {
     /// Plants the lost update: blocks are written whatever their revision.
     pub(super) fn forget_block_compares(&self) {
         self.0.lock().unwrap().forget_block_compares = true;
+    }
+
+    /// Plants another: handles are written whatever their revision.
+    pub(super) fn forget_handle_compares(&self) {
+        self.0.lock().unwrap().forget_handle_compares = true;
     }
 
     /// Transactions and reads so far.
