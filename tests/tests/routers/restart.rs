@@ -13,8 +13,12 @@
 //! 3. What it does not say again is withdrawn at its End-of-RIB (RFC 4724, section 4.2): a container that went
 //!    meanwhile.
 //!
+//! For all agents that are killed and started again at the same time:
+//! 4. The same, and none waits for another's End-of-RIB for ever (RFC 4724, section 4.1: not for a speaker that has
+//!    just restarted as well): a new container is told of promptly.
+//!
 //! For a router that is killed and started again in recovery:
-//! 4. Nothing happens to what it had announced in the hosts' kernels.
+//! 5. Nothing happens to what it had announced in the hosts' kernels.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -24,7 +28,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use margay_lab::resources::{HOST_AS, TOR_AS, bgp, pools_and_profile};
 use margay_lab::{
-    Container, Lab, NetNs, Pinger, Process, ensure_no_route, eventually, run, tor_config,
+    Container, Lab, NetNs, Pinger, Process, ensure_no_route, eventually, host_route, run,
+    tor_config,
 };
 
 use crate::support::{PROMPT, Rack, RouteMonitor, SOON, our_route, ups};
@@ -127,6 +132,17 @@ impl Watch {
     }
 }
 
+/// Waits until every host and the router have a route to every container.
+fn everybody_knows(rack: &Rack, containers: &[Container]) -> Result<()> {
+    let hosts = rack.hosts().iter().map(|host| &host.netns);
+    for netns in hosts.chain([&rack.cluster.lab.tor]) {
+        for address in containers.iter().flat_map(|c| &c.addresses) {
+            eventually(PROMPT, "routed", || host_route(netns, *address))?;
+        }
+    }
+    Ok(())
+}
+
 fn back_again(rack: &Rack, index: usize, times: usize) -> Result<()> {
     let name = &rack.hosts()[index].name;
     eventually(SOON, &format!("{name} is ready"), || {
@@ -145,18 +161,7 @@ fn back_again(rack: &Rack, index: usize, times: usize) -> Result<()> {
 fn an_agent_that_restarts_loses_no_packet_and_no_route() -> Result<()> {
     let mut rack = rack()?;
     let mut containers = rack.containers()?;
-    for container in &containers {
-        for netns in rack
-            .hosts()
-            .iter()
-            .map(|h| &h.netns)
-            .chain([&rack.cluster.lab.tor])
-        {
-            for address in &container.addresses {
-                eventually(PROMPT, "routed", || margay_lab::host_route(netns, *address))?;
-            }
-        }
-    }
+    everybody_knows(&rack, &containers)?;
 
     let watch = Watch::start(&rack, &containers)?;
     rack.cluster.agents[1].kill()?;
@@ -188,6 +193,27 @@ fn an_agent_that_restarts_loses_no_packet_and_no_route() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn agents_that_restart_together_lose_nothing_either() -> Result<()> {
+    let mut rack = rack()?;
+    let containers = rack.containers()?;
+    everybody_knows(&rack, &containers)?;
+    let watch = Watch::start(&rack, &containers)?;
+    for agent in &mut rack.cluster.agents {
+        agent.kill()?;
+    }
+    sleep(AWAY);
+    for agent in &mut rack.cluster.agents {
+        agent.restart()?;
+    }
+    for index in 0..3 {
+        back_again(&rack, index, 2)?;
+    }
+    let late = rack.cluster.attach(0, "late")?;
+    everybody_knows(&rack, &[late])?;
+    watch.quiet("all agents")
 }
 
 /// BIRD in recovery: it leaves the kernel and its peers alone until it has heard them.
