@@ -11,10 +11,12 @@
 //!    no other (RFC 4271, section 6.2: Bad Peer AS until both ends agree).
 //! 4. BGPConfiguration's asNumber is the AS that the router sees; its listenPort is where hosts listen and dial
 //!    each other.
+//! 5. A node with routeReflectorClusterID reflects (RFC 4456): its clients, which have no session with each other,
+//!    learn each other's containers by it, with the next hop unchanged (section 10), and lose them on DEL.
 
-use anyhow::{Result, ensure};
-use margay_lab::resources::{TOR_AS, pools_and_profile};
-use margay_lab::{Ctl, Lab, eventually};
+use anyhow::{Context, Result, ensure};
+use margay_lab::resources::{HOST_AS, TOR_AS, pools_and_profile};
+use margay_lab::{Ctl, Lab, ensure_no_route, eventually, ping, tor_config};
 
 use crate::support::{PROMPT, Rack, SOON, our_route, ups, wait_for_sessions};
 
@@ -141,5 +143,68 @@ fn of_the_whole_cluster(rack: &Rack) -> Result<()> {
     eventually(PROMPT, "the mesh tells of the container", || {
         our_route(&rack.hosts()[1].netns, &container.v4()?.to_string())
     })?;
+    Ok(())
+}
+
+/// Every node peers with the nodes that reflect.
+const REFLECTED: &str = "---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata:
+  name: reflectors
+spec:
+  nodeSelector: all()
+  peerSelector: role == 'reflector'
+";
+
+#[test]
+fn clients_of_a_reflector_learn_from_each_other() -> Result<()> {
+    let lab = Lab::new(3)?;
+    let config = tor_config(&lab, TOR_AS, HOST_AS);
+    let resources = configuration("  nodeToNodeMeshEnabled: false\n") + REFLECTED;
+    let mut rack = Rack::with(lab, &config, &[pools_and_profile(false), resources])?;
+    let ctl = rack.cluster.ctl();
+    for host in 0..3 {
+        wait_for_sessions(rack.agent(host), &[])?;
+    }
+    let id = r#"{"spec":{"bgp":{"routeReflectorClusterID":"192.0.2.250"}}}"#;
+    ctl.run(&format!("patch node h1 -p {id}"))?;
+    ctl.run("label nodes h1 role=reflector")?;
+    wait_for_sessions(rack.agent(0), &["reflectors"; 4])?;
+    for client in [1, 2] {
+        wait_for_sessions(rack.agent(client), &["reflectors"; 2])?;
+    }
+
+    let c2 = rack.cluster.attach(1, "c2")?;
+    let mut c3 = rack.cluster.attach(2, "c3")?;
+    let h2 = &rack.cluster.lab.hosts[1];
+    for address in &c3.addresses {
+        let route = eventually(PROMPT, "reflected", || {
+            our_route(&h2.netns, &address.to_string())
+        })?;
+        ensure!(route.dev.as_deref() == Some("eth0"), "{route:?}");
+    }
+    // The reflector is not on the way: packets need the router alone, which knows the hosts, not the containers.
+    let h3 = rack.cluster.lab.hosts[2].v4;
+    for (address, home) in [(c2.v4()?, h2.v4), (c3.v4()?, h3)] {
+        rack.cluster
+            .lab
+            .tor
+            .ip(&format!("route add {address}/32 via {home}"))?;
+    }
+    let reflector = &rack.cluster.lab.hosts[0].netns;
+    reflector.sysctl("net.ipv4.ip_forward", "0")?;
+    ping(&c2.netns, c3.v4()?, PROMPT)?;
+    reflector.sysctl("net.ipv4.ip_forward", "1")?;
+
+    // What it was given stays when the reflector starts anew.
+    rack.cluster.agents[0].restart()?;
+    wait_for_sessions(rack.agent(0), &["reflectors"; 4])?;
+    let gone = c3.addresses.clone();
+    c3.cni_del()?;
+    let h2 = rack.cluster.lab.hosts.get(1).context("three hosts")?;
+    for address in gone {
+        eventually(PROMPT, "withdrawn", || ensure_no_route(&h2.netns, address))?;
+    }
     Ok(())
 }
