@@ -37,6 +37,15 @@ impl Cni {
         let Some(plugin) = call.delegate.clone() else {
             return self.attach(&call, request).await;
         };
+        let world = self.world();
+        if world
+            .endpoint_of(&call.container_id, &call.ifname)
+            .is_some()
+        {
+            // The plugin may give an attached container the same address again, and what is given back
+            // after this ADD has failed would be in use.
+            ensure_absent(self.attach_spec(&call, &world)).await?;
+        }
         let given = delegate::add(&plugin, request).await?;
         call.given_ips = given.ips;
         call.dns = call.dns.or(given.dns);
@@ -204,11 +213,15 @@ impl Cni {
     /// hosts the watch tells.
     async fn forget_replaced(&self, written: &Written) {
         let world = self.world();
-        let here = |key: &&ResourceKey| world.endpoints.contains_key(*key);
-        for key in written.replaced.iter().filter(here) {
+        for key in &written.replaced {
+            let Some(endpoint) = world.endpoints.get(key) else {
+                continue;
+            };
+            let container_id = &endpoint.resource.spec.container_id;
+            let revision = written.stored.mod_revision;
             let gone = self
                 .graph
-                .endpoint_gone(key.clone(), written.stored.mod_revision);
+                .endpoint_gone(key.clone(), revision, container_id);
             if let Err(reason) = gone.await {
                 info!(%key, reason, "kernel state of an endpoint is left to be retried");
             }
@@ -230,7 +243,10 @@ impl Cni {
     /// Gives back what a failed ADD took. If that fails too, the runtime's DEL or our audit does it.
     async fn undo(&self, call: &Call, request: &CniRequest, written: &Written) {
         let (key, revision) = (&written.stored.key, written.stored.mod_revision);
-        if let Err(reason) = self.graph.endpoint_gone(key.clone(), revision).await {
+        let gone = self
+            .graph
+            .endpoint_gone(key.clone(), revision, &request.container_id);
+        if let Err(reason) = gone.await {
             info!(%key, reason, "kernel state of an endpoint is left to be retried");
         }
         let endpoint = Some((key.clone(), revision));
@@ -257,6 +273,18 @@ fn make_link(spec: AttachSpec) -> impl Future<Output = Result<Attached, CniError
             let msg = format!("attaching failed: {panic}");
             Err(CniError::new(code::ATTACH_FAILED, msg))
         })
+    }
+}
+
+/// The container has no such interface yet.
+async fn ensure_absent(spec: AttachSpec) -> Result<(), CniError> {
+    let looked = tokio::task::spawn_blocking(move || attach::ensure_absent(&spec));
+    match looked.await {
+        Ok(found) => found.map_err(|e| attach_error(&e)),
+        Err(panic) => {
+            let msg = format!("attaching failed: {panic}");
+            Err(CniError::new(code::ATTACH_FAILED, msg))
+        }
     }
 }
 

@@ -55,7 +55,9 @@ impl Cni {
         let owned = handle_of(request, header, call.as_ref(), &world);
         let endpoint = self.endpoint_of(request, call.as_ref(), &world);
         if let Some((key, revision)) = endpoint.clone() {
-            let gone = self.graph.endpoint_gone(key.clone(), revision);
+            let gone = self
+                .graph
+                .endpoint_gone(key.clone(), revision, &request.container_id);
             match tokio::time::timeout(PROGRAM_TIMEOUT, gone).await {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => {

@@ -202,7 +202,7 @@ impl Cni {
         }
         if let Err(reason) = self
             .graph
-            .endpoint_gone(key.clone(), endpoint.mod_revision)
+            .endpoint_gone(key.clone(), endpoint.mod_revision, container_id)
             .await
         {
             warn!(endpoint = %key, reason, "kernel state of an endpoint is left to be retried");

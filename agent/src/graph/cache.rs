@@ -128,6 +128,22 @@ impl Cache {
         self.take(key)
     }
 
+    /// The endpoint that a container had, written at `revision` or later, is removed. A newer container
+    /// of the same pod has the same key, and keeps it.
+    pub(crate) fn remove_endpoint(
+        &mut self,
+        key: &ResourceKey,
+        revision: Revision,
+        container_id: &str,
+    ) -> Option<Changed> {
+        let known = self.stored.get(key).filter(|stored| {
+            matches!(&stored.resource, Some(AnyResource::WorkloadEndpoint(endpoint))
+                if endpoint.spec.container_id == container_id)
+        });
+        let revision = known.map_or(revision, |stored| stored.mod_revision.max(revision));
+        self.remove(key, revision)
+    }
+
     /// The watch has brought everything up to `revision`: older removals cannot be contradicted.
     pub(crate) fn seen_up_to(&mut self, revision: Revision) {
         self.removed.retain(|_, removed| *removed > revision);
@@ -147,6 +163,7 @@ impl Cache {
 mod tests {
     use margay_model::meta::{ObjectMeta, Resource};
     use margay_model::profile::ProfileSpec;
+    use margay_model::workload_endpoint::WorkloadEndpointSpec;
 
     use super::*;
 
@@ -174,6 +191,27 @@ mod tests {
         assert!(cache.remove(&key("a"), 8).is_some());
         assert!(cache.apply(key("a"), profile("a"), 5).is_none());
         assert!(cache.apply(key("a"), profile("a"), 9).is_some());
+    }
+
+    #[test]
+    fn a_container_takes_its_own_endpoint_away_and_not_its_successors() {
+        let key = ResourceKey::namespaced(Kind::WorkloadEndpoint, "shop", "h1-k8s-web-eth0");
+        let endpoint = |container: &str| {
+            let spec = WorkloadEndpointSpec {
+                container_id: container.into(),
+                ..WorkloadEndpointSpec::default()
+            };
+            Some(Resource::new(ObjectMeta::namespaced("shop", "h1-k8s-web-eth0"), spec).into())
+        };
+        let mut cache = Cache::default();
+        cache.apply(key.clone(), endpoint("old"), 5);
+        cache.apply(key.clone(), endpoint("new"), 7);
+        assert!(cache.remove_endpoint(&key, 5, "old").is_none());
+        assert!(cache.get(&key).is_some());
+        // Labels were changed since the container was seen.
+        cache.apply(key.clone(), endpoint("new"), 9);
+        assert!(cache.remove_endpoint(&key, 7, "new").is_some());
+        assert!(cache.apply(key.clone(), endpoint("new"), 9).is_none());
     }
 
     #[test]

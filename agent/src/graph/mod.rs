@@ -51,7 +51,7 @@ pub(crate) struct StoredEndpoint {
 
 enum Message {
     Written(Box<StoredEndpoint>, Acknowledge),
-    Gone(ResourceKey, Revision, Acknowledge),
+    Gone(ResourceKey, Revision, String, Acknowledge),
     Programmed(ResourceKey, Acknowledge),
 }
 
@@ -71,8 +71,8 @@ impl GraphHandle {
             .await
     }
 
-    /// Tells that an endpoint, as written at `revision`, is about to be removed from the store; returns
-    /// when the kernel has forgotten it.
+    /// Tells that a container's endpoint, written at `revision` or later, is about to be removed from the
+    /// store; returns when the kernel has forgotten it.
     ///
     /// # Errors
     /// What the kernel refused, in words.
@@ -80,8 +80,11 @@ impl GraphHandle {
         &self,
         key: ResourceKey,
         revision: Revision,
+        container_id: &str,
     ) -> Result<(), String> {
-        self.ask(|ack| Message::Gone(key, revision, ack)).await
+        let container_id = container_id.to_owned();
+        self.ask(|ack| Message::Gone(key, revision, container_id, ack))
+            .await
     }
 
     /// Asks whether policy and routes of an endpoint are in the kernel.
@@ -249,11 +252,9 @@ impl Graph {
                     ack,
                 });
             }
-            Message::Gone(key, revision, ack) => {
+            Message::Gone(key, revision, container_id, ack) => {
                 // News as old as the value that we remove must not bring it back.
-                let known = self.cache.mod_revision(&key).unwrap_or(0);
-                let revision = revision.max(known);
-                let changed = self.cache.remove(&key, revision);
+                let changed = self.cache.remove_endpoint(&key, revision, &container_id);
                 self.take(changed);
                 self.waiting.push(Waiting {
                     key,
