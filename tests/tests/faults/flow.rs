@@ -53,7 +53,7 @@ impl Flow {
             while receiving.load(Ordering::Relaxed) {
                 match receiver.recv(&mut [0; 8]) {
                     Ok(_) => drop(arrived.fetch_add(1, Ordering::Relaxed)),
-                    Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                    Err(e) if is_nothing(&e) => {}
                     Err(e) => return Err(e.into()),
                 }
             }
@@ -121,6 +121,14 @@ impl Drop for Flow {
         self.stop.store(true, Ordering::Relaxed);
         self.receiving.store(false, Ordering::Relaxed);
     }
+}
+
+/// Time is up, or the machine wanted the thread for a moment.
+fn is_nothing(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
 }
 
 /// A socket belongs to the namespace that its thread was in when it was made.
