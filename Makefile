@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build demo demo-single test check bench install
+.PHONY: help build demo demo-single test check bench bench-cni install
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -13,6 +13,7 @@ help:
 	@echo 'make check           format, lints, unit tests'
 	@echo 'make test            everything'
 	@echo 'make bench           benchmarks'
+	@echo 'make bench-cni       attaching containers, beside the reference plugins (about 3 minutes)'
 	@echo 'make build           release programs into dist/bin'
 	@echo 'make install         dist/bin to $(PREFIX)/bin, the CNI plugin to $(CNI_BIN)'
 
@@ -35,6 +36,9 @@ test:
 bench:
 	scripts/setup.sh build
 	cargo bench --workspace --locked
+
+bench-cni:
+	scripts/bench-cni.sh
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(CNI_BIN)

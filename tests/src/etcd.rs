@@ -1,6 +1,7 @@
 //! Real etcd servers on free ports, with their data in a directory of their own.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use tempfile::TempDir;
 
 use crate::eventually::eventually;
+use crate::netns::within_netns;
 use crate::port::free_port;
 use crate::process::{Process, run};
 
@@ -152,6 +154,30 @@ impl Etcd {
     /// What runs, unless killed.
     pub fn process(&self) -> Result<&Process> {
         self.process.as_ref().context("etcd is not running")
+    }
+
+    /// How often each call of its key-value service was made, as its own metrics say. Without TLS only.
+    pub fn kv_calls(&self) -> Result<Vec<(String, u64)>> {
+        let address = self.url.strip_prefix("http://").context("not plain http")?;
+        let ask = || -> Result<String> {
+            let mut stream = TcpStream::connect(address)?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = match &self.netns {
+            Some(netns) => within_netns(netns, ask)?,
+            None => ask()?,
+        };
+        let calls = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix("grpc_server_started_total{")?;
+            let (labels, count) = rest.split_once("} ")?;
+            let name = labels.split_once("grpc_method=\"")?.1.split_once('"')?.0;
+            let of_kv = labels.contains("grpc_service=\"etcdserverpb.KV\"");
+            of_kv.then(|| Some((name.to_owned(), count.parse::<f64>().ok()? as u64)))?
+        });
+        Ok(calls.collect())
     }
 
     /// kill -9; its data stays for `restart`.

@@ -49,7 +49,7 @@ impl NetNs {
 
     /// The file that stands for the namespace, as CNI_NETNS wants it.
     pub fn path(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.name)
+        path(&self.name)
     }
 
     /// `program` inside the namespace.
@@ -79,22 +79,12 @@ impl NetNs {
 
     /// Runs `work` on a thread of its own inside the namespace.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let file = self.open()?;
-        thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                setns(file, CloneFlags::CLONE_NEWNET)?;
-                work()
-            });
-            thread
-                .join()
-                .unwrap_or_else(|_panic| Err(anyhow!("the thread in the namespace panicked")))
-        })
+        within_netns(&self.name, work)
     }
 
     /// The namespace's file, open: what `setns` wants.
     pub(crate) fn open(&self) -> Result<File> {
-        let path = self.path();
-        File::open(&path).with_context(|| format!("cannot open {}", path.display()))
+        open(&self.name)
     }
 
     /// Leaves the namespace for good. Its name.
@@ -120,4 +110,30 @@ impl Drop for NetNs {
         // A guard has nobody to tell; a namespace that is already gone is fine.
         drop(self.remove());
     }
+}
+
+/// Runs `work` on a thread of its own inside the namespace of this name.
+pub(crate) fn within_netns<T: Send>(
+    name: &str,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    let file = open(name)?;
+    thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            setns(file, CloneFlags::CLONE_NEWNET)?;
+            work()
+        });
+        thread
+            .join()
+            .unwrap_or_else(|_panic| Err(anyhow!("the thread in the namespace panicked")))
+    })
+}
+
+fn open(name: &str) -> Result<File> {
+    let path = path(name);
+    File::open(&path).with_context(|| format!("cannot open {}", path.display()))
+}
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from("/run/netns").join(name)
 }

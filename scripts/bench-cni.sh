@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Builds as for a release and measures CNI calls beside the reference plugins; arguments go to the benchmark.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/setup.sh build test
+scripts/build.sh
+MARGAY_BIN_DIR="$PWD/dist/bin" exec scripts/as-root.sh target/release/margay-bench-cni "$@"
