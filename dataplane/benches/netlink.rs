@@ -93,6 +93,7 @@ fn spec(container: &Container, host_ifname: &str) -> AttachSpec {
         container_mac: None,
         allow_spoofing: false,
         container_forwarding: None,
+        ipv6: true,
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
-use margay_dataplane::attach::{self, AttachSpec, Attached};
+use margay_dataplane::attach::{self, AttachSpec, Attached, Pending};
 use margay_model::kind::ResourceKey;
 use margay_model::meta::{ObjectMeta, Resource};
 use margay_model::profile::{Profile, ProfileSpec};
@@ -60,7 +60,6 @@ impl Cni {
     async fn attach(&self, call: &Call, request: &CniRequest) -> Result<CniReply, CniError> {
         let world = self.world();
         let spec = self.attach_spec(call, &world);
-        self.reaper.when_gone(&spec.host_ifname).await;
 
         let key = endpoint_key(&self.node, call).map_err(|e| {
             CniError::new(
@@ -68,7 +67,16 @@ impl Cni {
                 format!("no endpoint can have this name: {e}"),
             )
         })?;
-        let link = make_link(spec.clone());
+        let link_spec = spec.clone();
+        let link = async {
+            self.reaper.when_gone(&spec.host_ifname).await;
+            let make = move || {
+                let link = create_link(&link_spec);
+                fault::point("after-link");
+                link
+            };
+            attaching(make).await
+        };
         let assign = self.assign(call, &spec, &key, &world);
         let known = world.endpoints.contains_key(&key)
             || world
@@ -82,8 +90,8 @@ impl Cni {
             tokio::join!(link, assign)
         };
         fault::point("after-txn-and-link");
-        let (link, written) = match (link, written) {
-            (Ok(link), Ok(written)) => (link, written),
+        let (pending, written) = match (link, written) {
+            (Ok(pending), Ok(written)) => (pending, written),
             (Ok(_), Err(error)) => {
                 self.reaper.remove(spec.host_ifname).await;
                 return Err(error);
@@ -95,8 +103,8 @@ impl Cni {
                 return Err(error);
             }
         };
-        match self.program(call, &spec, &link, &written).await {
-            Ok(()) => Ok(reply(call, &spec, &link, &written.ips)),
+        match self.program(call, pending, &written).await {
+            Ok(link) => Ok(reply(call, &spec, &link, &written.ips)),
             Err(error) => {
                 self.reaper.remove(spec.host_ifname).await;
                 self.undo(call, request, &written).await;
@@ -116,6 +124,9 @@ impl Cni {
             container_mac: Some(call.mac.unwrap_or_else(random_mac)),
             allow_spoofing: world.allow_spoofing,
             container_forwarding: None,
+            ipv6: call.ipam.v6
+                || call.requested_ips.iter().any(IpAddr::is_ipv6)
+                || call.given_ips.iter().any(IpAddr::is_ipv6),
         }
     }
 
@@ -141,7 +152,9 @@ impl Cni {
             requested_ips: call.requested_ips.clone(),
             key: key.clone(),
             endpoint,
-            profile: own_profile(call).then(|| network_profile(&call.network)),
+            // One that is known is not asked for: the transaction would fail and have to be made again.
+            profile: (own_profile(call) && !world.profiles.contains(&call.network))
+                .then(|| network_profile(&call.network)),
         };
         let written = self.ipam.assign(assign).await.map_err(|e| {
             let code = if e.transient() {
@@ -160,10 +173,9 @@ impl Cni {
     async fn program(
         &self,
         call: &Call,
-        spec: &AttachSpec,
-        link: &Attached,
+        pending: Pending,
         written: &Written,
-    ) -> Result<(), CniError> {
+    ) -> Result<Attached, CniError> {
         let programmed = tokio::time::timeout(PROGRAM_TIMEOUT, async {
             self.forget_replaced(written).await;
             if own_profile(call) {
@@ -171,20 +183,11 @@ impl Cni {
             }
             self.graph.endpoint(written.stored.clone()).await
         });
-        let (spec, link, ips) = (spec.clone(), link.clone(), written.ips.clone());
-        let configured = tokio::task::spawn_blocking(move || attach::configure(&spec, &link, &ips));
+        let ips = written.ips.clone();
+        let configured = attaching(move || pending.configure(&ips).map_err(|e| attach_error(&e)));
         let (programmed, configured) = tokio::join!(programmed, configured);
         fault::point("before-answer");
-        match configured {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(attach_error(&error)),
-            Err(panic) => {
-                return Err(CniError::new(
-                    code::ATTACH_FAILED,
-                    format!("attaching failed: {panic}"),
-                ));
-            }
-        }
+        let link = configured?;
         match programmed {
             Ok(Ok(())) => {
                 info!(
@@ -193,7 +196,7 @@ impl Cni {
                     ips = ?written.ips,
                     "attached"
                 );
-                Ok(())
+                Ok(link)
             }
             Ok(Err(reason)) => Err(CniError::new(
                 code::ATTACH_FAILED,
@@ -261,34 +264,23 @@ impl Cni {
     }
 }
 
-/// Blocks for the length of some system calls, hence the thread; it starts at once.
-fn make_link(spec: AttachSpec) -> impl Future<Output = Result<Attached, CniError>> {
-    let work = tokio::task::spawn_blocking(move || {
-        let link = create_link(&spec);
-        fault::point("after-link");
-        link
-    });
-    async {
-        work.await.unwrap_or_else(|panic| {
-            let msg = format!("attaching failed: {panic}");
-            Err(CniError::new(code::ATTACH_FAILED, msg))
-        })
-    }
+/// Runs what blocks for the length of some system calls, or longer where the kernel is busy.
+async fn attaching<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CniError> + Send + 'static,
+) -> Result<T, CniError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| {
+        let msg = format!("attaching failed: {panic}");
+        Err(CniError::new(code::ATTACH_FAILED, msg))
+    })
 }
 
 /// The container has no such interface yet.
 async fn ensure_absent(spec: AttachSpec) -> Result<(), CniError> {
-    let looked = tokio::task::spawn_blocking(move || attach::ensure_absent(&spec));
-    match looked.await {
-        Ok(found) => found.map_err(|e| attach_error(&e)),
-        Err(panic) => {
-            let msg = format!("attaching failed: {panic}");
-            Err(CniError::new(code::ATTACH_FAILED, msg))
-        }
-    }
+    attaching(move || attach::ensure_absent(&spec).map_err(|e| attach_error(&e))).await
 }
 
-fn create_link(spec: &AttachSpec) -> Result<Attached, CniError> {
+fn create_link(spec: &AttachSpec) -> Result<Pending, CniError> {
     match attach::create_link(spec) {
         // Left by an ADD of the same container that was cut off: ours by its name. Where the container
         // has its interface, the ADD was not cut off, and a second one must fail.

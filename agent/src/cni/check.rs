@@ -56,6 +56,7 @@ impl Cni {
             container_mac: parse_mac(&spec.mac),
             allow_spoofing: world.allow_spoofing,
             container_forwarding: None,
+            ipv6: false,
         };
         let found = tokio::task::spawn_blocking(move || attach::check(&attach, &ips)).await;
         match found {

@@ -1,4 +1,4 @@
-//! The container's side. Everything here runs inside its network namespace.
+//! The container's side: what runs inside its network namespace, and what goes through a socket opened there.
 
 use std::net::IpAddr;
 
@@ -11,14 +11,22 @@ const UP: u32 = libc::IFF_UP as u32;
 const NEW: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 const PUT: i32 = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
 
+/// Runs inside: sets the switches, and opens the socket that [`configure`] works through from outside.
+pub(super) fn prepare(spec: &AttachSpec) -> Result<Socket, AttachError> {
+    set_sysctls(spec)?;
+    let open = "open a netlink socket in the container";
+    Socket::route().map_err(AttachError::kernel(open, &spec.container_ifname))
+}
+
+/// Addresses and routes; the container's end is up when it returns.
 pub(super) fn configure(
+    socket: &mut Socket,
     spec: &AttachSpec,
     link: &Attached,
     addresses: &[IpAddr],
 ) -> Result<(), AttachError> {
     let has_v4 = addresses.iter().any(IpAddr::is_ipv4);
     let has_v6 = addresses.iter().any(IpAddr::is_ipv6);
-    set_sysctls(spec, has_v6)?;
     let mut steps = Steps::default();
     steps.link_up(LOOPBACK_INDEX, "set lo up");
     for address in addresses {
@@ -34,7 +42,7 @@ pub(super) fn configure(
         steps.neighbour(link.container_ifindex, GATEWAY_V6.into());
         steps.default_route(link.container_ifindex, GATEWAY_V6.into());
     }
-    steps.run(&spec.container_ifname)
+    steps.run(socket, &spec.container_ifname)
 }
 
 pub(super) fn remove(ifname: &str) -> Result<(), AttachError> {
@@ -49,8 +57,8 @@ pub(super) fn remove(ifname: &str) -> Result<(), AttachError> {
     }
 }
 
-fn set_sysctls(spec: &AttachSpec, has_v6: bool) -> Result<(), AttachError> {
-    if has_v6 {
+fn set_sysctls(spec: &AttachSpec) -> Result<(), AttachError> {
+    if spec.ipv6 {
         // Runtimes often start a namespace with IPv6 off.
         sysctl::write("net/ipv6/conf/lo/disable_ipv6", "0")?;
         let conf = format!("net/ipv6/conf/{}", spec.container_ifname);
@@ -62,7 +70,7 @@ fn set_sysctls(spec: &AttachSpec, has_v6: bool) -> Result<(), AttachError> {
     if let Some(forwarding) = spec.container_forwarding {
         let value = if forwarding { "1" } else { "0" };
         sysctl::write("net/ipv4/ip_forward", value)?;
-        if has_v6 {
+        if spec.ipv6 {
             sysctl::write("net/ipv6/conf/all/forwarding", value)?;
         }
     }
@@ -130,9 +138,7 @@ impl Steps {
         });
     }
 
-    fn run(mut self, ifname: &str) -> Result<(), AttachError> {
-        let open = AttachError::kernel("open a netlink socket in the container", ifname);
-        let mut socket = Socket::route().map_err(open)?;
+    fn run(mut self, socket: &mut Socket, ifname: &str) -> Result<(), AttachError> {
         let send = AttachError::kernel("configure the container's end", ifname);
         let outcome = socket.transact(&mut self.batch).map_err(send)?;
         match outcome.errors.into_iter().next() {

@@ -31,10 +31,12 @@ const DOOMED_GROUP: u32 = 0x6d67_7900;
 const REMOVE_BATCH: usize = 256;
 const CARRIER_WAIT: Duration = Duration::from_secs(1);
 
-pub(super) fn create_link(spec: &AttachSpec, netns: &File) -> Result<Attached, AttachError> {
+pub(super) fn create_link(
+    socket: &mut Socket,
+    spec: &AttachSpec,
+    netns: &File,
+) -> Result<Attached, AttachError> {
     let name = &spec.host_ifname;
-    let open = AttachError::kernel("open a netlink socket", name);
-    let mut socket = Socket::route().map_err(open)?;
     let container_mac = spec.container_mac.unwrap_or_else(|| mac_of(name));
     let mut batch = Batch::new();
     push_veth(&mut batch, spec, netns, container_mac);
@@ -48,7 +50,7 @@ pub(super) fn create_link(spec: &AttachSpec, netns: &File) -> Result<Attached, A
     let send = AttachError::kernel("create the veth pair", name);
     let outcome = socket.transact(&mut batch).map_err(send)?;
     if let Some(error) = outcome.error(0) {
-        return Err(not_created(&mut socket, spec, error));
+        return Err(not_created(socket, spec, error));
     }
     let made = attached(spec, &outcome, v6, query, container_mac);
     if made.is_err() {
@@ -104,24 +106,22 @@ pub(super) fn discard(host_ifname: &str) {
     }
 }
 
-/// The part of the host's side that depends on the addresses.
+/// The switches of the host end that netlink does not have, and the gateway's address.
 pub(super) fn prepare(
+    socket: &mut Socket,
     spec: &AttachSpec,
     link: &Attached,
-    addresses: &[IpAddr],
 ) -> Result<(), AttachError> {
     let name = &spec.host_ifname;
-    if addresses.iter().any(IpAddr::is_ipv4) {
-        // The kernel's default of 80 answers each ARP request after a random wait of up to 0.8 s.
-        sysctl::write(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0")?;
-    }
+    // The kernel's default of 80 answers each ARP request after a random wait of up to 0.8 s.
+    sysctl::write(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0")?;
     let conf = |key: &str, value| sysctl::write(&format!("net/ipv6/conf/{name}/{key}"), value);
     match conf("accept_ra", "0") {
         // No IPv6 in this kernel, and none asked for.
-        Err(e) if e.is_missing() && addresses.iter().all(IpAddr::is_ipv4) => return Ok(()),
+        Err(e) if e.is_missing() && !spec.ipv6 => return Ok(()),
         other => other?,
     }
-    if addresses.iter().all(IpAddr::is_ipv4) {
+    if !spec.ipv6 {
         return Ok(());
     }
     for (key, value) in [
@@ -135,7 +135,7 @@ pub(super) fn prepare(
     ] {
         conf(key, value)?;
     }
-    add_gateway(link).map_err(AttachError::kernel(
+    add_gateway(socket, link).map_err(AttachError::kernel(
         "add the gateway's link-local address",
         name,
     ))
@@ -143,14 +143,17 @@ pub(super) fn prepare(
 
 /// The container's end came up last and can send at once; the host end hears of it by a work queue, and drops what it
 /// is to send until then. Asking for its state makes new kernels (6.8 and up) run that work; older ones are polled.
-pub(super) fn wait_for_carrier(spec: &AttachSpec, link: &Attached) -> Result<(), AttachError> {
+pub(super) fn wait_for_carrier(
+    socket: &mut Socket,
+    spec: &AttachSpec,
+    link: &Attached,
+) -> Result<(), AttachError> {
     let name = &spec.host_ifname;
     let fail = || AttachError::kernel("read the state", name);
-    let mut socket = Socket::route().map_err(|e| fail()(e))?;
     let start = Instant::now();
     let mut pause = Duration::from_micros(50);
     while start.elapsed() < CARRIER_WAIT {
-        if link::by_index(&mut socket, link.host_ifindex)
+        if link::by_index(socket, link.host_ifindex)
             .map_err(fail())?
             .is_some_and(|l| l.running)
         {
@@ -278,7 +281,7 @@ fn not_created(socket: &mut Socket, spec: &AttachSpec, error: &RequestError) -> 
     }
 }
 
-fn add_gateway(link: &Attached) -> Result<(), NetlinkError> {
+fn add_gateway(socket: &mut Socket, link: &Attached) -> Result<(), NetlinkError> {
     let gateway = IpAddr::V6(GATEWAY_V6);
     let nodad = libc::IFA_F_NODAD as u8;
     let header = ifaddrmsg(
@@ -289,7 +292,7 @@ fn add_gateway(link: &Attached) -> Result<(), NetlinkError> {
         link.host_ifindex,
     );
     let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
-    let added = Socket::route()?.request(libc::RTM_NEWADDR, flags, &header, |m| {
+    let added = socket.request(libc::RTM_NEWADDR, flags, &header, |m| {
         m.ip(libc::IFA_LOCAL, gateway);
         m.ip(libc::IFA_ADDRESS, gateway);
     });

@@ -6,12 +6,14 @@
 //! need one). Proxy ARP is on all the same, for software in the container that resolves by itself.
 //!
 //! The order, which keeps a container silent until its caller says so: [`create_link`] makes the pair, with all
-//! switches of the host end set and the host end up, but the container's end down, hence without a carrier.
-//! [`configure`] gives the container its addresses and brings its end up. Policy belongs between the two. The host's
-//! routes to the addresses belong to [`crate::route_table::RouteTable`].
+//! switches set and the host end up, but the container's end down, hence without a carrier. It needs no address, so it
+//! can run while one is being allocated; whatever can be done before the addresses are known is done in it.
+//! [`Pending::configure`] gives the container its addresses and brings its end up. The host's routes to the addresses
+//! belong to [`crate::route_table::RouteTable`].
 //!
 //! All functions block for the length of a few system calls, deletions for 10-40 ms (the kernel waits for its readers).
-//! The calling thread never changes its network namespace: work inside the container runs on a thread that ends with it.
+//! The calling thread never changes its network namespace: work inside the container runs on a thread that ends with
+//! it, or over a socket that such a thread has opened.
 
 mod check;
 mod container;
@@ -57,6 +59,8 @@ pub struct AttachSpec {
     pub allow_spoofing: bool,
     /// Whether the container may forward packets; left as the runtime has it if none.
     pub container_forwarding: Option<bool>,
+    /// Whether IPv6 addresses may be among those of the container.
+    pub ipv6: bool,
 }
 
 /// The pair that was made.
@@ -156,30 +160,73 @@ impl AttachError {
     }
 }
 
-/// Makes the veth pair. Needs no address, so it can run while one is being allocated.
-pub fn create_link(spec: &AttachSpec) -> Result<Attached, AttachError> {
-    host::create_link(spec, &netns::open(&spec.netns)?)
+/// A pair that was made and has no addresses yet. Dropping it leaves the pair; while it is there, so is the container's
+/// namespace.
+#[derive(Debug)]
+pub struct Pending {
+    spec: AttachSpec,
+    link: Attached,
+    host: Socket,
+    container: Socket,
 }
 
-/// Gives the container its addresses and routes and brings its end up. When it returns, packets pass in both
-/// directions as soon as the host has routes for the addresses. If it fails, the pair is removed.
-pub fn configure(
-    spec: &AttachSpec,
-    link: &Attached,
-    addresses: &[IpAddr],
-) -> Result<(), AttachError> {
-    let configured = configure_both(spec, link, addresses);
-    if configured.is_err() {
-        host::discard(&spec.host_ifname);
+/// Makes the veth pair.
+pub fn create_link(spec: &AttachSpec) -> Result<Pending, AttachError> {
+    let file = netns::open(&spec.netns)?;
+    let open = AttachError::kernel("open a netlink socket", &spec.host_ifname);
+    let mut host = Socket::route().map_err(open)?;
+    let link = host::create_link(&mut host, spec, &file)?;
+    let mut container = None;
+    let prepared = netns::run_in(
+        &spec.netns,
+        &file,
+        || {
+            container = Some(container::prepare(spec)?);
+            Ok(())
+        },
+        || host::prepare(&mut host, spec, &link),
+    );
+    match (prepared, container) {
+        (Ok(()), Some(container)) => Ok(Pending {
+            spec: spec.clone(),
+            link,
+            host,
+            container,
+        }),
+        (Ok(()), None) => unreachable!("it was prepared"),
+        (Err(error), _) => {
+            host::discard(&spec.host_ifname);
+            Err(error)
+        }
     }
-    configured
 }
 
-/// [`create_link`] and [`configure`].
+impl Pending {
+    /// The pair.
+    #[must_use]
+    pub const fn link(&self) -> &Attached {
+        &self.link
+    }
+
+    /// Gives the container its addresses and routes and brings its end up. When it returns, packets pass in both
+    /// directions as soon as the host has routes for the addresses. If it fails, the pair is removed.
+    pub fn configure(mut self, addresses: &[IpAddr]) -> Result<Attached, AttachError> {
+        let (spec, link) = (&self.spec, &self.link);
+        let configured = container::configure(&mut self.container, spec, link, addresses)
+            .and_then(|()| host::wait_for_carrier(&mut self.host, spec, link));
+        match configured {
+            Ok(()) => Ok(self.link),
+            Err(error) => {
+                host::discard(&spec.host_ifname);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// [`create_link`] and [`Pending::configure`].
 pub fn create(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Attached, AttachError> {
-    let link = create_link(spec)?;
-    configure(spec, &link, addresses)?;
-    Ok(link)
+    create_link(spec)?.configure(addresses)
 }
 
 /// Makes sure that the container has no interface of the wanted name yet.
@@ -209,19 +256,4 @@ pub fn detach_container(netns: &std::path::Path, ifname: &str) -> Result<(), Att
         Err(error) => return Err(error),
     };
     netns::run_in(netns, &file, || container::remove(ifname), || Ok(()))
-}
-
-fn configure_both(
-    spec: &AttachSpec,
-    link: &Attached,
-    addresses: &[IpAddr],
-) -> Result<(), AttachError> {
-    let file = netns::open(&spec.netns)?;
-    netns::run_in(
-        &spec.netns,
-        &file,
-        || container::configure(spec, link, addresses),
-        || host::prepare(spec, link, addresses),
-    )?;
-    host::wait_for_carrier(spec, link)
 }

@@ -16,6 +16,7 @@ fn spec(netns: &NetNs, host_ifname: &str) -> AttachSpec {
         container_mac: None,
         allow_spoofing: false,
         container_forwarding: None,
+        ipv6: true,
     }
 }
 
@@ -218,14 +219,12 @@ fn a_failure_half_way_leaves_nothing_behind() {
         assert_eq!(host_link("mgy0"), None);
         assert_eq!(c.run(|| host_link("eth0")), None);
 
-        // The namespace vanishes between the two phases.
-        let gone = NetNs::new();
-        let spec = self::spec(&gone, "mgy1");
-        let link = create_link(&spec).unwrap();
-        drop(gone);
-        let error = configure(&spec, &link, &ips(&["10.65.0.1"])).unwrap_err();
-        assert!(matches!(error, AttachError::NetnsMissing { .. }), "{error}");
-        assert_eq!(host_link("mgy1"), None);
+        // The pair vanishes between the two phases.
+        let pending = create_link(&self::spec(&c, "mgy1")).unwrap();
+        remove("mgy1").unwrap();
+        let error = pending.configure(&ips(&["10.65.0.1"])).unwrap_err();
+        assert!(error.to_string().contains("for interface eth0"), "{error}");
+        assert_eq!(c.run(|| host_link("eth0")), None);
     });
 }
 

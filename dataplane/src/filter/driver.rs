@@ -264,14 +264,18 @@ impl Filter {
         }
     }
 
-    /// Makes the next apply read everything back and repair it. Also drops groups without
-    /// endpoints. To be called every minute or so.
+    /// Makes the next apply read everything back and repair it. To be called every minute or so.
     pub fn resync(&mut self) {
         self.other_backend_unclean |= self.other_backend_failed;
         self.sets.invalidate();
         for tables in self.tables.values_mut() {
             tables.invalidate();
         }
+    }
+
+    /// Drops groups without endpoints, which are kept because their next endpoint then needs no
+    /// program to run. To be called every ten minutes or so.
+    pub fn sweep(&mut self) {
         if self.may_delete {
             self.state.sweep_groups(&mut self.sets);
         }

@@ -153,6 +153,7 @@ fn a_fresh_filter_adopts_and_deletes_only_when_told(backend: Backend) {
     }
     fresh.remove_policy(&"p".into());
     fresh.remove_ipset(&"s".into());
+    fresh.sweep();
     fresh.resync();
     apply(&mut fresh);
     // Sets outlive their last rule by some milliseconds.
