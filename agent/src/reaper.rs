@@ -68,33 +68,64 @@ impl Reaper {
 }
 
 async fn run(mut messages: mpsc::Receiver<Message>, remove: Arc<Remove>) {
-    let mut batch = Vec::new();
-    while messages.recv_many(&mut batch, QUEUE_DEPTH).await > 0 {
-        let mut names = BTreeSet::new();
-        let mut waiters = Vec::new();
-        for message in batch.drain(..) {
-            match message {
-                Message::Remove(name) => {
-                    names.insert(name);
-                }
-                // Answered after this round, which removes whatever was queued before.
-                Message::WhenGone(name, done) => waiters.push((name, done)),
+    let mut queued = Round::default();
+    let mut open = true;
+    while open || !queued.names.is_empty() {
+        if queued.names.is_empty() {
+            match messages.recv().await {
+                Some(message) => queued.take(message),
+                None => open = false,
+            }
+            while let Ok(message) = messages.try_recv() {
+                queued.take(message);
+            }
+            continue;
+        }
+        let mut under_way = std::mem::take(&mut queued);
+        let names: Vec<String> = under_way.names.iter().cloned().collect();
+        let removal = remove_all(names, &remove);
+        tokio::pin!(removal);
+        // Others do not wait for a removal that is none of theirs.
+        loop {
+            // Cancel-safe: a receive, and a future that is kept.
+            tokio::select! {
+                () = &mut removal => break,
+                message = messages.recv(), if open => match message {
+                    Some(Message::WhenGone(name, done))
+                        if under_way.names.contains(&name) && !queued.names.contains(&name) =>
+                    {
+                        under_way.waiting.push(done);
+                    }
+                    Some(message) => queued.take(message),
+                    None => open = false,
+                },
             }
         }
-        // A waiter for a name outside this batch has nothing to wait for.
-        let (late, free): (Vec<_>, Vec<_>) = waiters
-            .into_iter()
-            .partition(|(name, _)| names.contains(name));
-        answer(free);
-        if !names.is_empty() {
-            remove_all(names.into_iter().collect(), &remove).await;
-        }
-        answer(late);
+        answer(under_way.waiting);
     }
 }
 
-fn answer(waiters: Vec<(String, oneshot::Sender<()>)>) {
-    for (_, done) in waiters {
+/// Interfaces that are removed together, and who waits for it.
+#[derive(Default)]
+struct Round {
+    names: BTreeSet<String>,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl Round {
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Remove(name) => {
+                self.names.insert(name);
+            }
+            Message::WhenGone(name, done) if self.names.contains(&name) => self.waiting.push(done),
+            Message::WhenGone(_, done) => answer(vec![done]),
+        }
+    }
+}
+
+fn answer(waiters: Vec<oneshot::Sender<()>>) {
+    for done in waiters {
         // The waiter may have given up.
         done.send(()).unwrap_or_default();
     }
@@ -134,6 +165,29 @@ mod tests {
         reaper.remove("mgy2".into()).await;
         reaper.when_gone("mgy1").await;
         assert!(removed.lock().unwrap().contains(&"mgy1".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_removal_under_way_holds_up_no_other_name() {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let reaper = Reaper::spawn(move |_| {
+            wait.lock().unwrap().recv().unwrap();
+            Ok(())
+        });
+        reaper.remove("mgy1".into()).await;
+        reaper.when_gone("mgy2").await;
+        reaper.remove("mgy2".into()).await;
+        let second = reaper.when_gone("mgy2");
+        let first = reaper.when_gone("mgy1");
+        tokio::pin!(first, second);
+        assert!(futures_util::poll!(&mut second).is_pending());
+        assert!(futures_util::poll!(&mut first).is_pending());
+        go.send(()).unwrap();
+        first.await;
+        assert!(futures_util::poll!(&mut second).is_pending());
+        go.send(()).unwrap();
+        second.await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,7 +42,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// Runs the agent until a signal or a failure.
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        // What runs here is short; what blocks has threads of its own. A second worker would only hand
+        // work back and forth: waking it costs more than it does.
+        .worker_threads(1)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

@@ -8,6 +8,7 @@
 //! a new one reads the kernel back.
 
 mod conntrack;
+mod local;
 mod next_hops;
 mod routes;
 
@@ -17,7 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use margay_dataplane::filter::{self, Filter, Globals, SetSpec};
+use margay_dataplane::attach::GATEWAY_V6;
+use margay_dataplane::filter::{self, Filter, Globals, SetId, SetSpec};
 use margay_dataplane::monitor::{Event, Interests, Monitor};
 use margay_dataplane::netlink::NetlinkError;
 use margay_dataplane::route_table::PROTO_MARGAY;
@@ -29,6 +31,7 @@ use tracing::{debug, info, warn};
 use crate::fault;
 use crate::translate;
 use conntrack::Flusher;
+use local::LocalPrefixes;
 use routes::Routes;
 
 /// Batches that may wait; the graph coalesces further while it is held back.
@@ -40,7 +43,11 @@ pub(crate) const LEARNED: usize = 64;
 /// How often everything is read back and compared, whatever the monitor says, until the graph knows.
 const RESYNC: Duration = Duration::from_secs(60);
 
-/// How long after a hint of drift the tables are read back: a burst of events is one look.
+/// How often rules and sets go that no endpoint needs any more. Until then the next container that needs
+/// them costs no run of iptables: on a quiet host, every container is the first and the last of its kind.
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// How long after a hint of drift the routes are looked at: a burst of events is one look.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Answers whoever waits for the kernel: done, or what was refused, in words.
@@ -214,14 +221,18 @@ fn run(
             plans: BTreeMap::new(),
             refused: BTreeMap::new(),
             rules_of: BTreeMap::new(),
+            unused: BTreeSet::new(),
             log_prefix: String::new(),
-            announced: BTreeSet::new(),
+            interface_prefix: String::new(),
+            local: LocalPrefixes::default(),
             in_sync: false,
             converged: !setup.bgp,
             failing: Vec::new(),
             retry: None,
             resync: RESYNC,
-            look_again: Instant::now() + RESYNC,
+            look_at_routes: Instant::now() + RESYNC,
+            look_at_all: Instant::now() + RESYNC,
+            sweep: Instant::now() + SWEEP,
         };
         kernel.serve(inputs, setup.learned, monitor).await
     })
@@ -237,15 +248,27 @@ struct Kernel {
     refused: BTreeMap<ResourceKey, String>,
     /// Rules as the calculation gave them, to be rendered anew when the log prefix changes.
     rules_of: BTreeMap<RulesKey, Arc<margay_policy::program::Rules>>,
+    /// What no endpoint needs at the moment; goes at the next sweep.
+    unused: BTreeSet<Unused>,
     log_prefix: String,
-    /// What the speaker was told to announce.
-    announced: BTreeSet<IpNetwork>,
+    /// First characters of every host interface of ours.
+    interface_prefix: String,
+    local: LocalPrefixes,
     in_sync: bool,
     converged: bool,
     failing: Vec<String>,
     retry: Option<Instant>,
     resync: Duration,
-    look_again: Instant,
+    look_at_routes: Instant,
+    look_at_all: Instant,
+    sweep: Instant,
+}
+
+/// Something that no endpoint needs. In this order: rules refer to sets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Unused {
+    Rules(RulesKey),
+    Set(SetId),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -262,9 +285,8 @@ impl Kernel {
         mut monitor: Monitor,
     ) -> anyhow::Result<()> {
         loop {
-            let wake = self
-                .retry
-                .map_or(self.look_again, |retry| retry.min(self.look_again));
+            let look = self.look_at_routes.min(self.look_at_all);
+            let wake = self.retry.map_or(look, |retry| retry.min(look));
             // All arms are cancel-safe: two receives, the monitor's `next`, a timer.
             tokio::select! {
                 biased;
@@ -303,17 +325,15 @@ impl Kernel {
             match input {
                 Input::Batch(batch) => {
                     self.accept(batch.policy, &mut freed);
-                    if let Some(globals) = batch.globals
-                        && let Err(error) = self.filter.set_globals(globals)
-                    {
-                        warn!(%error, "dataplane settings refused, the old ones stay");
+                    if let Some(globals) = batch.globals {
+                        self.set_globals(globals);
                     }
                     if let Some(prefix) = batch.log_prefix {
                         self.set_log_prefix(prefix);
                     }
                     if let Some(resync) = batch.resync {
                         self.resync = resync;
-                        self.look_again = self.look_again.min(Instant::now() + resync);
+                        self.look_at_all = self.look_at_all.min(Instant::now() + resync);
                     }
                     if let Some(blocks) = batch.blocks {
                         self.routes.set_blocks(blocks);
@@ -333,6 +353,7 @@ impl Kernel {
             self.filter.allow_deletes();
             self.allow_route_deletes();
         }
+        self.try_again_for(&waiting);
         self.apply();
         self.flusher.flush(freed);
         for Waiting { key, expect, ack } in waiting {
@@ -347,6 +368,19 @@ impl Kernel {
         }
     }
 
+    /// The watch may have brought an endpoint before its interface was made: then its route has failed and
+    /// waits for another attempt. Whoever waits for it knows that the interface is there.
+    fn try_again_for(&mut self, waiting: &[Waiting]) {
+        for waiting in waiting.iter().filter(|w| w.expect == Expect::Present) {
+            if let Some(plan) = self.plans.get(&waiting.key)
+                && let nets = translate::networks(&plan.addresses)
+                && !nets.iter().all(|net| self.routes.is_installed(*net))
+            {
+                self.routes.on_link_event(&plan.ifname);
+            }
+        }
+    }
+
     /// Takes the calculation's updates into the desired state.
     fn accept(&mut self, updates: Vec<Update>, freed: &mut BTreeSet<IpAddr>) {
         for update in updates {
@@ -357,7 +391,9 @@ impl Kernel {
                         kind: translate::set_kind(kind),
                         members,
                     };
-                    self.filter.set_ipset(translate::set_id(&id), spec);
+                    let id = translate::set_id(&id);
+                    self.unused.remove(&Unused::Set(id.clone()));
+                    self.filter.set_ipset(id, spec);
                 }
                 Update::SetChanged {
                     id,
@@ -372,25 +408,28 @@ impl Kernel {
                         warn!(%id, ?kind, "members for a set that does not exist");
                     }
                 }
-                Update::PolicyRules { id, rules } => {
-                    self.set_rules(&RulesKey::Policy(id), rules);
-                }
+                Update::PolicyRules { id, rules } => self.need_rules(RulesKey::Policy(id), rules),
                 Update::ProfileRules { name, rules } => {
-                    self.set_rules(&RulesKey::Profile(name), rules);
+                    self.need_rules(RulesKey::Profile(name), rules);
                 }
                 Update::EndpointRemoved { id } => self.remove_endpoint(&id, freed),
                 Update::Endpoint { id, plan } => self.set_endpoint(id, plan),
                 Update::PolicyRemoved { id } => {
-                    self.filter.remove_policy(&translate::policy_id(&id));
-                    self.rules_of.remove(&RulesKey::Policy(id));
+                    self.unused.insert(Unused::Rules(RulesKey::Policy(id)));
                 }
                 Update::ProfileRemoved { name } => {
-                    self.filter.remove_profile(&translate::profile_id(&name));
-                    self.rules_of.remove(&RulesKey::Profile(name));
+                    self.unused.insert(Unused::Rules(RulesKey::Profile(name)));
                 }
-                Update::SetRemoved { id } => self.filter.remove_ipset(&translate::set_id(&id)),
+                Update::SetRemoved { id } => {
+                    self.unused.insert(Unused::Set(translate::set_id(&id)));
+                }
             }
         }
+    }
+
+    fn need_rules(&mut self, key: RulesKey, rules: Arc<margay_policy::program::Rules>) {
+        self.set_rules(&key, rules);
+        self.unused.remove(&Unused::Rules(key));
     }
 
     fn set_rules(&mut self, key: &RulesKey, rules: Arc<margay_policy::program::Rules>) {
@@ -403,6 +442,34 @@ impl Kernel {
             }
         }
         self.rules_of.insert(key.clone(), rules);
+    }
+
+    fn drop_unused(&mut self) {
+        for unused in std::mem::take(&mut self.unused) {
+            match unused {
+                Unused::Rules(key) => {
+                    self.rules_of.remove(&key);
+                    match key {
+                        RulesKey::Policy(id) => {
+                            self.filter.remove_policy(&translate::policy_id(&id));
+                        }
+                        RulesKey::Profile(name) => {
+                            self.filter.remove_profile(&translate::profile_id(&name));
+                        }
+                    }
+                }
+                Unused::Set(id) => self.filter.remove_ipset(&id),
+            }
+        }
+        self.filter.sweep();
+    }
+
+    fn set_globals(&mut self, globals: Globals) {
+        let prefix = globals.interface_prefix.clone();
+        match self.filter.set_globals(globals) {
+            Ok(()) => self.interface_prefix = prefix,
+            Err(error) => warn!(%error, "dataplane settings refused, the old ones stay"),
+        }
     }
 
     fn set_log_prefix(&mut self, prefix: String) {
@@ -424,20 +491,26 @@ impl Kernel {
             // Not in the filter, so every packet from and to it is dropped; not routed either.
             warn!(endpoint = %id, %error, "endpoint refused");
             self.routes.set_endpoint(&id, &plan.ifname, &[]);
-            self.plans.remove(&id);
+            if let Some(before) = self.plans.remove(&id) {
+                self.local.remove(announced(&before));
+            }
             self.refused.insert(id, error.to_string());
             return;
         }
         self.refused.remove(&id);
         self.routes
             .set_endpoint(&id, &plan.ifname, &translate::networks(&plan.addresses));
-        self.plans.insert(id, plan);
+        self.local.add(announced(&plan));
+        if let Some(before) = self.plans.insert(id, plan) {
+            self.local.remove(announced(&before));
+        }
     }
 
     fn remove_endpoint(&mut self, id: &ResourceKey, freed: &mut BTreeSet<IpAddr>) {
         self.refused.remove(id);
         self.filter.remove_endpoint(&translate::endpoint_id(id));
         if let Some(plan) = self.plans.remove(id) {
+            self.local.remove(announced(&plan));
             self.routes.set_endpoint(id, &plan.ifname, &[]);
             freed.extend(plan.addresses.iter().map(|net| net.addr()));
         }
@@ -467,12 +540,24 @@ impl Kernel {
 
     fn notice(&mut self, event: Event) {
         match event {
+            // A container's interface leads nowhere else: its own routes are all that can be lost with it.
+            Event::Link(link) | Event::LinkGone(link)
+                if link.name.starts_with(&self.interface_prefix) =>
+            {
+                if self.routes.on_link_event(&link.name) {
+                    self.apply_soon();
+                }
+            }
             Event::Link(link) => {
                 self.routes.on_link_event(&link.name);
                 self.look_soon();
             }
-            // A route of ours that somebody took away, or routes of others that next hops lie behind.
+            // What an attachment brings about: the gateway's address, and the kernel's own routes for it.
+            Event::Address(address) | Event::AddressGone(address)
+                if address.address.ip() == GATEWAY_V6 => {}
+            Event::Route(route) | Event::RouteGone(route) if is_link_scope(route.prefix) => {}
             Event::Route(route) if route.protocol == PROTO_MARGAY => {}
+            // A route of ours that somebody took away, or routes of others that next hops lie behind.
             Event::LinkGone(_)
             | Event::Address(_)
             | Event::AddressGone(_)
@@ -483,16 +568,29 @@ impl Kernel {
     }
 
     fn look_soon(&mut self) {
-        self.look_again = self.look_again.min(Instant::now() + SETTLE);
+        self.look_at_routes = self.look_at_routes.min(Instant::now() + SETTLE);
+    }
+
+    fn apply_soon(&mut self) {
+        let soon = Instant::now() + SETTLE;
+        self.retry = Some(self.retry.map_or(soon, |retry| retry.min(soon)));
     }
 
     fn tick(&mut self) {
         let now = Instant::now();
-        if now >= self.look_again {
-            self.look_again = now + self.resync;
+        if now >= self.look_at_all {
+            self.look_at_all = now + self.resync;
+            self.look_at_routes = now;
+            self.filter.resync();
+        }
+        if now >= self.sweep {
+            self.sweep = now + SWEEP;
+            self.drop_unused();
+        }
+        if now >= self.look_at_routes {
+            self.look_at_routes = self.look_at_all;
             self.routes.refresh_next_hops();
             let (drift, _) = self.routes.resync();
-            self.filter.resync();
             if drift > 0 {
                 info!(routes = drift, "kernel routes differed and were repaired");
             }
@@ -544,32 +642,18 @@ impl Kernel {
 
     /// Neighbours are told first that a prefix is going, so that less of its traffic comes in vain.
     fn withdraw(&mut self) {
-        let wanted = self.local_prefixes();
-        let gone: Vec<_> = self.announced.difference(&wanted).copied().collect();
+        let gone = self.local.take_gone();
         if !gone.is_empty() {
-            self.announced.retain(|prefix| wanted.contains(prefix));
             (self.announce)(Vec::new(), gone);
         }
     }
 
     fn advertise(&mut self) {
-        let ready: Vec<_> = self
-            .local_prefixes()
-            .into_iter()
-            .filter(|prefix| !self.announced.contains(prefix) && self.routes.is_installed(*prefix))
-            .collect();
+        let routes = &self.routes;
+        let ready = self.local.take_ready(|net| routes.is_installed(net));
         if !ready.is_empty() {
-            self.announced.extend(&ready);
             (self.announce)(ready, Vec::new());
         }
-    }
-
-    fn local_prefixes(&self) -> BTreeSet<IpNetwork> {
-        self.plans
-            .values()
-            .filter(|plan| plan.admin_up)
-            .flat_map(|plan| translate::networks(&plan.addresses))
-            .collect()
     }
 
     /// Whether an endpoint is in the kernel, or gone from it, as whoever waits expects.
@@ -609,6 +693,23 @@ impl Kernel {
             routes: self.routes.len() as u64,
             failing: self.failing.clone(),
         }
+    }
+}
+
+/// What neighbours are told of an endpoint.
+fn announced(plan: &EndpointPlan) -> Vec<IpNetwork> {
+    if plan.admin_up {
+        translate::networks(&plan.addresses)
+    } else {
+        Vec::new()
+    }
+}
+
+/// Multicast and link-local destinations, which no next hop lies behind.
+fn is_link_scope(prefix: IpNetwork) -> bool {
+    match prefix {
+        IpNetwork::V4(v4) => v4.ip().is_multicast() || v4.ip().is_link_local(),
+        IpNetwork::V6(v6) => v6.ip().is_multicast() || v6.ip().is_unicast_link_local(),
     }
 }
 

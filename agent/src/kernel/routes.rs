@@ -18,6 +18,8 @@ pub(super) struct Routes {
     table: RouteTable,
     resolver: Resolver,
     endpoints: BTreeMap<IpNetwork, (ResourceKey, String)>,
+    /// The addresses of each endpoint, routed to it unless a newer endpoint has the address too.
+    of_endpoint: BTreeMap<ResourceKey, Vec<IpNetwork>>,
     blocks: BTreeSet<IpNetwork>,
     learned: BTreeMap<IpNetwork, Vec<BgpNextHop>>,
     /// The table was brought in line with the kernel at least once.
@@ -30,6 +32,7 @@ impl Routes {
             table: RouteTable::open(Config::default())?,
             resolver: Resolver::open()?,
             endpoints: BTreeMap::new(),
+            of_endpoint: BTreeMap::new(),
             blocks: BTreeSet::new(),
             learned: BTreeMap::new(),
             adopted: false,
@@ -51,15 +54,17 @@ impl Routes {
 
     /// This endpoint has these addresses behind this interface, and no others.
     pub(super) fn set_endpoint(&mut self, key: &ResourceKey, ifname: &str, nets: &[IpNetwork]) {
-        let gone: Vec<IpNetwork> = self
-            .endpoints
-            .iter()
-            .filter(|(net, (owner, _))| owner == key && !nets.contains(net))
-            .map(|(net, _)| *net)
-            .collect();
-        for net in gone {
-            self.endpoints.remove(&net);
-            self.decide(net);
+        let before = if nets.is_empty() {
+            self.of_endpoint.remove(key)
+        } else {
+            self.of_endpoint.insert(key.clone(), nets.to_vec())
+        };
+        for net in before.unwrap_or_default() {
+            let ours = |(owner, _): &(ResourceKey, String)| owner == key;
+            if !nets.contains(&net) && self.endpoints.get(&net).is_some_and(ours) {
+                self.endpoints.remove(&net);
+                self.decide(net);
+            }
         }
         for net in nets {
             let before = self
@@ -105,8 +110,10 @@ impl Routes {
         }
     }
 
-    pub(super) fn on_link_event(&mut self, ifname: &str) {
+    /// Routes through this interface may be gone. Whether something is to be applied.
+    pub(super) fn on_link_event(&mut self, ifname: &str) -> bool {
         self.table.on_link_event(ifname);
+        self.table.is_dirty()
     }
 
     /// Everything wanted is known: what an earlier run left and nobody wants may go.
