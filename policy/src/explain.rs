@@ -1,16 +1,14 @@
 //! Why a packet passes or not: a walk over the emitted program, with every decision written down.
 
-use std::collections::BTreeSet;
+mod mismatch;
+
 use std::fmt;
 use std::net::IpAddr;
 
 use margay_model::kind::ResourceKey;
-use margay_model::net::Cidr;
 
-use crate::program::{
-    Action, Direction, EndpointPlan, IcmpMatch, IpVersion, PortRange, Rule, SetId, SetMember,
-    SideMatch, View,
-};
+use crate::program::{Action, Direction, EndpointPlan, Rule, View};
+pub use mismatch::{Mismatch, Side, mismatch};
 
 /// A packet that opens a connection, as policy sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +62,17 @@ pub enum Step {
         /// What it says.
         action: Action,
     },
+    /// A rule did not match; only [`trace`] tells.
+    Skipped {
+        /// Where it stands.
+        place: Place,
+        /// Its position in the resource, from 0.
+        index: usize,
+        /// What it says.
+        action: Action,
+        /// The first thing about it that the packet is not.
+        why: Mismatch,
+    },
     /// No rule of the place matched.
     NoMatch(Place),
     /// No rule of a tier decided, so its default action holds.
@@ -89,25 +98,50 @@ pub fn verdict(
     direction: Direction,
     packet: &Packet,
 ) -> (Verdict, Vec<Step>) {
-    let mut walk = Walk {
-        view,
-        direction,
-        packet,
-        steps: Vec::new(),
-    };
-    let verdict = walk.run(plan);
-    (verdict, walk.steps)
+    Walk::new(view, direction, packet, false).run(plan)
+}
+
+/// As [`verdict`], with a step also for each rule that was looked at and did not match.
+pub fn trace(
+    view: &View,
+    plan: &EndpointPlan,
+    direction: Direction,
+    packet: &Packet,
+) -> (Verdict, Vec<Step>) {
+    Walk::new(view, direction, packet, true).run(plan)
 }
 
 struct Walk<'a> {
     view: &'a View,
     direction: Direction,
     packet: &'a Packet,
+    /// Whether rules that do not match are told too.
+    every_rule: bool,
     steps: Vec<Step>,
 }
 
-impl Walk<'_> {
-    fn run(&mut self, plan: &EndpointPlan) -> Verdict {
+impl<'a> Walk<'a> {
+    const fn new(
+        view: &'a View,
+        direction: Direction,
+        packet: &'a Packet,
+        every_rule: bool,
+    ) -> Self {
+        Self {
+            view,
+            direction,
+            packet,
+            every_rule,
+            steps: Vec::new(),
+        }
+    }
+
+    fn run(mut self, plan: &EndpointPlan) -> (Verdict, Vec<Step>) {
+        let verdict = self.decide(plan);
+        (verdict, self.steps)
+    }
+
+    fn decide(&mut self, plan: &EndpointPlan) -> Verdict {
         for tier in plan.tiers(self.direction) {
             let decided = tier.policies.iter().find_map(|policy| {
                 let rules = self.view.policies.get(policy).map(|r| r.of(self.direction));
@@ -150,11 +184,20 @@ impl Walk<'_> {
             self.steps.push(Step::Missing(place));
             return Some(Action::Deny);
         };
-        for rule in rules
-            .iter()
-            .filter(|rule| rule_matches(self.view, rule, self.packet))
-        {
+        for rule in rules {
             let (index, action) = (rule.index, rule.action);
+            if let Some(why) = mismatch(self.view, rule, self.packet) {
+                if self.every_rule {
+                    let place = place.clone();
+                    self.steps.push(Step::Skipped {
+                        place,
+                        index,
+                        action,
+                        why,
+                    });
+                }
+                continue;
+            }
             self.steps.push(Step::Rule {
                 place: place.clone(),
                 index,
@@ -171,66 +214,7 @@ impl Walk<'_> {
 
 /// Whether everything that a rule names matches a packet.
 pub fn rule_matches(view: &View, rule: &Rule, packet: &Packet) -> bool {
-    rule.ip_version
-        .is_none_or(|v| v == IpVersion::of(packet.source))
-        && rule.protocol.is_none_or(|p| p == packet.protocol)
-        && rule.not_protocol.is_none_or(|p| p != packet.protocol)
-        && rule.icmp.is_none_or(|m| icmp_matches(m, packet))
-        && rule.not_icmp.is_none_or(|m| !icmp_matches(m, packet))
-        && side_matches(
-            view,
-            &rule.source,
-            packet,
-            packet.source,
-            packet.source_port,
-        )
-        && side_matches(
-            view,
-            &rule.destination,
-            packet,
-            packet.destination,
-            packet.destination_port,
-        )
-}
-
-fn icmp_matches(icmp: IcmpMatch, packet: &Packet) -> bool {
-    packet
-        .icmp
-        .is_some_and(|(kind, code)| icmp.kind == kind && icmp.code.is_none_or(|c| c == code))
-}
-
-fn side_matches(view: &View, side: &SideMatch, packet: &Packet, addr: IpAddr, port: u16) -> bool {
-    let in_nets = |nets: &[Cidr]| nets.iter().any(|net| net.contains(addr));
-    let in_ports = |ports: &[PortRange]| ports.iter().any(|r| (r.first..=r.last).contains(&port));
-    let member = SetMember::Port {
-        addr,
-        protocol: packet.protocol,
-        port,
-    };
-    let named = |ids: &[SetId]| {
-        ids.iter()
-            .any(|id| members(view, id).is_some_and(|m| m.contains(&member)))
-    };
-    let in_set = |id: &SetId| members(view, id).is_some_and(|m| holds_addr(m, addr));
-    let any_port = side.ports.is_empty() && side.named_ports.is_empty();
-    (side.nets.is_empty() || in_nets(&side.nets))
-        && !in_nets(&side.not_nets)
-        && side.sets.iter().all(in_set)
-        && !side.not_sets.iter().any(in_set)
-        && (any_port || in_ports(&side.ports) || named(&side.named_ports))
-        && !in_ports(&side.not_ports)
-        && !named(&side.not_named_ports)
-}
-
-fn members<'a>(view: &'a View, id: &SetId) -> Option<&'a BTreeSet<SetMember>> {
-    view.sets.get(id).map(|(_, members)| members)
-}
-
-fn holds_addr(members: &BTreeSet<SetMember>, addr: IpAddr) -> bool {
-    members.contains(&SetMember::Net(Cidr::host(addr)))
-        || members
-            .iter()
-            .any(|m| matches!(m, SetMember::Net(net) if net.contains(addr)))
+    mismatch(view, rule, packet).is_none()
 }
 
 impl fmt::Display for Verdict {
@@ -259,6 +243,9 @@ impl fmt::Display for Step {
                 index,
                 action,
             } => write!(f, "{place}: rule {index} says {action}"),
+            Self::Skipped {
+                place, index, why, ..
+            } => write!(f, "{place}: rule {index} does not match: {why}"),
             Self::NoMatch(place) => write!(f, "{place}: no rule matches"),
             Self::TierDefault { tier, action } => write!(f, "tier {tier}: default action {action}"),
             Self::Missing(place) => write!(f, "{place}: not known, drop"),

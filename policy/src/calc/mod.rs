@@ -27,6 +27,7 @@ use margay_model::profile::Profile as ProfileResource;
 
 use crate::index::{ItemId, LabelIndex, SelectorId};
 use crate::program::{Action, EndpointPlan, Rule, Rules, SetId, Update};
+use crate::selector::Selector;
 use compile::{Program, deny_all};
 use items::{ItemInput, ItemTable, NAMESPACE_PROFILE};
 use policies::{Policy, Tier};
@@ -218,6 +219,23 @@ impl Calc {
         self.problems
             .iter()
             .map(|(key, message)| (key, message.as_str()))
+    }
+
+    /// Every endpoint and network set whose labels, own and inherited, a selector matches as of the
+    /// last flush, by key. For questions; rules ask through sets.
+    pub fn matching(&mut self, selector: &Selector) -> BTreeSet<ResourceKey> {
+        let id = self.members.add_selector(selector);
+        let items = self.members.items_of(id);
+        let found = items.filter_map(|item| Some(self.items.get(item)?.key.clone()));
+        let found = found.collect();
+        self.members.release_selector(id);
+        found
+    }
+
+    /// What a set that rules refer to is made of: whose addresses, and which named port of them.
+    pub fn set_source(&self, id: &SetId) -> Option<(&Selector, Option<&str>)> {
+        let def = self.sets.def(id)?;
+        Some((&def.selector, def.port.as_ref().map(|port| &*port.name)))
     }
 
     fn take_inputs(&mut self) {

@@ -67,6 +67,11 @@ impl SetTable {
         self.dirty.insert(id.clone());
     }
 
+    /// What a set is made of.
+    pub(super) fn def(&self, id: &SetId) -> Option<&SetDef> {
+        self.sets.get(id).map(|set| &set.def)
+    }
+
     /// Gives a use back. The set is kept up to date until [`emit`](Self::emit) finds it unused.
     pub(super) fn release(&mut self, id: &SetId) {
         if let Some(set) = self.sets.get_mut(id) {
