@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::verbs::policy::PolicyCommand;
+use crate::verbs::selector::SelectorCommand;
+
 /// Shows and changes the resources of a cluster, and the state of this host's agent.
 #[derive(Debug, Parser)]
 #[command(name = "margayctl", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
@@ -102,6 +105,12 @@ pub(crate) enum Command {
     /// Show the state of hosts
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Say what policies decide, and why
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Evaluate selectors
+    #[command(subcommand)]
+    Selector(SelectorCommand),
     /// Show the versions of this program, the agent and the cluster
     #[command(after_help = "Example:\n  margayctl version --client")]
     Version {

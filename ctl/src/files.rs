@@ -53,6 +53,18 @@ pub(crate) fn read(
     Ok(sources)
 }
 
+/// Names and contents of all files of these paths, folders to any depth.
+pub(crate) fn all_texts(
+    paths: &[PathBuf],
+    stdin: &mut dyn Read,
+) -> Result<Vec<(String, String)>, Fatal> {
+    let mut all = Vec::new();
+    for path in paths {
+        all.extend(texts(path, true, stdin)?);
+    }
+    Ok(all)
+}
+
 /// The grammar of selectors.
 pub(crate) fn check_selector(text: &str) -> Result<(), String> {
     Selector::from_str(text)

@@ -117,6 +117,16 @@ async fn execute<'a>(
         let line = format!("Client:   {}", verbs::version::VERSION);
         return (streams.say(&line), streams);
     }
+    if let Command::Selector(command) = &cli.command
+        && let Some(result) = verbs::selector::offline(command, &mut streams)
+    {
+        return (result, streams);
+    }
+    if let Command::Policy(command) = &cli.command
+        && let Some(result) = verbs::policy::offline(command, &mut streams)
+    {
+        return (result, streams);
+    }
     let flags = Flags {
         file: cli.config.as_deref(),
         socket: cli.socket.as_deref(),
@@ -181,6 +191,8 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
             verbs::node::status(*output, context).await
         }
         Command::Node(NodeCommand::List) => verbs::node::list(context).await,
+        Command::Policy(command) => verbs::policy::online(command, context).await,
+        Command::Selector(command) => verbs::selector::online(command, context).await,
         Command::Version { client } => verbs::version::version(*client, context).await,
     }
 }

@@ -1,5 +1,7 @@
 //! Whole command lines against a store in memory: what a user types, sees, and gets as exit code.
 
+mod policy;
+
 use std::path::Path;
 
 use margay_datastore::{Fault, MemoryStore};
@@ -557,6 +559,13 @@ fn an_unreachable_datastore_ends_the_command_with_3() {
         "get pools",
         "get pool main",
         "delete pool main",
+        "policy explain",
+        "policy test",
+        "policy show",
+        "policy matrix",
+        "selector eval",
+        "selector parse",
+        "selector list",
         "ipam show",
     ] {
         let ran = lab.run(words);

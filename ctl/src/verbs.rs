@@ -5,6 +5,8 @@ pub(crate) mod get;
 pub(crate) mod ipam;
 pub(crate) mod modify;
 pub(crate) mod node;
+pub(crate) mod policy;
+pub(crate) mod selector;
 pub(crate) mod version;
 pub(crate) mod write;
 
