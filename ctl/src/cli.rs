@@ -1,11 +1,14 @@
 //! The command line: verbs, their flags and their help.
 
+mod ipam;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::verbs::policy::PolicyCommand;
 use crate::verbs::selector::SelectorCommand;
+pub(crate) use ipam::{IpamCheck, IpamCommand, IpamConfigure, IpamRelease, IpamShow, IpamSplit};
 
 /// Shows and changes the resources of a cluster, and the state of this host's agent.
 #[derive(Debug, Parser)]
@@ -99,10 +102,10 @@ pub(crate) enum Command {
         #[command(flatten)]
         files: Files,
     },
-    /// Show how addresses are used
+    /// Show, check, release and configure addresses
     #[command(subcommand)]
     Ipam(IpamCommand),
-    /// Show the state of hosts
+    /// Show the state of hosts, remove them
     #[command(subcommand)]
     Node(NodeCommand),
     /// Say what policies decide, and why
@@ -120,31 +123,6 @@ pub(crate) enum Command {
     },
 }
 
-/// Address management.
-#[derive(Debug, Subcommand)]
-pub(crate) enum IpamCommand {
-    /// Show how full the pools are, or who holds an address
-    #[command(after_help = "Example:\n  margayctl ipam show --ip 10.65.0.7")]
-    Show(IpamShow),
-}
-
-/// What to show of address management.
-#[derive(Debug, Args)]
-pub(crate) struct IpamShow {
-    /// Who holds this address
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["show_blocks", "show_borrowed", "show_configuration"])]
-    pub(crate) ip: Option<std::net::IpAddr>,
-    /// Also each block
-    #[arg(long)]
-    pub(crate) show_blocks: bool,
-    /// Also addresses that hosts hold in blocks of others
-    #[arg(long)]
-    pub(crate) show_borrowed: bool,
-    /// The settings of address management
-    #[arg(long)]
-    pub(crate) show_configuration: bool,
-}
-
 /// Hosts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
@@ -158,6 +136,21 @@ pub(crate) enum NodeCommand {
     /// List the hosts of the cluster
     #[command(after_help = "Example:\n  margayctl node list")]
     List,
+    /// Remove a host that is gone for good: its endpoints, addresses, handles, blocks and its Node
+    #[command(after_help = "\
+Example:
+  margayctl node remove n1 --yes
+
+Cut off at any point, it can be run again. Its agent must not run any more: it would write its Node
+anew. The other hosts lose their routes to it at once.")]
+    Remove {
+        /// The host
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Even if it still has endpoints
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// Files with resources.

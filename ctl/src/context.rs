@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::client::Client;
 use crate::failure::{Failure, Fatal, single};
@@ -21,6 +22,8 @@ pub(crate) struct Context<'a> {
     pub(crate) client: Client,
     /// The agent's socket.
     pub(crate) socket: PathBuf,
+    /// How long a check waits before it looks again.
+    pub(crate) look_again: Duration,
     pub(crate) streams: Streams<'a>,
 }
 

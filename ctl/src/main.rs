@@ -18,6 +18,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use jiff::Timestamp;
@@ -30,6 +31,9 @@ use crate::config::{Config, Flags};
 use crate::context::{Context, Streams};
 use crate::failure::Fatal;
 
+/// Longer than any agent takes between two writes that belong together.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// What a command depends on beside its words.
 struct Surroundings {
     /// Finds environment variables.
@@ -38,6 +42,8 @@ struct Surroundings {
     store: Option<AnyStore>,
     now: Timestamp,
     new_uid: fn() -> String,
+    /// How long a check waits before it looks again.
+    look_again: Duration,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +52,7 @@ fn main() -> ExitCode {
         store: None,
         now: Timestamp::now(),
         new_uid: || uuid::Uuid::new_v4().to_string(),
+        look_again: LOOK_AGAIN,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -144,6 +151,7 @@ async fn execute<'a>(
     let mut context = Context {
         client,
         socket: config.socket,
+        look_again: surroundings.look_again,
         streams,
     };
     // Erased, because the type of an etcd request is deeper than the compiler looks.
@@ -186,14 +194,27 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Patch(args) => verbs::modify::patch(args, context).await,
         Command::Label(args) => verbs::modify::label(args, context).await,
         Command::Validate { files } => verbs::write::validate(files, &mut context.streams),
-        Command::Ipam(IpamCommand::Show(args)) => verbs::ipam::show(args, context).await,
+        Command::Ipam(command) => ipam(command, context).await,
         Command::Node(NodeCommand::Status { output }) => {
             verbs::node::status(*output, context).await
         }
         Command::Node(NodeCommand::List) => verbs::node::list(context).await,
         Command::Policy(command) => verbs::policy::online(command, context).await,
         Command::Selector(command) => verbs::selector::online(command, context).await,
+        Command::Node(NodeCommand::Remove { name, yes }) => {
+            verbs::node_remove::remove(name, *yes, context).await
+        }
         Command::Version { client } => verbs::version::version(*client, context).await,
+    }
+}
+
+async fn ipam(command: &IpamCommand, context: &mut Context<'_>) -> Result<(), Fatal> {
+    match command {
+        IpamCommand::Show(args) => verbs::ipam::show(args, context).await,
+        IpamCommand::Check(args) => verbs::ipam_check::check(args, context).await,
+        IpamCommand::Release(args) => verbs::ipam_change::free(args, context).await,
+        IpamCommand::Configure(args) => verbs::ipam_change::configure(args, context).await,
+        IpamCommand::Split(args) => verbs::ipam_change::split(args, context).await,
     }
 }
 

@@ -9,6 +9,8 @@ use margay_model::store::{Store, Txn};
 
 use super::*;
 
+mod ipam;
+
 /// A user with a datastore.
 struct Lab {
     store: MemoryStore,
@@ -40,6 +42,7 @@ impl Lab {
             store: Some(AnyStore::Memory(self.store.clone())),
             now: "2026-11-21T05:02:52.5Z".parse().unwrap(),
             new_uid: || "6b6e5e6b-98df-4f9a-9dc9-a8cf7806cb8c".to_owned(),
+            look_again: Duration::ZERO,
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let streams = Streams {
@@ -86,6 +89,15 @@ impl Lab {
             .unwrap();
         let kv = runtime.block_on(self.store.get(key)).unwrap()?;
         Some(String::from_utf8(kv.value).unwrap())
+    }
+
+    /// The keys below a prefix.
+    fn below(&self, prefix: &str) -> Vec<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let listing = runtime.block_on(self.store.list(prefix)).unwrap();
+        listing.kvs.into_iter().map(|kv| kv.key).collect()
     }
 
     fn put(&self, key: &str, value: &str) {
@@ -854,15 +866,23 @@ fn ipam_show_tells_who_holds_an_address() {
         ok("\
 IP 10.65.0.0 is in use (block 10.65.0.0/30 of host:n1)
 Handle: net1.cid1
+Node: n1
+Used by: nothing
 Attributes:
   node: n1
   pod: web
 ")
     );
-    assert!(
-        lab.run("ipam show --ip 10.65.0.2")
-            .out
-            .starts_with("IP 10.65.0.2 was released at ")
+    assert_eq!(
+        lab.run("ipam show --ip 10.65.0.2"),
+        ok("\
+IP 10.65.0.2 was released at 2026-11-21T05:00:00Z and rests (block 10.65.0.0/30 of host:n1)
+Handle: net1.cid3
+Node: n1
+Cooldown: over since 2026-11-21T05:00:30Z, it may be assigned again
+Attributes:
+  node: n1
+")
     );
     assert_eq!(
         lab.run("ipam show --ip 10.65.0.3"),
@@ -952,6 +972,11 @@ fn every_command_has_help_with_an_example() {
         "patch",
         "label",
         "ipam show",
+        "ipam check",
+        "ipam release",
+        "ipam configure",
+        "ipam split",
+        "node remove",
         "node status",
         "node list",
         "version",

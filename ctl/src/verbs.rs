@@ -3,8 +3,12 @@
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod ipam;
+pub(crate) mod ipam_change;
+pub(crate) mod ipam_check;
+pub(crate) mod ipam_report;
 pub(crate) mod modify;
 pub(crate) mod node;
+pub(crate) mod node_remove;
 pub(crate) mod policy;
 pub(crate) mod selector;
 pub(crate) mod version;

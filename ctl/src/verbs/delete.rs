@@ -1,12 +1,14 @@
 //! `delete`.
 
-use margay_model::kind::ResourceKey;
+use margay_model::ipam::{IpamKeys, Owner};
+use margay_model::kind::{Kind, ResourceKey};
+use margay_model::store::Store;
 
 use crate::cli::Which;
 use crate::context::Context;
 use crate::failure::{Failure, Fatal};
 use crate::files;
-use crate::verbs::Named;
+use crate::verbs::{Named, fatal};
 
 /// What is to be deleted, where it is named, and the version it must have.
 struct Target {
@@ -36,8 +38,25 @@ pub(crate) async fn delete(
             }
         };
         context.streams.say(&format!("{key}: {word}"))?;
+        if key.kind == Kind::Node {
+            remind(&key.name, context).await?;
+        }
     }
     Ok(())
+}
+
+/// Deleting a node frees nothing: says how to, where there is something to free.
+async fn remind(node: &str, context: &mut Context<'_>) -> Result<(), Fatal> {
+    let keys = IpamKeys::new(context.client.keys.prefix());
+    let owner = Owner::Host(node.to_owned());
+    let listing = context.client.store.list(&keys.affinities(&owner)).await;
+    match listing.map_err(|error| fatal(&error))?.kvs.len() {
+        0 => Ok(()),
+        blocks => context.streams.say(&format!(
+            "Node/{node}: its {blocks} blocks and their addresses stay; \
+             margayctl node remove {node} gives them back"
+        )),
+    }
 }
 
 fn targets(which: &Which, context: &mut Context<'_>) -> Result<Vec<Target>, Fatal> {

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
+use jiff::Timestamp;
+use margay_ipam::check::look;
 use margay_ipam::{BlockUsage, Pool, Pools, Usage};
 use margay_model::any::AnyResource;
-use margay_model::ipam::{Block, Family, IpamConfig, IpamKey, IpamKeys};
+use margay_model::ipam::{Block, Family, IpamConfig, IpamKey, IpamKeys, parse_go_timestamp};
 use margay_model::kind::Kind;
 use margay_model::store::Store;
 
@@ -21,7 +23,7 @@ pub(crate) async fn show(args: &IpamShow, context: &mut Context<'_>) -> Result<(
         return show_address(ip, &keys, context).await;
     }
     if args.show_configuration {
-        return show_configuration(&keys, context).await;
+        return show_configuration(context).await;
     }
     let usage = load_usage(&keys, context).await?;
     for damaged in &usage.damaged {
@@ -155,8 +157,9 @@ fn borrowed_table(usage: &Usage) -> Table {
     table
 }
 
-async fn show_configuration(keys: &IpamKeys, context: &mut Context<'_>) -> Result<(), Fatal> {
-    let key = keys.config();
+/// Prints the settings in force.
+pub(crate) async fn show_configuration(context: &mut Context<'_>) -> Result<(), Fatal> {
+    let key = IpamKeys::new(context.client.keys.prefix()).config();
     let stored = context
         .client
         .store
@@ -181,26 +184,47 @@ async fn show_configuration(keys: &IpamKeys, context: &mut Context<'_>) -> Resul
 
 /// Prints who holds an address.
 async fn show_address(ip: IpAddr, keys: &IpamKeys, context: &mut Context<'_>) -> Result<(), Fatal> {
-    let family = if ip.is_ipv4() { Family::V4 } else { Family::V6 };
-    let listing = context.client.store.list(&keys.blocks(family)).await;
-    for kv in listing.map_err(|error| fatal(&error))?.kvs {
+    let client = &context.client;
+    let listing = client.store.list(&keys.blocks(Family::of(ip))).await;
+    let listing = listing.map_err(|error| fatal(&error))?;
+    let snapshot = look(&client.store, &client.keys).await;
+    let snapshot = snapshot.map_err(|error| fatal(&error))?;
+    let mut found = false;
+    for kv in listing.kvs {
         let Some(IpamKey::Block(cidr)) = keys.parse(&kv.key) else {
             continue;
         };
         if !cidr.contains(ip) {
             continue;
         }
-        return match Block::decode(&kv.key, cidr, &kv.value) {
-            Ok(block) => context.streams.print(&address_text(ip, &block)),
-            Err(error) => context.streams.fail(&error.to_string()),
-        };
+        found = true;
+        let users: Vec<_> = snapshot.names_of(ip);
+        match Block::decode(&kv.key, cidr, &kv.value) {
+            Ok(block) => {
+                let text = address_text(ip, &block, &users, &snapshot.view().config, client.now);
+                context.streams.print(&text)?;
+            }
+            Err(error) => return context.streams.fail(&error.to_string()),
+        }
+        break;
     }
-    context
-        .streams
-        .say(&format!("IP {ip} is not in use: no block holds it"))
+    if found {
+        return Ok(());
+    }
+    let line = match snapshot.names_of(ip).join(", ") {
+        users if users.is_empty() => format!("IP {ip} is not in use: no block holds it"),
+        users => format!("IP {ip} is used by {users}, but no block holds it"),
+    };
+    context.streams.say(&line)
 }
 
-fn address_text(ip: IpAddr, block: &Block) -> String {
+fn address_text(
+    ip: IpAddr,
+    block: &Block,
+    users: &[&str],
+    config: &IpamConfig,
+    now: Timestamp,
+) -> String {
     let place = format!(
         "block {} of {}",
         block.cidr,
@@ -211,7 +235,14 @@ fn address_text(ip: IpAddr, block: &Block) -> String {
         .ordinal(ip)
         .and_then(|ordinal| block.attribute(ordinal));
     let Some(held) = held else {
-        return format!("IP {ip} is not in use ({place})\n");
+        let text = format!("IP {ip} is not in use ({place})\n");
+        return match users.is_empty() {
+            true => text,
+            false => format!(
+                "{text}Used by: {}, although it is not assigned\n",
+                users.join(", ")
+            ),
+        };
     };
     let mut text = match &held.released_at {
         Some(at) => format!("IP {ip} was released at {at} and rests ({place})\n"),
@@ -219,6 +250,22 @@ fn address_text(ip: IpAddr, block: &Block) -> String {
     };
     if let Some(handle) = held.handle() {
         text += &format!("Handle: {handle}\n");
+    }
+    let attribute = |name: &str| held.secondary.as_ref().and_then(|s| s.get(name));
+    if let Some(node) = attribute("node") {
+        let borrowed = match block.is_of_host(node) {
+            true => "",
+            false => " (borrowed)",
+        };
+        text += &format!("Node: {node}{borrowed}\n");
+    }
+    if let Some(since) = attribute("timestamp").and_then(|text| parse_go_timestamp(text)) {
+        text += &format!("Since: {since}\n");
+    }
+    match &held.released_at {
+        Some(at) => text += &cooldown(at, config, now),
+        None if users.is_empty() => text += "Used by: nothing\n",
+        None => text += &format!("Used by: {}\n", users.join(", ")),
     }
     let known: Vec<_> = held.secondary.iter().flatten().collect();
     if !known.is_empty() {
@@ -228,4 +275,16 @@ fn address_text(ip: IpAddr, block: &Block) -> String {
         text += &format!("  {name}: {value}\n");
     }
     text
+}
+
+/// Until when an address rests.
+fn cooldown(released_at: &str, config: &IpamConfig, now: Timestamp) -> String {
+    let secs = config.cooldown_secs();
+    let released: Option<Timestamp> = released_at.parse().ok();
+    let end = released.and_then(|at| Timestamp::from_second(at.as_second() + i64::from(secs)).ok());
+    match end {
+        Some(end) if end > now => format!("Cooldown: until {end} ({secs} s)\n"),
+        Some(end) => format!("Cooldown: over since {end}, it may be assigned again\n"),
+        None => "Cooldown: over, it may be assigned again\n".to_owned(),
+    }
 }

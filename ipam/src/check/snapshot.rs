@@ -1,6 +1,6 @@
 //! What a check looks at: everything of address management, and who names which address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use margay_model::stored::decode_stored;
 
 use super::user::{User, users_of};
 use crate::address_set::AddressSet;
+use crate::allocator::View;
 use crate::known::Slot;
 use crate::pool::{Pool, Pools};
 
@@ -244,6 +245,31 @@ impl Snapshot {
             }
         }
         tally
+    }
+
+    /// The names of the endpoints and nodes that name an address.
+    pub fn names_of(&self, ip: IpAddr) -> Vec<&str> {
+        let users = self.users(ip).iter();
+        users.map(|user| user.name.as_str()).collect()
+    }
+
+    /// The readable blocks of a node, and those it has an affinity to that cannot be read.
+    pub fn blocks_of(&self, node: &str) -> BTreeSet<BlockCidr> {
+        let owned = self.readable().filter(|block| block.is_of_host(node));
+        let claimed = self.affinities.keys().filter(|(owner, cidr)| {
+            *owner == Owner::Host(node.to_owned()) && self.is_corrupt(*cidr)
+        });
+        let owned = owned.map(|block| block.cidr);
+        owned.chain(claimed.map(|(_, cidr)| *cidr)).collect()
+    }
+
+    /// The configuration, for an allocator that acts for no particular node.
+    pub fn view(&self) -> View {
+        View {
+            pools: self.pools.clone(),
+            reserved: self.reserved.clone(),
+            config: self.config.clone(),
+        }
     }
 
     /// Who names which address.
