@@ -41,6 +41,9 @@ pub(crate) struct Known {
     pub(crate) handles: BTreeMap<String, Slot<Handle>>,
     /// Pools by name that had no block to claim at that time.
     pub(crate) full: BTreeMap<String, Timestamp>,
+    /// Assignments by handle whose answers were lost, with the blocks that they change and at which
+    /// revision: they may still take effect while a block is there.
+    pub(crate) unsettled: BTreeMap<String, BTreeMap<BlockCidr, Revision>>,
     /// Blocks seen since the run began.
     pub(crate) fresh: BTreeSet<BlockCidr>,
     listed: [bool; 2],
@@ -55,6 +58,7 @@ impl Known {
             confirmed: BTreeSet::new(),
             handles: BTreeMap::new(),
             full: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
             fresh: BTreeSet::new(),
             listed: [false; 2],
         }
@@ -161,8 +165,24 @@ impl Known {
         self.listed = [false; 2];
     }
 
+    /// Notes that an assignment may take effect later, as far as these blocks do not change.
+    pub(crate) fn unsettle(&mut self, handle: &str, cidr: BlockCidr, base: Revision) {
+        let blocks = self.unsettled.entry(handle.to_owned()).or_default();
+        blocks.insert(cidr, base);
+    }
+
     /// Ends a run: keeps the node's own blocks and those in which it holds addresses.
     pub(crate) fn end(&mut self) {
+        let blocks = &self.blocks;
+        self.unsettled.retain(|_, unsettled| {
+            // One that moved on is enough: a transaction takes effect whole.
+            let moved = |(cidr, base): (&BlockCidr, &Revision)| {
+                blocks
+                    .get(cidr)
+                    .is_some_and(|slot| slot.revision() != *base)
+            };
+            !unsettled.iter().any(moved)
+        });
         self.forget_absent();
         if self.listed == [false; 2] {
             return;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use margay_model::store::{Compare, KeyValue, Op, Store, StoreError, TxnOutcome};
+use margay_model::store::{Compare, KeyValue, Op, Revision, Store, StoreError, TxnOutcome};
 
 use super::Allocator;
 use crate::error::IpamError;
@@ -186,11 +186,11 @@ impl<S: Store> Allocator<S> {
         self.recognise_late(run);
         for (index, compared) in conflicts {
             let accepted = built.accepted.iter().find(|a| a.index == index);
-            let uncertain = run.uncertain.iter().flatten().any(|a| a.index == index);
-            match accepted {
+            let uncertain = run.uncertain.iter().flatten().find(|a| a.index == index);
+            match accepted.zip(uncertain) {
                 // Our own earlier transaction may have made just this change.
-                Some(accepted) if uncertain && is_done(accepted, &compared) => {
-                    run.finish(index, Ok(accepted.outcome.clone()));
+                Some((accepted, uncertain)) if is_done(accepted, &compared) => {
+                    run.finish(index, Ok(uncertain.outcome.clone()));
                 }
                 _ => run.finish(index, Err(IpamError::ExtraConflict { compared })),
             }
@@ -204,6 +204,9 @@ impl<S: Store> Allocator<S> {
         built: Built,
         error: StoreError,
     ) -> Result<(), StoreError> {
+        for (handle, cidr, base) in built.assigned() {
+            self.known.unsettle(handle, cidr, base);
+        }
         // Nothing that it touched is known any more, should the look fail too.
         for origin in &built.origins {
             match origin {
@@ -231,13 +234,11 @@ impl<S: Store> Allocator<S> {
         Ok(())
     }
 
-    /// Finds transactions whose answer was lost among what the store says by now.
+    /// Finds transactions whose answer was lost among what the store says by now. One that takes no
+    /// address leaves no mark of its own (others may have removed its handle): it is tried again.
     fn recognise_late(&self, run: &mut Run) {
         for accepted in std::mem::take(&mut run.uncertain) {
-            match accepted
-                .iter()
-                .find_map(|request| seen(&self.known, request))
-            {
+            match seen(&self.known, &accepted) {
                 Some(revision) => {
                     let with_revision = accepted.into_iter().map(|mut request| {
                         request.outcome.revision = revision;
@@ -251,25 +252,21 @@ impl<S: Store> Allocator<S> {
     }
 }
 
-/// The revision at which a request's own mark is in the store: an address that only it can have
-/// taken, or the absence of a handle that it removes.
-fn seen(known: &Known, request: &Accepted) -> Option<i64> {
-    let taken = request
-        .fresh
-        .iter()
-        .find_map(|fresh| match known.blocks.get(&fresh.block)? {
-            Slot::Present(revision, block) => {
-                let same = block.attribute(fresh.ordinal) == Some(&fresh.attribute)
-                    && block.allocation_sequence.get(&fresh.ordinal) == Some(&fresh.sequence);
-                same.then_some(*revision)
-            }
-            Slot::Absent | Slot::Corrupt(..) => None,
-        });
-    let ended = || {
-        let id = request.ends_handle.as_ref()?;
-        matches!(known.handles.get(id)?, Slot::Absent).then_some(0)
-    };
-    taken.or_else(ended)
+/// Whether the marks of a transaction are in the store, addresses that only it can have taken: the
+/// revision of their blocks, which is that of the transaction or of a later change. All of them must
+/// be there, because an earlier or later attempt may have taken some of them just so.
+fn seen(known: &Known, accepted: &[Accepted]) -> Option<Revision> {
+    let fresh = accepted.iter().flat_map(|request| &request.fresh);
+    let marks = fresh.map(|fresh| match known.blocks.get(&fresh.block)? {
+        Slot::Present(revision, block) => {
+            let same = block.attribute(fresh.ordinal) == Some(&fresh.attribute)
+                && block.allocation_sequence.get(&fresh.ordinal) == Some(&fresh.sequence);
+            same.then_some(*revision)
+        }
+        Slot::Absent | Slot::Corrupt(..) => None,
+    });
+    let marks: Option<Vec<Revision>> = marks.collect();
+    marks?.into_iter().min()
 }
 
 fn differs(compare: &Compare, current: Option<&KeyValue>) -> bool {

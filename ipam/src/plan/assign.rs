@@ -81,7 +81,6 @@ impl Plan<'_> {
                 ..Outcome::default()
             },
             fresh,
-            ends_handle: None,
             extra,
         }
     }
@@ -283,7 +282,7 @@ impl Plan<'_> {
         Some(cidr)
     }
 
-    fn create(&mut self, cidr: BlockCidr, own: bool, now: Timestamp) {
+    pub(super) fn create(&mut self, cidr: BlockCidr, own: bool, now: Timestamp) {
         let mut block = Block::new(cidr, now);
         if own {
             block.claim(&self.known.owner, now);

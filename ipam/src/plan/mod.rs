@@ -88,8 +88,6 @@ pub(crate) struct Accepted {
     pub(crate) index: usize,
     pub(crate) outcome: Outcome,
     pub(crate) fresh: Vec<Fresh>,
-    /// The handle that goes with this transaction.
-    pub(crate) ends_handle: Option<String>,
     pub(crate) extra: Extra,
 }
 
@@ -116,6 +114,15 @@ pub(crate) struct Built {
 }
 
 impl Built {
+    /// The assignments in it, each with a block that it changes and the revision it expects there.
+    pub(crate) fn assigned(&self) -> impl Iterator<Item = (&str, BlockCidr, Revision)> {
+        let fresh = self.accepted.iter().flat_map(|request| &request.fresh);
+        fresh.filter_map(|fresh| {
+            let base = self.drafts.get(&fresh.block)?.base;
+            Some((fresh.attribute.handle()?, fresh.block, base))
+        })
+    }
+
     /// Takes over what was committed.
     pub(crate) fn apply(self, revision: Revision, known: &mut Known) -> Vec<Accepted> {
         for (cidr, draft) in self.drafts {
@@ -143,6 +150,8 @@ impl Built {
             }
         }
         for (id, draft) in self.handles {
+            // What is still under way compares what this transaction changed.
+            known.unsettled.remove(&id);
             match (draft.changed, draft.handle.blocks.is_empty()) {
                 (false, _) => {}
                 (true, true) => {

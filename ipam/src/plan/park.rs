@@ -81,7 +81,6 @@ impl Plan<'_> {
                 ..Outcome::default()
             },
             fresh,
-            ends_handle: None,
             extra: request.extra.clone(),
         })
     }

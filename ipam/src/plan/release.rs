@@ -48,13 +48,12 @@ impl Plan<'_> {
         }
         // A handle without any block is a leftover of an unfinished assignment.
         handle.changed |= handle.base > 0 && handle.handle.blocks.is_empty();
-        let ends = handle.changed && handle.handle.blocks.is_empty();
         self.put_handle(id, handle);
+        self.fence(id, request.now)?;
         Ok(Accepted {
             index: 0,
             outcome,
             fresh: Vec::new(),
-            ends_handle: ends.then(|| id.clone()),
             extra: request.extra.clone(),
         })
     }
@@ -105,13 +104,34 @@ impl Plan<'_> {
             changed: true,
         };
         self.put_handle(id, draft);
+        self.fence(id, request.now)?;
         Ok(Accepted {
             index: 0,
             outcome,
             fresh: Vec::new(),
-            ends_handle: Some(id.clone()),
             extra: request.extra.clone(),
         })
+    }
+
+    /// Sees to it that an assignment of this handle whose answer was lost, and which may be under
+    /// way still, does not take effect once its release has: the block must have moved on.
+    fn fence(&mut self, id: &str, now: Timestamp) -> Result<(), Stop> {
+        let known = self.known;
+        for (cidr, base) in known.unsettled.get(id).into_iter().flatten() {
+            let slot = known.blocks.get(cidr);
+            let slot = slot.ok_or(Stop::Need(Need::Block(*cidr)))?;
+            if slot.revision() != *base || self.drafts.get(cidr).is_some_and(|d| d.changed) {
+                continue;
+            }
+            match slot {
+                Slot::Present(_, block) => self.change(*base, Block::clone(block)),
+                // It would make the block as well.
+                Slot::Absent => self.create(*cidr, true, now),
+                // It cannot have been planned.
+                Slot::Corrupt(..) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Gives back what `handle` holds in one block.
@@ -190,7 +210,6 @@ impl Plan<'_> {
             index: 0,
             outcome: Outcome::default(),
             fresh: Vec::new(),
-            ends_handle: None,
             extra: extra.clone(),
         };
         let Some((base, block, ordinal)) = self.find(request.ip)? else {
@@ -223,14 +242,11 @@ impl Plan<'_> {
                 expected: text(request.handle_id.as_deref(), request.sequence),
             }));
         }
-        let mut ends_handle = None;
         if let Some(id) = held.handle()
             && let Some(mut handle) = self.known_handle(id)?
         {
             handle.changed = handle.base > 0;
             handle.handle.remove(block.cidr, 1);
-            let ends = handle.changed && handle.handle.blocks.is_empty();
-            ends_handle = ends.then(|| id.to_owned());
             self.put_handle(id, handle);
         }
         let addresses = self.give_back(base, &block, &[ordinal], request.now);
@@ -241,7 +257,6 @@ impl Plan<'_> {
                 ..Outcome::default()
             },
             fresh: Vec::new(),
-            ends_handle,
             extra: request.extra.clone(),
         })
     }
@@ -289,7 +304,6 @@ impl Plan<'_> {
             index: 0,
             outcome: Outcome::default(),
             fresh: Vec::new(),
-            ends_handle: None,
             extra: Extra::default(),
         })
     }

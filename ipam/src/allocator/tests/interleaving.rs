@@ -87,14 +87,18 @@ impl Agent {
         if self.keep {
             return;
         }
-        self.allocator.store.settle();
+        // What is under way may still arrive, at any time.
         held.append(&mut doubtful);
         held.iter().for_each(|handle| self.ledger.give_back(handle));
-        let requests = held
-            .iter()
-            .map(|handle| Request::Release(release(handle, 0)));
-        for result in self.allocator.run(requests.collect()).await {
-            result.unwrap();
+        while !held.is_empty() {
+            let requests = held
+                .iter()
+                .map(|handle| Request::Release(release(handle, 0)));
+            let results = self.allocator.run(requests.collect()).await;
+            let failed = held.into_iter().zip(results);
+            held = failed
+                .filter_map(|(handle, result)| result.is_err().then_some(handle))
+                .collect();
         }
     }
 

@@ -34,6 +34,10 @@ struct State {
     /// Transactions that arrive later than their sender waits.
     late: Vec<Txn>,
     faults: Option<Rng>,
+    /// How many of the next transactions are held up.
+    hold_up: u32,
+    /// How many of the next transactions are made, and their answers lost.
+    lose_answers: u32,
     forget_block_compares: bool,
     forget_handle_compares: bool,
 }
@@ -106,6 +110,21 @@ impl MemStore {
         let store = Self::default();
         store.0.lock().unwrap().faults = Some(Rng::new(seed));
         store
+    }
+
+    /// The next `n` transactions get no answer, and arrive when things settle.
+    pub(super) fn hold_up(&self, n: u32) {
+        self.0.lock().unwrap().hold_up = n;
+    }
+
+    /// Transactions that are held up.
+    pub(super) fn held_up(&self) -> usize {
+        self.0.lock().unwrap().late.len()
+    }
+
+    /// The next `n` transactions are made, and their answers lost.
+    pub(super) fn lose_answers(&self, n: u32) {
+        self.0.lock().unwrap().lose_answers = n;
     }
 
     /// Plants the lost update: blocks are written whatever their revision.
@@ -230,7 +249,14 @@ impl Store for MemStore {
         let outcome = {
             let mut state = self.0.lock().unwrap();
             state.txns += 1;
-            let dice = state.faults.as_mut().map_or(99, |rng| rng.below(40));
+            let mut dice = state.faults.as_mut().map_or(99, |rng| rng.below(40));
+            if state.hold_up > 0 {
+                state.hold_up -= 1;
+                dice = 2;
+            } else if state.lose_answers > 0 {
+                state.lose_answers -= 1;
+                dice = 1;
+            }
             if dice >= 30 && !state.late.is_empty() {
                 let late = state.late.remove(0);
                 state.apply(&late);

@@ -403,3 +403,64 @@ fn a_node_that_is_gone_leaves_nothing_behind() {
     assert_eq!(store.check(), Ok(1));
     assert!(block_on(stays.blocks_of("gone")).unwrap().is_empty());
 }
+
+#[test]
+fn an_assignment_that_arrives_after_its_release_takes_no_effect() {
+    // In a block that is there, and in one that it makes.
+    for earlier in [1, 0] {
+        let store = MemStore::default();
+        let mut a = allocator(&store, "n1", view([pool("p", "10.0.0.0/26", 28)]));
+        for n in 0..earlier {
+            block_on(a.assign(one(&format!("net.c{n}"), 0))).unwrap();
+        }
+        store.hold_up(3);
+        block_on(a.assign(one("net.late", 1))).unwrap_err();
+        block_on(a.release_by_handle(release("net.late", 2))).unwrap();
+        store.settle();
+        assert_eq!(store.check(), Ok(earlier));
+        block_on(a.assign(one("net.next", 3))).unwrap();
+        assert_eq!(store.check(), Ok(earlier + 1));
+    }
+}
+
+#[test]
+fn a_handle_that_others_removed_does_not_vouch_for_a_lost_batch() {
+    let store = MemStore::default();
+    let mut a = allocator(&store, "n1", view([pool("p", "10.0.0.0/26", 28)]));
+    for handle in ["net.a", "net.b"] {
+        block_on(a.assign(one(handle, 0))).unwrap();
+    }
+    let mut b = allocator(&store, "n2", view([pool("p", "10.0.0.0/26", 28)]));
+    store.hold_up(1);
+    let both = ["net.a", "net.b"].map(|handle| Request::Release(release(handle, 1)));
+    let (store_of_b, mut others) = (store.clone(), Some(&mut b));
+    let mut run = pin!(a.run(both.into()));
+    let mut cx = Context::from_waker(Waker::noop());
+    let results = loop {
+        if let Poll::Ready(results) = run.as_mut().poll(&mut cx) {
+            break results;
+        }
+        if store_of_b.held_up() > 0
+            && let Some(b) = others.take()
+        {
+            block_on(b.release_by_handle(release("net.a", 1))).unwrap();
+        }
+    };
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(store.check(), Ok(0));
+}
+
+#[test]
+fn a_mixed_batch_whose_answer_was_lost_has_its_revision() {
+    let store = MemStore::default();
+    let mut a = allocator(&store, "n1", view([pool("p", "10.0.0.0/26", 28)]));
+    block_on(a.assign(one("net.a", 0))).unwrap();
+    store.lose_answers(1);
+    let batch = vec![
+        Request::Release(release("net.a", 1)),
+        Request::Assign(one("net.b", 1)),
+    ];
+    for result in block_on(a.run(batch)) {
+        assert_eq!(result.unwrap().revision, 2);
+    }
+}
