@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build demo demo-single test check bench bench-cni install
+.PHONY: help build demo demo-single test check bench bench-cni bench-ipam storm install
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -14,6 +14,8 @@ help:
 	@echo 'make test            everything'
 	@echo 'make bench           benchmarks'
 	@echo 'make bench-cni       attaching containers, beside the reference plugins (about 3 minutes)'
+	@echo 'make bench-ipam      addresses: allocations against raw transactions on a real etcd'
+	@echo 'make storm           addresses: 100,000 calls under kills, cuts and lost leaders (CALLS=n SEED=n)'
 	@echo 'make build           release programs into dist/bin'
 	@echo 'make install         dist/bin to $(PREFIX)/bin, the CNI plugin to $(CNI_BIN)'
 
@@ -39,6 +41,13 @@ bench:
 
 bench-cni:
 	scripts/bench-cni.sh
+
+bench-ipam:
+	scripts/setup.sh build demo
+	cargo bench -p margay-lab --bench ipam_etcd --locked
+
+storm:
+	CALLS=$(CALLS) SEED=$(SEED) scripts/storm.sh
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(CNI_BIN)

@@ -263,6 +263,11 @@ pub struct EtcdCluster {
 impl EtcdCluster {
     /// Starts `size` servers on the loopback address and waits until all of them answer.
     pub fn start(size: usize) -> Result<Self> {
+        Self::start_with(size, &[])
+    }
+
+    /// As `start`, with more arguments for each server.
+    pub fn start_with(size: usize, more: &[&str]) -> Result<Self> {
         let mut ports = Vec::new();
         for _ in 0..size {
             ports.push((free_port()?, free_port()?));
@@ -281,6 +286,7 @@ impl EtcdCluster {
             args.extend(["--name".into(), format!("m{i}")]);
             args.extend(["--initial-advertise-peer-urls".into(), peer]);
             args.extend(["--initial-cluster".into(), peers.join(",")]);
+            args.extend(more.iter().map(|&arg| arg.to_owned()));
             let mut member = Etcd::prepare(None, url, args)?;
             member.launch()?;
             members.push(member);
