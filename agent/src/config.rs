@@ -36,6 +36,9 @@ pub(crate) struct Config {
     /// How often it is looked for what a crash or a reboot left, in seconds; 1 to 86400. What is found
     /// goes at the second look.
     pub(crate) audit_interval_secs: u64,
+    /// How long an address without an endpoint, or a node without a Node resource, is left alone, in
+    /// seconds; 0 to 86400. The established system waits as long.
+    pub(crate) leak_grace_secs: u64,
     /// Filter directives for the log, for example `info` or `margay_speaker=debug,info`.
     pub(crate) log: String,
 }
@@ -53,6 +56,7 @@ impl Default for Config {
             bgp_listen: Vec::new(),
             secrets_dir: "/etc/margay/secrets".into(),
             audit_interval_secs: 60,
+            leak_grace_secs: 900,
             log: "info".to_owned(),
         }
     }
@@ -86,6 +90,10 @@ impl Config {
         let audit = config.audit_interval_secs;
         if !(1..=86_400).contains(&audit) {
             bail!("audit_interval_secs is {audit}, must be 1 to 86400");
+        }
+        let grace = config.leak_grace_secs;
+        if grace > 86_400 {
+            bail!("leak_grace_secs is {grace}, must be 0 to 86400");
         }
         Ok(config)
     }

@@ -3,6 +3,7 @@
 //! Requests that wait while a transaction is under way share the next one. A workload endpoint is written
 //! and removed in the same transaction as its addresses.
 
+mod orphans;
 mod sticky;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use margay_datastore::{AnyStore, SyncEvent, Syncer};
+use margay_ipam::sticky::Held;
 use margay_ipam::{
     Address, AddressSet, Allocator, AssignRequest, Extra, IpamError, Outcome, Pool, Pools,
     ReleaseRequest, Request, Skipped, View,
@@ -119,6 +121,8 @@ enum Job {
     Assign(Box<Assign>, Answer<Written>),
     Release(Release, Answer<()>),
     AddressesOf(String, Answer<Vec<IpAddr>>),
+    ReleaseOrphans(Vec<Held>, Answer<()>),
+    View(Answer<View>),
 }
 
 /// The way to the task.
@@ -304,6 +308,14 @@ impl Task {
                 Job::Release(release, answer) => {
                     requests.push(self.release_request(&release));
                     waiting.push(Waiting::Release(release, answer));
+                }
+                Job::ReleaseOrphans(suspects, answer) => {
+                    let released = self.release_orphans(suspects).await;
+                    answer.send(released).unwrap_or_default();
+                }
+                Job::View(answer) => {
+                    let view = self.allocator.view().clone();
+                    answer.send(Ok(view)).unwrap_or_default();
                 }
                 Job::AddressesOf(handle_id, answer) => {
                     let found = self.allocator.ips_of_handle(&handle_id).await;

@@ -7,6 +7,7 @@
 mod audit;
 mod bgp;
 mod cni;
+mod collect;
 mod config;
 mod derive;
 mod fault;

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::audit;
 use crate::bgp::{Keeper, announcer};
 use crate::cni::{Cni, Journal};
+use crate::collect::Collector;
 use crate::config::Config;
 use crate::derive::BgpSettings;
 use crate::graph::{Graph, Inputs, Outputs};
@@ -148,7 +149,19 @@ impl Agent {
         });
         let (bgp_handle, bgp_task) = bgp.unzip();
 
-        let ipam = crate::ipam_task::spawn(store.clone(), keys, name.clone(), world.clone());
+        let ipam =
+            crate::ipam_task::spawn(store.clone(), keys.clone(), name.clone(), world.clone());
+        let audit_interval = Duration::from_secs(config.audit_interval_secs);
+        let collector = Collector {
+            node: name.clone(),
+            keys,
+            store: store.clone(),
+            ipam: ipam.clone(),
+            world: world.clone(),
+            interval: audit_interval,
+            grace: Duration::from_secs(config.leak_grace_secs),
+        };
+        tokio::spawn(collector.run());
         let reaper = Reaper::spawn(|names| attach::remove_many(names).map_err(|e| e.to_string()));
         let cni = Cni::new(
             name.clone(),
@@ -160,7 +173,6 @@ impl Agent {
         );
         let cni = Arc::new(cni);
         tokio::spawn(replay_journal(Arc::clone(&cni), syncers[0].status()));
-        let audit_interval = Duration::from_secs(config.audit_interval_secs);
         tokio::spawn(audit::run(Arc::clone(&cni), audit_interval));
         let status = StatusSource {
             node: name,

@@ -5,6 +5,7 @@
 //! Connections are made on first use and come back by themselves, so a driver can be made while etcd is
 //! down. Tasks: one for each running watch (see `Watch`).
 
+mod claim;
 mod error;
 mod members;
 mod watcher;

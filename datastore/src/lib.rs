@@ -5,6 +5,7 @@
 //! embedded and memory drivers refuse what etcd would refuse. Nothing here knows what keys mean.
 
 mod any;
+mod claim;
 mod config;
 mod embedded;
 mod etcd;
@@ -19,6 +20,7 @@ mod watch;
 mod wire;
 
 pub use any::{AnyStore, ConnectError, connect};
+pub use claim::Claim;
 pub use config::{DatastoreConfig, DatastoreType, EnvError};
 pub use embedded::{EmbeddedStore, OpenError};
 pub use etcd::{EtcdConfigError, EtcdStore};

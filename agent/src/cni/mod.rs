@@ -250,7 +250,7 @@ impl Cni {
 }
 
 /// Whether an endpoint's addresses outlive it.
-fn is_sticky(endpoint: &WorkloadEndpoint) -> bool {
+pub(crate) fn is_sticky(endpoint: &WorkloadEndpoint) -> bool {
     endpoint
         .metadata
         .annotations

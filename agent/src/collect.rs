@@ -1,0 +1,131 @@
+//! Gives back addresses that nobody can be using: of this host, and of hosts that are gone.
+//!
+//! Every agent looks through its own blocks. One at a time, chosen by a claim in the datastore, also looks
+//! through everybody's: leases of identities that are over, and what nodes left whose Node resource was
+//! deleted. A node that is only silent is reported, never cleared: its containers may well be running.
+//!
+//! Two looks and a grace period come before anything but an ended lease is given back, and each release
+//! compares the sequence number that was seen. A second leader would do no harm.
+
+mod dead;
+mod own;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use margay_datastore::{AnyStore, Claim};
+use margay_ipam::sticky::Held;
+use margay_ipam::{Allocator, View};
+use margay_model::keys::Keys;
+use margay_model::store::StoreError;
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::ipam_task::{IpamHandle, TaskError};
+use crate::world::World;
+use dead::Dead;
+use own::Own;
+
+/// A claim outlives this many missed looks.
+const MISSED_LOOKS: u32 = 3;
+/// And a slow datastore.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// What the collector works with.
+pub(crate) struct Collector {
+    pub(crate) node: String,
+    pub(crate) keys: Keys,
+    pub(crate) store: AnyStore,
+    pub(crate) ipam: IpamHandle,
+    pub(crate) world: watch::Receiver<Arc<World>>,
+    /// Between two looks.
+    pub(crate) interval: Duration,
+    /// How long something must have been left over.
+    pub(crate) grace: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CollectError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Task(#[from] TaskError),
+}
+
+impl Collector {
+    /// Looks for ever.
+    pub(crate) async fn run(self) {
+        let ttl = self.interval * MISSED_LOOKS + SLACK;
+        let claim = |name: String| {
+            let key = format!("{}/margay/v1/{name}", self.keys.prefix());
+            Claim::new(key, self.node.clone(), ttl)
+        };
+        let mut alive = claim(format!("{}{}", dead::ALIVE, self.node));
+        let mut leader = claim("collector".into());
+        // An allocator of its own, so that no ADD waits for a dead node's thousand addresses.
+        let mut allocator = Allocator::new(
+            self.store.clone(),
+            self.keys.prefix(),
+            &self.node,
+            View::default(),
+        );
+        let (mut own, mut dead, mut leads) = (Own::default(), Dead::default(), false);
+        loop {
+            tokio::time::sleep(self.interval).await;
+            if !self.world.borrow().in_sync {
+                continue;
+            }
+            let look = self.look(
+                (&mut alive, &mut leader, &mut leads),
+                &mut allocator,
+                &mut own,
+                &mut dead,
+            );
+            if let Err(error) = look.await {
+                debug!(%error, "left-over addresses wait");
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        (alive, leader, leads): (&mut Claim, &mut Claim, &mut bool),
+        allocator: &mut Allocator<AnyStore>,
+        own: &mut Own,
+        dead: &mut Dead,
+    ) -> Result<(), CollectError> {
+        self.store.hold(alive).await?;
+        allocator.set_view(self.ipam.view().await?);
+        let held = allocator.held_in_own_blocks().await?;
+        end_leases(allocator, &held).await;
+        let orphans = own.orphans(held, self);
+        if !orphans.is_empty() {
+            self.ipam.release_orphans(orphans).await?;
+        }
+        let led = std::mem::replace(leads, self.store.hold(leader).await?);
+        if *leads && !led {
+            info!("this agent clears up after nodes that are gone");
+        }
+        match *leads {
+            true => dead.look(self, allocator).await,
+            false => {
+                // Whoever leads next sees everything twice itself.
+                *dead = Dead::default();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Frees parked addresses whose time is over.
+async fn end_leases(allocator: &mut Allocator<AnyStore>, held: &[Held]) {
+    let now = jiff::Timestamp::now();
+    for held in held.iter().filter(|held| held.is_expired(now)) {
+        let identity = held.attr(margay_ipam::sticky::IDENTITY);
+        let ip = held.address.ip;
+        match allocator.release_ip(held.release(now)).await {
+            Ok(_) => info!(%ip, identity, "lease is over, address given back"),
+            Err(error) => warn!(%ip, identity, %error, "lease is over, address kept"),
+        }
+    }
+}

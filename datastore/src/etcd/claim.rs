@@ -1,0 +1,69 @@
+//! Claims as keys with a lease.
+
+use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp};
+use margay_model::store::StoreError;
+use tokio::time::timeout;
+
+use super::EtcdStore;
+use super::error::Failure;
+use crate::claim::Claim;
+
+impl EtcdStore {
+    pub(crate) async fn hold(&self, claim: &mut Claim) -> Result<bool, StoreError> {
+        let time = self.0.request_timeout();
+        let attempt = async {
+            let (index, client) = self.0.client().await?;
+            let held = hold_at(client, claim).await;
+            if let Err(Failure::Unsent(_) | Failure::Unknown(_)) = &held {
+                self.0.leave(index);
+            }
+            held
+        };
+        let held = timeout(time, attempt).await;
+        let held = held.unwrap_or_else(|_elapsed| Err(Failure::timeout(time)));
+        held.map_err(|failure| failure.into_store_error(&claim.key))
+    }
+}
+
+async fn hold_at(client: Client, claim: &mut Claim) -> Result<bool, Failure> {
+    if let Some(lease) = claim.lease
+        && renew(&client, lease).await?
+        && owner(&client, &claim.key).await? == Some(lease)
+    {
+        return Ok(true);
+    }
+    claim.lease = None;
+    if owner(&client, &claim.key).await?.is_some() {
+        return Ok(false);
+    }
+    let secs = i64::try_from(claim.ttl.as_secs()).unwrap_or(i64::MAX);
+    let lease = client.lease_client().grant(secs.max(1), None).await?.id();
+    let put = TxnOp::put(
+        claim.key.as_str(),
+        claim.value.as_str(),
+        Some(PutOptions::new().with_lease(lease)),
+    );
+    let absent = Compare::create_revision(claim.key.as_str(), CompareOp::Equal, 0);
+    let txn = Txn::new().when([absent]).and_then([put]);
+    let won = client.kv_client().txn(txn).await?.succeeded();
+    if won {
+        claim.lease = Some(lease);
+    } else {
+        client.lease_client().revoke(lease).await?;
+    }
+    Ok(won)
+}
+
+/// Whether the lease was still there.
+async fn renew(client: &Client, lease: i64) -> Result<bool, Failure> {
+    let (mut keeper, mut answers) = client.lease_client().keep_alive(lease).await?;
+    keeper.keep_alive().await?;
+    let answer = answers.message().await?;
+    Ok(answer.is_some_and(|answer| answer.ttl() > 0))
+}
+
+/// The lease that the key hangs on; 0 for one that was written without.
+async fn owner(client: &Client, key: &str) -> Result<Option<i64>, Failure> {
+    let found = client.kv_client().get(key, None).await?;
+    Ok(found.kvs().first().map(|kv| kv.lease()))
+}
