@@ -18,12 +18,16 @@ fn container(cluster: &Cluster, id: &str, ipam: Value) -> Result<Container> {
 }
 
 /// What host-local has handed out: a file an address.
-fn handed_out(data: &Path) -> Vec<String> {
-    let files = std::fs::read_dir(data.join(NETWORK)).unwrap();
-    let names = files.map(|f| f.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.filter(|name| name.starts_with("10.")).collect();
+fn handed_out(data: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(data.join(NETWORK))? {
+        let name = file?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("10.") {
+            names.push(name);
+        }
+    }
     names.sort();
-    names
+    Ok(names)
 }
 
 #[test]
@@ -61,11 +65,11 @@ fn host_local_and_static_serve_addresses_and_get_them_back() {
         .ip("link add eth0 type veth peer name other")
         .unwrap();
     broken.cni_add().unwrap_err();
-    assert_eq!(handed_out(&data), ["10.77.0.2"]);
+    assert_eq!(handed_out(&data).unwrap(), ["10.77.0.2"]);
 
     c1.cni_del().unwrap();
     c1.cni_del().unwrap();
-    assert!(handed_out(&data).is_empty());
+    assert!(handed_out(&data).unwrap().is_empty());
     c2.cni_del().unwrap();
     let endpoints = "/calico/resources/v3/projectcalico.org/workloadendpoints/";
     let left = cluster

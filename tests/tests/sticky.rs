@@ -12,7 +12,8 @@
 //! 3. When the lease is over they are given back.
 //! 4. A host whose agent is silent keeps what it has. When its Node resource is deleted, the other host
 //!    clears up after it; what an identity holds is parked.
-//! 5. An address that lost its endpoint is given back by its own host.
+//! 5. An address that moves in finds no connection and no neighbour entry of its last owner.
+//! 6. An address that lost its endpoint is given back by its own host.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -217,6 +218,30 @@ fn what_nobody_has_any_more_is_given_back_and_what_somebody_may_have_is_not() {
         Ok(())
     })
     .unwrap();
+
+    let host = rack.host(0);
+    let ip = sticky.v4().unwrap();
+    for destination in [ip, kept.v4().unwrap()] {
+        host.exec(&format!(
+            "conntrack -I --timeout 300 -p udp -s 192.0.2.7 -d {destination} --sport 1 --dport 2"
+        ))
+        .unwrap();
+    }
+    host.ip(&format!(
+        "neigh add {ip} lladdr 02:00:00:00:00:01 dev eth0 nud stale"
+    ))
+    .unwrap();
     let moved = rack.attach(0, "moved", 600).unwrap();
     assert_eq!(moved.addresses, sticky.addresses);
+    let connections = host.exec("conntrack -L").unwrap();
+    assert!(
+        !connections.contains(&format!("dst={ip} ")),
+        "{connections}"
+    );
+    assert!(
+        connections.contains(&format!("dst={} ", kept.v4().unwrap())),
+        "{connections}"
+    );
+    let neighbours = host.ip("neigh show dev eth0").unwrap();
+    assert!(!neighbours.contains(&format!("{ip} ")), "{neighbours}");
 }

@@ -271,6 +271,17 @@ enum Unused {
     Set(SetId),
 }
 
+/// Addresses that lost and got an owner in a round.
+#[derive(Default)]
+struct Moves {
+    freed: BTreeSet<IpAddr>,
+    assigned: BTreeSet<IpAddr>,
+}
+
+fn is_host(prefix: IpNetwork) -> bool {
+    prefix.prefix() == if prefix.is_ipv4() { 32 } else { 128 }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum RulesKey {
     Policy(ResourceKey),
@@ -320,11 +331,11 @@ impl Kernel {
         let mut waiting = Vec::new();
         let mut synced = Vec::new();
         let mut asked = Vec::new();
-        let mut freed = BTreeSet::new();
+        let mut moves = Moves::default();
         for input in inputs {
             match input {
                 Input::Batch(batch) => {
-                    self.accept(batch.policy, &mut freed);
+                    self.accept(batch.policy, &mut moves);
                     if let Some(globals) = batch.globals {
                         self.set_globals(globals);
                     }
@@ -347,6 +358,20 @@ impl Kernel {
                 Input::Status(answer) => asked.push(answer),
             }
         }
+        let Moves {
+            mut freed,
+            assigned,
+        } = moves;
+        // Containers that were there before this agent keep their connections.
+        if self.in_sync && synced.is_empty() && !assigned.is_empty() {
+            for ip in assigned.intersection(&freed) {
+                self.flusher.elsewhere(*ip);
+            }
+            freed.retain(|ip| !assigned.contains(ip));
+            let routes = &self.routes;
+            self.flusher
+                .assigned(&assigned, |ip| !routes.has_block_of(ip));
+        }
         if !synced.is_empty() {
             // First everything wanted, then what nobody wants any more goes.
             self.apply();
@@ -355,7 +380,7 @@ impl Kernel {
         }
         self.try_again_for(&waiting);
         self.apply();
-        self.flusher.flush(freed);
+        self.flusher.freed(freed);
         for Waiting { key, expect, ack } in waiting {
             // Whoever waited may have given up.
             ack.send(self.state_of(&key, expect)).unwrap_or_default();
@@ -382,7 +407,7 @@ impl Kernel {
     }
 
     /// Takes the calculation's updates into the desired state.
-    fn accept(&mut self, updates: Vec<Update>, freed: &mut BTreeSet<IpAddr>) {
+    fn accept(&mut self, updates: Vec<Update>, moves: &mut Moves) {
         for update in updates {
             match update {
                 Update::SetAdded { id, kind, members } => {
@@ -412,8 +437,8 @@ impl Kernel {
                 Update::ProfileRules { name, rules } => {
                     self.need_rules(RulesKey::Profile(name), rules);
                 }
-                Update::EndpointRemoved { id } => self.remove_endpoint(&id, freed),
-                Update::Endpoint { id, plan } => self.set_endpoint(id, plan),
+                Update::EndpointRemoved { id } => self.remove_endpoint(&id, moves),
+                Update::Endpoint { id, plan } => self.set_endpoint(id, plan, moves),
                 Update::PolicyRemoved { id } => {
                     self.unused.insert(Unused::Rules(RulesKey::Policy(id)));
                 }
@@ -482,7 +507,7 @@ impl Kernel {
         }
     }
 
-    fn set_endpoint(&mut self, id: ResourceKey, plan: Arc<EndpointPlan>) {
+    fn set_endpoint(&mut self, id: ResourceKey, plan: Arc<EndpointPlan>, moves: &mut Moves) {
         let endpoint = translate::endpoint(&plan);
         if let Err(error) = self
             .filter
@@ -501,18 +526,27 @@ impl Kernel {
         self.routes
             .set_endpoint(&id, &plan.ifname, &translate::networks(&plan.addresses));
         self.local.add(announced(&plan));
-        if let Some(before) = self.plans.insert(id, plan) {
+        let new: Vec<IpAddr> = plan.addresses.iter().map(|net| net.addr()).collect();
+        let before = self.plans.insert(id, plan);
+        let had = |ip: &IpAddr| {
+            let before = before.as_ref();
+            before.is_some_and(|plan| plan.addresses.iter().any(|net| net.addr() == *ip))
+        };
+        moves.assigned.extend(new.into_iter().filter(|ip| !had(ip)));
+        if let Some(before) = before {
             self.local.remove(announced(&before));
         }
     }
 
-    fn remove_endpoint(&mut self, id: &ResourceKey, freed: &mut BTreeSet<IpAddr>) {
+    fn remove_endpoint(&mut self, id: &ResourceKey, moves: &mut Moves) {
         self.refused.remove(id);
         self.filter.remove_endpoint(&translate::endpoint_id(id));
         if let Some(plan) = self.plans.remove(id) {
             self.local.remove(announced(&plan));
             self.routes.set_endpoint(id, &plan.ifname, &[]);
-            freed.extend(plan.addresses.iter().map(|net| net.addr()));
+            moves
+                .freed
+                .extend(plan.addresses.iter().map(|net| net.addr()));
         }
     }
 
@@ -520,6 +554,10 @@ impl Kernel {
         let mut converged = self.converged;
         for news in all {
             for (prefix, next_hops) in news.routes {
+                let ip = prefix.ip();
+                if !next_hops.is_empty() && is_host(prefix) && self.routes.has_block_of(ip) {
+                    self.flusher.elsewhere(ip);
+                }
                 self.routes.set_learned(prefix, next_hops);
             }
             converged |= news.converged;

@@ -3,6 +3,7 @@
 //! For one prefix an endpoint of our own wins over a block, and a block over what a peer says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use margay_dataplane::netlink::NetlinkError;
@@ -75,6 +76,11 @@ impl Routes {
             }
             self.decide(*net);
         }
+    }
+
+    /// Whether the address is from a block of this host.
+    pub(super) fn has_block_of(&self, ip: IpAddr) -> bool {
+        self.blocks.iter().any(|block| block.contains(ip))
     }
 
     /// Wants blackholes for these blocks. A block of one address needs none: its route is the endpoint's.

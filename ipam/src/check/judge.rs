@@ -13,6 +13,7 @@ use crate::address_set::block_bounds;
 use crate::block::Allocate;
 use crate::known::Slot;
 use crate::plan::describe;
+use crate::sticky::parked_until;
 
 /// Handles of addresses that no endpoint ever names, by their beginning: those that a host keeps for
 /// itself, and service addresses.
@@ -195,6 +196,11 @@ pub(super) fn needs_no_user(block: &Block, held: &AllocationAttribute) -> bool {
         || matches!(block.owner(), Some(Owner::Virtual(_)))
 }
 
+/// Whether an identity keeps the address for its next workload. Who frees it afterwards gets some time.
+fn is_parked(held: &AllocationAttribute, when: When) -> bool {
+    parked_until(held).is_some_and(|until| !when.is_past_grace(until))
+}
+
 fn addresses(snapshot: &Snapshot, when: When, found: &mut Found) {
     for block in snapshot.readable() {
         for ordinal in 0..block.cidr.size() {
@@ -209,7 +215,7 @@ fn addresses(snapshot: &Snapshot, when: When, found: &mut Found) {
             let sequence = block.allocation_sequence.get(&ordinal).copied();
             let sequence = sequence.unwrap_or_default();
             match snapshot.users(ip) {
-                [] if needs_no_user(block, held) => {}
+                [] if needs_no_user(block, held) || is_parked(held, when) => {}
                 [] => found.push(without_user(ip, held, sequence, when)),
                 users => found.extend(of_another(ip, held, sequence, users)),
             }

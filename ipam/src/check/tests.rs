@@ -189,6 +189,26 @@ fn nothing_is_wrong_with_a_healthy_cluster() {
     assert_eq!(world.look().summary(), summary);
 }
 
+#[test]
+fn a_parked_address_is_leaked_only_when_its_lease_is_over() {
+    for (until, faults) in [("2026-11-21T12:30:00Z", 0), ("2026-11-21T10:00:00Z", 1)] {
+        let mut world = healthy();
+        let value = format!(
+            r#"{{"cidr":"10.0.0.4/30","affinity":"host:n1","allocations":[0,null,null,null],"unallocated":[1,2,3],"attributes":[{{"handle_id":"net.sticky-1","secondary":{{"identity":"web-0","leaseUntil":"{until}","timestamp":"2026-11-21 09:00:00 +0000 UTC"}}}}],"sequenceNumber":9,"sequenceNumberForAllocation":{{"0":7}},"deleted":false}}"#
+        );
+        world.put(&format!("{B}10.0.0.4-30"), value);
+        world.affinity("n1", "10.0.0.4-30", "confirmed");
+        world.handle("net.sticky-1", r#""10.0.0.4/30":1"#);
+        let found = judge(&world.look(), when());
+        assert_eq!(found.len(), faults, "{found:?}");
+        assert!(
+            found
+                .iter()
+                .all(|f| matches!(f.fault, Fault::Leaked { .. }))
+        );
+    }
+}
+
 type Plant = fn(&mut World);
 
 /// A fault of each kind.
