@@ -21,6 +21,7 @@ pub mod ipam_configuration;
 pub mod ippool;
 pub mod keys;
 pub mod kind;
+mod kubernetes;
 pub mod manifest;
 pub mod meta;
 pub mod net;

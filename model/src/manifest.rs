@@ -1,12 +1,14 @@
 //! Resources as people write them: YAML or JSON, several documents in a text, lists.
 //!
-//! Reading is strict: an unknown field is a mistake. Every mistake of a document is reported.
+//! Reading is strict: an unknown field is a mistake. Every mistake of a document is reported. Policies
+//! of Kubernetes are read as the resources of ours that mean the same.
 
 use serde_json::Value;
 
 use crate::any::AnyResource;
 use crate::field_error::FieldError;
 use crate::kind::Kind;
+use crate::kubernetes;
 use crate::meta::API_VERSION;
 use crate::schema::{Checker, Shape, Unknown, closest, is_within, resource_schema};
 use crate::stored::{drop_nulls, join};
@@ -268,6 +270,14 @@ fn decode_value(
     mut value: Value,
     selector: SelectorCheck<'_>,
 ) -> Result<AnyResource, DocumentError> {
+    if let Some(converted) = kubernetes::convert(&value) {
+        let resource = converted.map_err(DocumentError::Invalid)?;
+        let errors = validate(&resource, selector);
+        return match errors.is_empty() {
+            true => Ok(resource),
+            false => Err(DocumentError::Invalid(errors)),
+        };
+    }
     let kind = header(&value).map_err(DocumentError::Invalid)?;
     if let Value::Object(members) = &mut value {
         members

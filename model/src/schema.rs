@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::field_error::FieldError;
 pub(crate) use forms::is_dns_label;
 pub(crate) use forms::is_dns_subdomain;
+pub(crate) use forms::is_port_name;
 pub(crate) use kinds::resource_schema;
 
 /// The form of a value.

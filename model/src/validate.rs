@@ -15,6 +15,7 @@ use crate::field_error::FieldError;
 use crate::node::{NodeBgp, NodeSpec};
 use crate::rule::Action;
 use crate::tier::Tier;
+pub(crate) use metadata::{is_label_value, is_qualified_name};
 pub use pool::overlapping_pools;
 
 /// Checks the grammar of a selector; the error says what is wrong with it.

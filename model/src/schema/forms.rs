@@ -247,7 +247,7 @@ fn is_interface(text: &str, others: &[u8]) -> bool {
 }
 
 /// A service name as RFC 6335 section 5.1 defines it.
-fn is_port_name(text: &str) -> bool {
+pub(crate) fn is_port_name(text: &str) -> bool {
     text.len() <= 15
         && is_dns_label(text)
         && !text.contains("--")

@@ -77,7 +77,8 @@ fn check_name(kind: Kind, metadata: &ObjectMeta, findings: &mut Findings<'_>) {
         Kind::ClusterInformation | Kind::IpamConfiguration => (name == "default", "default"),
         Kind::NetworkPolicy => (is_policy_name(name), "NAME or TIER.NAME in lower case"),
         Kind::GlobalNetworkPolicy => (
-            is_one_or_two_labels(name),
+            is_one_or_two_labels(name)
+                || is_converted(name, &["kcnp.kube-admin.", "kcnp.kube-baseline."]),
             "NAME or TIER.NAME in lower case",
         ),
         _ => (is_dns_subdomain(name), SUBDOMAIN),
@@ -93,9 +94,12 @@ fn is_one_or_two_labels(name: &str) -> bool {
 
 /// Policies converted from other systems carry a prefix and a name that may have dots.
 fn is_policy_name(name: &str) -> bool {
-    let converted = |prefix| name.strip_prefix(prefix).is_some_and(is_dns_subdomain);
-    is_one_or_two_labels(name)
-        || (name.len() <= 253 && (converted("knp.default.") || converted("ossg.default.")))
+    is_one_or_two_labels(name) || is_converted(name, &["knp.default.", "ossg.default."])
+}
+
+fn is_converted(name: &str, prefixes: &[&str]) -> bool {
+    let own = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
+    name.len() <= 253 && own.is_some_and(is_dns_subdomain)
 }
 
 fn check_namespace(kind: Kind, metadata: &ObjectMeta, findings: &mut Findings<'_>) {
@@ -111,7 +115,7 @@ fn check_namespace(kind: Kind, metadata: &ObjectMeta, findings: &mut Findings<'_
 }
 
 /// A name with an optional DNS prefix, as labels and annotations have it.
-fn is_qualified_name(key: &str) -> bool {
+pub(crate) fn is_qualified_name(key: &str) -> bool {
     let name = match key.split_once('/') {
         Some((prefix, name)) if is_dns_subdomain(prefix) => name,
         Some(_) => return false,
@@ -120,7 +124,8 @@ fn is_qualified_name(key: &str) -> bool {
     !name.is_empty() && is_label_value(name)
 }
 
-fn is_label_value(value: &str) -> bool {
+/// What labels may have as their value.
+pub(crate) fn is_label_value(value: &str) -> bool {
     let alphanumeric = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = value.as_bytes();
     value.is_empty()
