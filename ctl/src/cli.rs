@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::verbs::convert::Convert;
 use crate::verbs::policy::PolicyCommand;
 use crate::verbs::selector::SelectorCommand;
 pub(crate) use ipam::{IpamCheck, IpamCommand, IpamConfigure, IpamRelease, IpamShow, IpamSplit};
@@ -108,6 +109,9 @@ pub(crate) enum Command {
     /// Show the state of hosts, remove them
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Print resources with defaults; policies of Kubernetes as the resources they stand for
+    #[command(after_help = "Example:\n  margayctl convert -f networkpolicy.yaml -o yaml")]
+    Convert(Convert),
     /// Say what policies decide, and why
     #[command(subcommand)]
     Policy(PolicyCommand),

@@ -120,6 +120,9 @@ async fn execute<'a>(
     if let Command::Validate { files } = &cli.command {
         return (verbs::write::validate(files, &mut streams), streams);
     }
+    if let Command::Convert(args) = &cli.command {
+        return (verbs::convert::convert(args, &mut streams), streams);
+    }
     if let Command::Version { client: true } = &cli.command {
         let line = format!("Client:   {}", verbs::version::VERSION);
         return (streams.say(&line), streams);
@@ -199,6 +202,7 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
             verbs::node::status(*output, context).await
         }
         Command::Node(NodeCommand::List) => verbs::node::list(context).await,
+        Command::Convert(args) => verbs::convert::convert(args, &mut context.streams),
         Command::Policy(command) => verbs::policy::online(command, context).await,
         Command::Selector(command) => verbs::selector::online(command, context).await,
         Command::Node(NodeCommand::Remove { name, yes }) => {

@@ -1,5 +1,6 @@
 //! Whole command lines against a store in memory: what a user types, sees, and gets as exit code.
 
+mod kubernetes;
 mod policy;
 
 use std::path::Path;
@@ -571,13 +572,10 @@ fn an_unreachable_datastore_ends_the_command_with_3() {
         "get pools",
         "get pool main",
         "delete pool main",
-        "policy explain",
-        "policy test",
-        "policy show",
+        "policy explain --from a --to b",
+        "policy show a",
         "policy matrix",
-        "selector eval",
-        "selector parse",
-        "selector list",
+        "selector list all()",
         "ipam show",
     ] {
         let ran = lab.run(words);
@@ -971,6 +969,14 @@ fn every_command_has_help_with_an_example() {
         "validate",
         "patch",
         "label",
+        "convert",
+        "policy explain",
+        "policy test",
+        "policy show",
+        "policy matrix",
+        "selector eval",
+        "selector parse",
+        "selector list",
         "ipam show",
         "ipam check",
         "ipam release",
