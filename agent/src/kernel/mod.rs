@@ -446,7 +446,10 @@ impl Kernel {
                     self.unused.insert(Unused::Rules(RulesKey::Profile(name)));
                 }
                 Update::SetRemoved { id } => {
-                    self.unused.insert(Unused::Set(translate::set_id(&id)));
+                    // Kept, but not as it was: nobody tells of its members any more.
+                    let id = translate::set_id(&id);
+                    self.filter.empty_ipset(&id);
+                    self.unused.insert(Unused::Set(id));
                 }
             }
         }

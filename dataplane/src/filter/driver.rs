@@ -193,6 +193,11 @@ impl Filter {
         self.state.update_ipset(&mut self.sets, id, add, remove)
     }
 
+    /// Takes all members out of a set, which stays: for one that may be needed again soon.
+    pub fn empty_ipset(&mut self, id: &SetId) {
+        self.state.empty_ipset(&mut self.sets, id);
+    }
+
     /// Removes a set. Policies that still refer to it drop everything.
     pub fn remove_ipset(&mut self, id: &SetId) {
         self.state.remove_ipset(&mut self.sets, id);

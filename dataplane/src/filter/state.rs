@@ -178,6 +178,17 @@ impl State {
         self.sets.insert(id, spec);
     }
 
+    pub(super) fn empty_ipset(&mut self, kernel: &mut Sets, id: &SetId) {
+        let Some(spec) = self.sets.get_mut(id) else {
+            return;
+        };
+        spec.members.clear();
+        for family in &self.families {
+            let name = names::user_set(*family, id, spec.kind);
+            kernel.replace(&name, []);
+        }
+    }
+
     pub(super) fn update_ipset(
         &mut self,
         kernel: &mut Sets,
