@@ -45,7 +45,7 @@ impl Cni {
         let world = self.synced_world().await?;
         let of_network = format!("{}.", header.name);
         let mut problems = Vec::new();
-        for endpoint in world.endpoints.values() {
+        for (key, endpoint) in world.endpoints.iter() {
             let handle = endpoint
                 .resource
                 .metadata
@@ -58,6 +58,11 @@ impl Cni {
             };
             let ours = handle.is_some_and(|handle| handle.starts_with(&of_network));
             if !ours || valid.contains(&attachment) {
+                continue;
+            }
+            let _turn = self.turns.take(&attachment.container_id).await;
+            if self.world().endpoints.get(key) != Some(endpoint) {
+                // An ADD or a DEL of it came meanwhile.
                 continue;
             }
             info!(

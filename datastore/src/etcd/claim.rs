@@ -1,6 +1,6 @@
 //! Claims as keys with a lease.
 
-use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp};
+use etcd_client::{Client, Compare, CompareOp, Error, PutOptions, Txn, TxnOp};
 use margay_model::store::StoreError;
 use tokio::time::timeout;
 
@@ -56,7 +56,11 @@ async fn hold_at(client: Client, claim: &mut Claim) -> Result<bool, Failure> {
 
 /// Whether the lease was still there.
 async fn renew(client: &Client, lease: i64) -> Result<bool, Failure> {
-    let (mut keeper, mut answers) = client.lease_client().keep_alive(lease).await?;
+    let (mut keeper, mut answers) = match client.lease_client().keep_alive(lease).await {
+        // The client's words for a lease that is gone.
+        Err(Error::LeaseKeepAliveError(_)) => return Ok(false),
+        begun => begun?,
+    };
     keeper.keep_alive().await?;
     let answer = answers.message().await?;
     Ok(answer.is_some_and(|answer| answer.ttl() > 0))
