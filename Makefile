@@ -49,7 +49,8 @@ bench-ipam:
 storm:
 	CALLS=$(CALLS) SEED=$(SEED) scripts/storm.sh
 
-install: build
+install:
+	@test -x dist/bin/margayd || { echo 'install: run "make build" first' >&2; exit 1; }
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(CNI_BIN)
 	install -m 755 dist/bin/margayd dist/bin/margayctl $(DESTDIR)$(PREFIX)/bin
 	install -m 755 dist/bin/margay-cni $(DESTDIR)$(CNI_BIN)/.margay-cni.new
