@@ -1,5 +1,8 @@
 //! Whole command lines against a store in memory: what a user types, sees, and gets as exit code.
 
+mod change;
+mod get;
+mod ipam;
 mod kubernetes;
 mod policy;
 
@@ -9,8 +12,6 @@ use margay_datastore::{Fault, MemoryStore};
 use margay_model::store::{Store, Txn};
 
 use super::*;
-
-mod ipam;
 
 /// A user with a datastore.
 struct Lab {
@@ -409,139 +410,6 @@ fn delete_by_name_and_by_file() {
 }
 
 #[test]
-fn get_prints_tables() {
-    let lab = Lab::new();
-    lab.apply(POOL);
-    lab.apply(&POOL.replace("main", "a").replace("10.65", "10.66"));
-    assert_eq!(
-        lab.run("get POOLS"),
-        ok("NAME   CIDR           SELECTOR\n\
-            a      10.66.0.0/16   all()\n\
-            main   10.65.0.0/16   all()\n")
-    );
-    assert_eq!(
-        lab.run("get ippool main -o wide"),
-        ok(
-            "NAME   CIDR           NAT    IPIPMODE   VXLANMODE   DISABLED   DISABLEBGPEXPORT   \
-            SELECTOR   ASSIGNMENTMODE\n\
-            main   10.65.0.0/16   true   Never      Never       false      false              \
-            all()      Automatic\n"
-        )
-    );
-    assert_eq!(lab.run("get ipp -o name"), ok("ippool/a\nippool/main\n"));
-    assert_eq!(lab.run("get bgppeers"), ok("NAME   PEERIP   NODE   ASN\n"));
-}
-
-#[test]
-fn get_knows_namespaces() {
-    let lab = Lab::new();
-    lab.apply(POLICY);
-    assert_eq!(lab.run_with("apply -n prod -f -", POLICY).code, 0);
-    assert_eq!(
-        lab.run("get np"),
-        ok("NAME        TIER\nallow-dns   default\n")
-    );
-    assert_eq!(
-        lab.run("get networkPolicy -A -o wide"),
-        ok("NAMESPACE   NAME        TIER      ORDER   SELECTOR\n\
-            default     allow-dns   default   10      app == 'web'\n\
-            prod        allow-dns   default   10      app == 'web'\n")
-    );
-    assert_eq!(
-        lab.run("get np allow-dns missing -n prod"),
-        failed(
-            "NAME        TIER\nallow-dns   default\n",
-            "NetworkPolicy/prod/missing: does not exist\n"
-        )
-    );
-}
-
-#[test]
-fn get_prints_yaml_and_json_that_apply_takes_back() {
-    let lab = Lab::new();
-    lab.apply(POOL);
-    let yaml = lab.run("get pool main -o yaml");
-    assert_eq!(
-        yaml,
-        ok("\
-apiVersion: projectcalico.org/v3
-kind: IPPool
-metadata:
-  creationTimestamp: \"2026-11-21T05:02:52Z\"
-  name: main
-  resourceVersion: \"1\"
-  uid: \"6b6e5e6b-98df-4f9a-9dc9-a8cf7806cb8c\"
-spec:
-  allowedUses:
-  - Workload
-  - Tunnel
-  assignmentMode: Automatic
-  blockSize: 26
-  cidr: 10.65.0.0/16
-  ipipMode: Never
-  natOutgoing: true
-  nodeSelector: all()
-  vxlanMode: Never
-")
-    );
-    assert_eq!(
-        lab.run_with("apply -f -", &yaml.out),
-        ok("IPPool/main: unchanged\n")
-    );
-    let json = lab.run("get pools -o json");
-    let value: serde_json::Value = serde_json::from_str(&json.out).unwrap();
-    assert_eq!(value["kind"], "IPPoolList");
-    assert_eq!(value["metadata"]["resourceVersion"], "1");
-    assert_eq!(
-        lab.run_with("apply -f -", &json.out),
-        ok("IPPool/main: unchanged\n")
-    );
-}
-
-#[test]
-fn tiers_are_shown_in_their_own_order() {
-    let lab = Lab::new();
-    for (name, order) in [("a", "300"), ("b", "2.5"), ("c", "100")] {
-        lab.apply(&format!(
-            "{{apiVersion: projectcalico.org/v3, kind: Tier, metadata: {{name: {name}}}, spec: \
-             {{order: {order}}}}}"
-        ));
-    }
-    assert_eq!(
-        lab.run("get tiers"),
-        ok("NAME   ORDER\nb      2.5\nc      100\na      300\n")
-    );
-}
-
-#[test]
-fn nodes_show_the_cluster_s_as_in_brackets() {
-    let lab = Lab::new();
-    lab.apply(
-        "
-apiVersion: projectcalico.org/v3
-kind: BGPConfiguration
-metadata: {name: default}
-spec: {asNumber: 63400}
----
-apiVersion: projectcalico.org/v3
-kind: Node
-metadata: {name: n1}
-spec: {bgp: {ipv4Address: 192.0.2.1/24}}
----
-apiVersion: projectcalico.org/v3
-kind: Node
-metadata: {name: n2}
-spec: {bgp: {asNumber: '1.1', ipv6Address: '2001:db8::2/64'}}
-",
-    );
-    let table = "NAME   ASN       IPV4           IPV6\n\
-                 n1     (63400)   192.0.2.1/24\n\
-                 n2     65537                    2001:db8::2/64\n";
-    assert_eq!(lab.run("get nodes -o wide"), ok(table));
-    assert_eq!(lab.run("node list"), ok(table));
-}
-
-#[test]
 fn what_is_damaged_is_named_and_can_be_repaired() {
     let lab = Lab::new();
     lab.apply(POOL);
@@ -710,121 +578,6 @@ fn folders_are_read_in_order_and_as_deep_as_asked() {
             .starts_with(place.to_str().unwrap()),
         "{ran:?}"
     );
-}
-
-#[test]
-fn patch_changes_fields_and_checks_the_result() {
-    let lab = Lab::new();
-    lab.apply(POOL);
-    let patch = |words: &[&str]| {
-        lab.run_args(
-            ["patch", "ippool", "main"]
-                .into_iter()
-                .chain(words.iter().copied()),
-            "",
-        )
-    };
-    let replaced = ok("IPPool/main: replaced\n");
-    assert_eq!(
-        patch(&["-p", r#"{"spec":{"disabled":true,"natOutgoing":null}}"#]),
-        replaced
-    );
-    let stored = lab.stored("ippools/main").unwrap();
-    assert!(
-        stored.contains(r#""disabled":true"#) && !stored.contains("natOutgoing"),
-        "{stored}"
-    );
-    assert_eq!(
-        patch(&["-p", "spec: {disabled: true}"]),
-        ok("IPPool/main: unchanged\n")
-    );
-    let operations = r#"[{"op":"test","path":"/spec/disabled","value":true},
-                         {"op":"remove","path":"/spec/disabled"}]"#;
-    assert_eq!(patch(&["-t", "json", "-p", operations]), replaced);
-    let again = patch(&["-t", "json", "-p", operations]);
-    assert_eq!(again.code, 1);
-    assert!(again.err.starts_with("IPPool/main: patch: "), "{again:?}");
-    for (change, error) in [
-        (
-            r#"{"spec":{"blockSize":27}}"#,
-            "IPPool/main: spec.blockSize: found 27, allowed: 26, because",
-        ),
-        (
-            r#"{"spec":{"disabeld":true}}"#,
-            "IPPool/main: spec.disabeld: found an unknown field, did",
-        ),
-        (
-            r#"{"metadata":{"name":"x"}}"#,
-            "IPPool/main: metadata: found IPPool/x, allowed: the same",
-        ),
-        (
-            r#"{"metadata":{"resourceVersion":"1"}}"#,
-            "IPPool/main: changed by somebody else: ",
-        ),
-    ] {
-        let ran = patch(&["-t", "merge", "-p", change]);
-        assert_eq!((ran.code, ran.err.lines().count()), (1, 1), "{ran:?}");
-        assert!(ran.err.starts_with(error), "{ran:?}");
-    }
-    assert_eq!(patch(&["-p", "["]).code, 2);
-    assert_eq!(
-        lab.run("patch pool absent -p {}").err,
-        "IPPool/absent: does not exist\n"
-    );
-}
-
-#[test]
-fn patch_leaves_fields_of_newer_releases_alone() {
-    let lab = Lab::new();
-    lab.put(
-        "/calico/resources/v3/projectcalico.org/ippools/main",
-        r#"{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"main"},"spec":{"cidr":"10.0.0.0/16","newer":1}}"#,
-    );
-    assert_eq!(lab.run("patch pool main -p {spec:{disabled:true}}").code, 2);
-    let ran = lab.run(r#"patch pool main -p {"spec":{"disabled":true}}"#);
-    assert_eq!(ran, ok("IPPool/main: replaced\n"));
-    assert!(lab.stored("ippools/main").unwrap().contains(r#""newer":1"#));
-}
-
-#[test]
-fn label_sets_and_removes() {
-    let lab = Lab::new();
-    lab.apply("{apiVersion: projectcalico.org/v3, kind: Node, metadata: {name: n1}}");
-    assert_eq!(
-        lab.run("label node n1 rack=a zone="),
-        ok("Node/n1: replaced\n")
-    );
-    assert!(
-        lab.stored("nodes/n1")
-            .unwrap()
-            .contains(r#""labels":{"rack":"a","zone":""}"#)
-    );
-    assert_eq!(lab.run("label node n1 rack=a"), ok("Node/n1: unchanged\n"));
-    assert_eq!(
-        lab.run("label node n1 rack=b"),
-        failed(
-            "",
-            "Node/n1: metadata.labels.rack: found \"a\", allowed: \"b\" only with --overwrite\n"
-        )
-    );
-    assert_eq!(
-        lab.run("label node n1 rack=b --overwrite"),
-        ok("Node/n1: replaced\n")
-    );
-    assert_eq!(
-        lab.run("label node n1 rack zone --remove"),
-        ok("Node/n1: replaced\n")
-    );
-    assert!(!lab.stored("nodes/n1").unwrap().contains("labels"));
-    assert_eq!(
-        lab.run("label node n1 rack --remove"),
-        failed(
-            "",
-            "Node/n1: metadata.labels.rack: found nothing, allowed: a label to remove\n"
-        )
-    );
-    assert_eq!(lab.run("label node n1 rack").code, 2);
-    assert_eq!(lab.run("label node n1 a/b/c=d").code, 1);
 }
 
 /// A block with one address of n1, one of n2 and one that rests.
