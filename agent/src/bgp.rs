@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::causes::in_full;
 use crate::kernel::{Announce, BgpNextHop, Learned};
 
 /// Pause before another attempt to start the speaker.
@@ -268,15 +269,4 @@ async fn status(running: Option<&Running>) -> BgpStatus {
         }
     }
     status
-}
-
-/// An error with its causes, on one line.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -6,6 +6,7 @@
 
 mod audit;
 mod bgp;
+mod causes;
 mod cni;
 mod collect;
 mod config;

@@ -12,9 +12,10 @@ use margay_model::rule::{Action, Rule};
 use margay_model::workload_endpoint::{WorkloadEndpoint, WorkloadEndpointSpec};
 use tracing::{debug, info};
 
+use super::mac::format_mac;
 use super::naming::{endpoint_key, host_ifname};
 use super::netconf::Call;
-use super::result::{Attachment, format_mac};
+use super::result::Attachment;
 use super::{Cni, HANDLE_ANNOTATION, IDENTITY_ANNOTATION, PROGRAM_TIMEOUT, attach_error, delegate};
 use crate::fault;
 use crate::ipam_task::{Assign, Written};

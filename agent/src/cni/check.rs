@@ -7,8 +7,10 @@ use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
 use margay_dataplane::attach::{self, AttachSpec};
 use serde_json::Value;
 
+use super::mac::parse_mac;
 use super::netconf::Call;
-use super::{Cni, delegate, in_full};
+use super::{Cni, delegate};
+use crate::causes::in_full;
 
 impl Cni {
     pub(super) async fn check(
@@ -102,12 +104,4 @@ fn compare_allocation(allocated: &[IpAddr], ips: &[IpAddr]) -> Vec<String> {
         .filter(|ip| !allocated.contains(ip))
         .map(|ip| format!("address {ip} is not allocated to this container"))
         .collect()
-}
-
-fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let bytes: Option<Vec<u8>> = text
-        .split(':')
-        .map(|part| u8::from_str_radix(part, 16).ok())
-        .collect();
-    bytes?.try_into().ok()
 }

@@ -12,6 +12,7 @@ mod delegate;
 mod gc;
 mod identity;
 mod journal;
+mod mac;
 mod naming;
 mod netconf;
 mod result;
@@ -33,6 +34,7 @@ use journal::Entry;
 pub(crate) use journal::Journal;
 pub(crate) use netconf::IpamWish;
 
+use crate::causes::in_full;
 use crate::fault;
 use crate::graph::GraphHandle;
 use crate::ipam_task::{IpamHandle, Release};
@@ -266,18 +268,4 @@ fn attach_error(error: &AttachError) -> CniError {
         _ => code::ATTACH_FAILED,
     };
     CniError::new(code, in_full(error))
-}
-
-/// An error with its causes, on one line.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::annotations::{Wishes, is_annotation};
 use super::identity::{Identity, StickyConf};
+use super::mac::parse_mac;
 use super::naming;
 
 /// One CNI call, understood.
@@ -193,7 +194,7 @@ impl Call {
             ));
         }
         let mac = match runtime.mac.or(args.mac) {
-            Some(text) => Some(parse_mac(&text)?),
+            Some(text) => Some(unicast_mac(&text)?),
             None => None,
         };
         Ok(Self {
@@ -317,13 +318,8 @@ fn parse_ips(source: &str, ips: &[String]) -> Result<Vec<IpAddr>, CniError> {
     Ok(parsed)
 }
 
-fn parse_mac(text: &str) -> Result<[u8; 6], CniError> {
-    let bytes: Option<Vec<u8>> = text
-        .split(':')
-        .map(|part| u8::from_str_radix(part, 16).ok())
-        .collect();
-    bytes
-        .and_then(|b| <[u8; 6]>::try_from(b).ok())
+fn unicast_mac(text: &str) -> Result<[u8; 6], CniError> {
+    parse_mac(text)
         // A multicast or all-zero address is no interface's.
         .filter(|mac| mac[0] & 1 == 0 && *mac != [0; 6])
         .ok_or_else(|| {

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
+use super::mac::format_mac;
+
 /// What an ADD made, independent of the version it is told in.
 #[derive(Clone, Debug)]
 pub(crate) struct Attachment<'a> {
@@ -62,11 +64,6 @@ impl Attachment<'_> {
         };
         Value::from(result)
     }
-}
-
-/// `aa:bb:cc:dd:ee:ff`.
-pub(crate) fn format_mac(mac: [u8; 6]) -> String {
-    mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
 #[cfg(test)]
