@@ -229,6 +229,7 @@ fn bird_recovers(tor: &NetNs, lab: &Lab) -> Result<Process> {
 fn a_router_that_restarts_keeps_its_routes_in_the_hosts() -> Result<()> {
     let mut rack = rack()?;
     let containers = rack.containers()?;
+    everybody_knows(&rack, &containers)?;
     let lab = &rack.cluster.lab;
     let tor = lab.tor.name().to_owned();
     let mut watch = Watch::start(&rack, &containers)?;
