@@ -234,6 +234,12 @@ impl Client {
             }
             AnyResource::NetworkPolicy(policy) => self.check_tier(policy.spec.tier()).await,
             AnyResource::GlobalNetworkPolicy(policy) => self.check_tier(policy.spec.tier()).await,
+            AnyResource::StagedNetworkPolicy(staged) => {
+                self.check_tier(staged.spec.policy.tier()).await
+            }
+            AnyResource::StagedGlobalNetworkPolicy(staged) => {
+                self.check_tier(staged.spec.policy.tier()).await
+            }
             _ => Ok(()),
         }
     }
@@ -302,11 +308,18 @@ impl Client {
         if is_built_in_tier(tier) {
             return Err(Failure::Kept("every cluster has this tier".to_owned()));
         }
-        for kind in [Kind::GlobalNetworkPolicy, Kind::NetworkPolicy] {
+        for kind in [
+            Kind::GlobalNetworkPolicy,
+            Kind::NetworkPolicy,
+            Kind::StagedGlobalNetworkPolicy,
+            Kind::StagedNetworkPolicy,
+        ] {
             for policy in self.list(kind, None).await?.resources {
                 let of = match &policy {
                     AnyResource::NetworkPolicy(policy) => policy.spec.tier(),
                     AnyResource::GlobalNetworkPolicy(policy) => policy.spec.tier(),
+                    AnyResource::StagedNetworkPolicy(staged) => staged.spec.policy.tier(),
+                    AnyResource::StagedGlobalNetworkPolicy(staged) => staged.spec.policy.tier(),
                     _ => continue,
                 };
                 if of == tier {

@@ -22,6 +22,8 @@ const fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
             "NUMIMPORTV6",
         ],
         (Kind::BgpPeer, _) => &["NAME", "PEERIP", "NODE", "ASN"],
+        (Kind::CalicoNodeStatus, false) => &["NAME", "NODE"],
+        (Kind::CalicoNodeStatus, true) => &["NAME", "NODE", "CLASSES"],
         (Kind::ClusterInformation, _) => &[
             "NAME",
             "CLUSTERGUID",
@@ -29,10 +31,20 @@ const fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
             "CALICOVERSION",
             "DATASTOREREADY",
         ],
-        (Kind::GlobalNetworkPolicy | Kind::NetworkPolicy, false) => &["NAME", "TIER"],
-        (Kind::GlobalNetworkPolicy | Kind::NetworkPolicy, true) => {
-            &["NAME", "TIER", "ORDER", "SELECTOR"]
-        }
+        (
+            Kind::GlobalNetworkPolicy
+            | Kind::NetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::StagedNetworkPolicy,
+            false,
+        ) => &["NAME", "TIER"],
+        (
+            Kind::GlobalNetworkPolicy
+            | Kind::NetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::StagedNetworkPolicy,
+            true,
+        ) => &["NAME", "TIER", "ORDER", "SELECTOR"],
         (Kind::GlobalNetworkSet | Kind::NetworkSet, true) => &["NAME", "NETS"],
         (Kind::HostEndpoint, false) => &["NAME", "NODE"],
         (Kind::HostEndpoint, true) => &["NAME", "NODE", "INTERFACE", "IPS", "PROFILES"],
@@ -58,6 +70,7 @@ const fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
         (Kind::IpReservation, true) => &["NAME", "CIDRS"],
         (Kind::Node, true) => &["NAME", "ASN", "IPV4", "IPV6"],
         (Kind::Profile, true) => &["NAME", "LABELS"],
+        (Kind::StagedKubernetesNetworkPolicy, true) => &["NAME", "PODSELECTOR"],
         (Kind::Tier, _) => &["NAME", "ORDER"],
         (Kind::WorkloadEndpoint, false) => &["WORKLOAD", "NODE", "NETWORKS", "INTERFACE"],
         (Kind::WorkloadEndpoint, true) => &[
@@ -74,8 +87,10 @@ const fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
             | Kind::GlobalNetworkSet
             | Kind::NetworkSet
             | Kind::IpReservation
+            | Kind::KubeControllersConfiguration
             | Kind::Node
-            | Kind::Profile,
+            | Kind::Profile
+            | Kind::StagedKubernetesNetworkPolicy,
             _,
         ) => &["NAME"],
     }
@@ -124,6 +139,10 @@ fn cell(resource: &AnyResource, heading: &str, asn: Asn) -> String {
             }
             _ => res.spec.as_number.unwrap_or(Asn(0)).to_string(),
         },
+        AnyResource::CalicoNodeStatus(res) => match heading {
+            "NODE" => res.spec.node.clone(),
+            _ => join(&res.spec.classes),
+        },
         AnyResource::ClusterInformation(res) => match heading {
             "CLUSTERGUID" => res.spec.cluster_guid.clone(),
             "CLUSTERTYPE" => res.spec.cluster_type.clone(),
@@ -142,6 +161,27 @@ fn cell(resource: &AnyResource, heading: &str, asn: Asn) -> String {
             res.spec.order,
             res.spec.selector.as_deref(),
         ),
+        AnyResource::StagedGlobalNetworkPolicy(res) => {
+            let policy = &res.spec.policy;
+            policy_cell(
+                heading,
+                policy.tier(),
+                policy.order,
+                policy.selector.as_deref(),
+            )
+        }
+        AnyResource::StagedNetworkPolicy(res) => {
+            let policy = &res.spec.policy;
+            policy_cell(
+                heading,
+                policy.tier(),
+                policy.order,
+                policy.selector.as_deref(),
+            )
+        }
+        AnyResource::StagedKubernetesNetworkPolicy(res) => {
+            serde_json::Value::Object(res.spec.pod_selector.clone()).to_string()
+        }
         AnyResource::GlobalNetworkSet(res) => list(&res.spec.nets),
         AnyResource::NetworkSet(res) => list(&res.spec.nets),
         AnyResource::HostEndpoint(res) => match heading {
@@ -214,7 +254,9 @@ fn cell(resource: &AnyResource, heading: &str, asn: Asn) -> String {
                 texts.collect::<Vec<_>>().join(",")
             }
         },
-        AnyResource::FelixConfiguration(_) => String::new(),
+        AnyResource::FelixConfiguration(_) | AnyResource::KubeControllersConfiguration(_) => {
+            String::new()
+        }
     }
 }
 

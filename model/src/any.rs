@@ -5,17 +5,22 @@ use serde::{Serialize, Serializer};
 use crate::bgp_configuration::BgpConfiguration;
 use crate::bgp_filter::BgpFilter;
 use crate::bgp_peer::BgpPeer;
+use crate::calico_node_status::CalicoNodeStatus;
 use crate::cluster_information::ClusterInformation;
 use crate::felix_configuration::FelixConfiguration;
 use crate::host_endpoint::HostEndpoint;
 use crate::ipam_configuration::{IpReservation, IpamConfiguration};
 use crate::ippool::IpPool;
 use crate::kind::{Kind, ResourceKey};
+use crate::kube_controllers_configuration::KubeControllersConfiguration;
 use crate::meta::ObjectMeta;
 use crate::network_set::{GlobalNetworkSet, NetworkSet};
 use crate::node::Node;
 use crate::policy::{GlobalNetworkPolicy, NetworkPolicy};
 use crate::profile::Profile;
+use crate::staged_policy::{
+    StagedGlobalNetworkPolicy, StagedKubernetesNetworkPolicy, StagedNetworkPolicy,
+};
 use crate::tier::Tier;
 use crate::workload_endpoint::WorkloadEndpoint;
 
@@ -85,6 +90,7 @@ any_resource!(
     BgpConfiguration,
     BgpFilter,
     BgpPeer,
+    CalicoNodeStatus,
     ClusterInformation,
     FelixConfiguration,
     GlobalNetworkPolicy,
@@ -93,10 +99,14 @@ any_resource!(
     IpamConfiguration,
     IpPool,
     IpReservation,
+    KubeControllersConfiguration,
     NetworkPolicy,
     NetworkSet,
     Node,
     Profile,
+    StagedGlobalNetworkPolicy,
+    StagedKubernetesNetworkPolicy,
+    StagedNetworkPolicy,
     Tier,
     WorkloadEndpoint,
 );

@@ -1,10 +1,14 @@
 //! What is filled in when a resource is created.
 
 use crate::any::AnyResource;
+use crate::bgp_configuration::Toggle;
+use crate::duration::GoDuration;
 use crate::ippool::{AssignmentMode, EncapMode, IpPoolSpec, PoolUse};
+use crate::kube_controllers_configuration::{AssignIps, KubeControllersConfigurationSpec};
 use crate::meta::ObjectMeta;
 use crate::policy::DEFAULT_TIER;
 use crate::rule::Action;
+use crate::staged_policy::StagedAction;
 
 /// The namespace of namespaced resources that name none.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -21,20 +25,32 @@ impl AnyResource {
             Self::IpPool(pool) => fill_pool(&mut pool.spec),
             Self::NetworkPolicy(policy) => {
                 policy.spec.types = policy.spec.directions();
-                let tier = policy
-                    .spec
-                    .tier
-                    .get_or_insert_with(|| DEFAULT_TIER.to_owned());
-                label(&mut policy.metadata, "projectcalico.org/tier", tier);
+                fill_tier(&mut policy.spec.tier, &mut policy.metadata);
             }
             Self::GlobalNetworkPolicy(policy) => {
                 policy.spec.types = policy.spec.directions();
-                let tier = policy
-                    .spec
-                    .tier
-                    .get_or_insert_with(|| DEFAULT_TIER.to_owned());
-                label(&mut policy.metadata, "projectcalico.org/tier", tier);
+                fill_tier(&mut policy.spec.tier, &mut policy.metadata);
             }
+            Self::StagedNetworkPolicy(staged) => {
+                let policy = &mut staged.spec.policy;
+                policy.types = match fill_action(&mut staged.spec.staged_action) {
+                    StagedAction::Delete => Vec::new(),
+                    _ => policy.directions(),
+                };
+                fill_tier(&mut policy.tier, &mut staged.metadata);
+            }
+            Self::StagedGlobalNetworkPolicy(staged) => {
+                let policy = &mut staged.spec.policy;
+                policy.types = match fill_action(&mut staged.spec.staged_action) {
+                    StagedAction::Delete => Vec::new(),
+                    _ => policy.directions(),
+                };
+                fill_tier(&mut policy.tier, &mut staged.metadata);
+            }
+            Self::StagedKubernetesNetworkPolicy(staged) => {
+                fill_action(&mut staged.spec.staged_action);
+            }
+            Self::KubeControllersConfiguration(config) => fill_controllers(&mut config.spec),
             Self::Tier(tier) => {
                 tier.spec.default_action.get_or_insert(Action::Deny);
             }
@@ -63,6 +79,31 @@ impl AnyResource {
 
 fn label(metadata: &mut ObjectMeta, name: &str, value: &str) {
     metadata.labels.insert(name.to_owned(), value.to_owned());
+}
+
+fn fill_tier(tier: &mut Option<String>, metadata: &mut ObjectMeta) {
+    let tier = tier.get_or_insert_with(|| DEFAULT_TIER.to_owned());
+    label(metadata, "projectcalico.org/tier", tier);
+}
+
+fn fill_action(action: &mut Option<StagedAction>) -> StagedAction {
+    *action.get_or_insert(StagedAction::Set)
+}
+
+fn fill_controllers(spec: &mut KubeControllersConfigurationSpec) {
+    spec.health_checks.get_or_insert(Toggle::Enabled);
+    spec.prometheus_metrics_port.get_or_insert(9094);
+    if let Some(node) = &mut spec.controllers.node {
+        let grace = GoDuration::from_secs(15 * 60);
+        node.leak_grace_period.get_or_insert(grace);
+    }
+    if let Some(balancer) = &mut spec.controllers.load_balancer {
+        balancer.assign_ips.get_or_insert(AssignIps::AllServices);
+    }
+    if let Some(migration) = &mut spec.controllers.migration {
+        let migrator = &mut migration.policy_name_migrator;
+        migrator.get_or_insert(Toggle::Enabled);
+    }
 }
 
 fn fill_pool(spec: &mut IpPoolSpec) {
@@ -150,6 +191,48 @@ mod tests {
             json!({
                 "app": "web", "projectcalico.org/namespace": "prod",
                 "projectcalico.org/orchestrator": "cni",
+            })
+        );
+    }
+
+    #[test]
+    fn staged_policies_get_an_action_and_what_their_action_needs() {
+        let staged = |kind, spec: Value| {
+            filled(kind, json!({"metadata": {"name": "a"}, "spec": spec}))["spec"].clone()
+        };
+        for kind in [Kind::StagedNetworkPolicy, Kind::StagedGlobalNetworkPolicy] {
+            assert_eq!(
+                staged(kind, json!({"egress": [{"action": "Deny"}]}))["types"],
+                json!(["Egress"])
+            );
+            assert_eq!(
+                staged(kind, json!({"stagedAction": "Delete", "types": ["Egress"]})),
+                json!({"stagedAction": "Delete", "tier": "default"})
+            );
+        }
+        assert_eq!(
+            staged(Kind::StagedKubernetesNetworkPolicy, json!({})),
+            json!({"stagedAction": "Set", "podSelector": {}})
+        );
+    }
+
+    #[test]
+    fn controllers_that_run_get_their_settings() {
+        let config = |controllers: Value| {
+            let spec = json!({"controllers": controllers});
+            let config = json!({"metadata": {"name": "default"}, "spec": spec});
+            filled(Kind::KubeControllersConfiguration, config)["spec"].clone()
+        };
+        assert_eq!(
+            config(json!({})),
+            json!({"healthChecks": "Enabled", "prometheusMetricsPort": 9094, "controllers": {}})
+        );
+        assert_eq!(
+            config(json!({"node": {}, "loadBalancer": {}, "migration": {}}))["controllers"],
+            json!({
+                "node": {"leakGracePeriod": "15m0s"},
+                "loadBalancer": {"assignIPs": "AllServices"},
+                "migration": {"policyNameMigrator": "Enabled"},
             })
         );
     }

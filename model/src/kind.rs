@@ -14,6 +14,8 @@ string_enum! {
         BgpFilter = "BGPFilter",
         /// A BGP session to make.
         BgpPeer = "BGPPeer",
+        /// A request for the state of one host.
+        CalicoNodeStatus = "CalicoNodeStatus",
         /// Facts about the cluster as a whole.
         ClusterInformation = "ClusterInformation",
         /// Settings of the dataplane, for all nodes or for one.
@@ -30,6 +32,8 @@ string_enum! {
         IpPool = "IPPool",
         /// Addresses never given to an endpoint.
         IpReservation = "IPReservation",
+        /// Settings of the controllers beside Kubernetes.
+        KubeControllersConfiguration = "KubeControllersConfiguration",
         /// A policy for the endpoints of one namespace.
         NetworkPolicy = "NetworkPolicy",
         /// A labelled set of networks in a namespace.
@@ -38,6 +42,12 @@ string_enum! {
         Node = "Node",
         /// Rules and labels shared by the endpoints that name it.
         Profile = "Profile",
+        /// A policy for endpoints of every namespace, to be tried.
+        StagedGlobalNetworkPolicy = "StagedGlobalNetworkPolicy",
+        /// A policy in the form of Kubernetes, to be tried.
+        StagedKubernetesNetworkPolicy = "StagedKubernetesNetworkPolicy",
+        /// A policy for the endpoints of one namespace, to be tried.
+        StagedNetworkPolicy = "StagedNetworkPolicy",
         /// An ordered group of policies.
         Tier = "Tier",
         /// An attachment of a workload to the network.
@@ -51,6 +61,7 @@ impl Kind {
         Self::BgpConfiguration,
         Self::BgpFilter,
         Self::BgpPeer,
+        Self::CalicoNodeStatus,
         Self::ClusterInformation,
         Self::FelixConfiguration,
         Self::GlobalNetworkPolicy,
@@ -59,10 +70,14 @@ impl Kind {
         Self::IpamConfiguration,
         Self::IpPool,
         Self::IpReservation,
+        Self::KubeControllersConfiguration,
         Self::NetworkPolicy,
         Self::NetworkSet,
         Self::Node,
         Self::Profile,
+        Self::StagedGlobalNetworkPolicy,
+        Self::StagedKubernetesNetworkPolicy,
+        Self::StagedNetworkPolicy,
         Self::Tier,
         Self::WorkloadEndpoint,
     ];
@@ -73,6 +88,7 @@ impl Kind {
             Self::BgpConfiguration => "bgpconfigurations",
             Self::BgpFilter => "bgpfilters",
             Self::BgpPeer => "bgppeers",
+            Self::CalicoNodeStatus => "caliconodestatuses",
             Self::ClusterInformation => "clusterinformations",
             Self::FelixConfiguration => "felixconfigurations",
             Self::GlobalNetworkPolicy => "globalnetworkpolicies",
@@ -81,10 +97,14 @@ impl Kind {
             Self::IpamConfiguration => "ipamconfigurations",
             Self::IpPool => "ippools",
             Self::IpReservation => "ipreservations",
+            Self::KubeControllersConfiguration => "kubecontrollersconfigurations",
             Self::NetworkPolicy => "networkpolicies",
             Self::NetworkSet => "networksets",
             Self::Node => "nodes",
             Self::Profile => "profiles",
+            Self::StagedGlobalNetworkPolicy => "stagedglobalnetworkpolicies",
+            Self::StagedKubernetesNetworkPolicy => "stagedkubernetesnetworkpolicies",
+            Self::StagedNetworkPolicy => "stagednetworkpolicies",
             Self::Tier => "tiers",
             Self::WorkloadEndpoint => "workloadendpoints",
         }
@@ -96,6 +116,7 @@ impl Kind {
             Self::BgpConfiguration => &["bgpconfig", "bgpconfigs"],
             Self::BgpFilter => &["bgpf", "bgpfs", "bf", "bfs"],
             Self::BgpPeer => &["bgpp", "bgpps", "bp", "bps"],
+            Self::CalicoNodeStatus => &["nodestatus", "nodestatuses"],
             Self::ClusterInformation => &["clusterinfo", "clusterinfos"],
             Self::FelixConfiguration => &["felixconfig", "felixconfigs"],
             Self::GlobalNetworkPolicy => &["gnp", "gnps"],
@@ -104,10 +125,32 @@ impl Kind {
             Self::IpamConfiguration => &["ipamconfig", "ipamconfigs"],
             Self::IpPool => &["ipp", "ipps", "pool", "pools"],
             Self::IpReservation => &["reservation", "reservations"],
+            Self::KubeControllersConfiguration => &[
+                "kubecontrollersconfig",
+                "kubecontrollersconfigs",
+                "kcc",
+                "kccs",
+            ],
             Self::NetworkPolicy => &["np", "nps", "policy", "policies", "pol", "pols"],
             Self::NetworkSet => &["netset", "netsets"],
             Self::Node => &["no", "nos"],
             Self::Profile => &["pro", "pros"],
+            Self::StagedGlobalNetworkPolicy => &["sgnp", "sgnps"],
+            Self::StagedKubernetesNetworkPolicy => &[
+                "stagedkubernetespolicy",
+                "stagedkubernetespolicies",
+                "sknp",
+                "skpol",
+                "skpols",
+            ],
+            Self::StagedNetworkPolicy => &[
+                "stagedpolicy",
+                "stagedpolicies",
+                "snp",
+                "scnp",
+                "spol",
+                "spols",
+            ],
             Self::Tier => &[],
             Self::WorkloadEndpoint => &["wep", "weps"],
         }
@@ -117,7 +160,11 @@ impl Kind {
     pub const fn namespaced(self) -> bool {
         matches!(
             self,
-            Self::NetworkPolicy | Self::NetworkSet | Self::WorkloadEndpoint
+            Self::NetworkPolicy
+                | Self::NetworkSet
+                | Self::StagedKubernetesNetworkPolicy
+                | Self::StagedNetworkPolicy
+                | Self::WorkloadEndpoint
         )
     }
 

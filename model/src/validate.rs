@@ -3,11 +3,13 @@
 //! The same rules hold for what a manifest asks for and for what another writer left in the store.
 
 mod bgp;
+mod controllers;
 mod endpoint;
 mod metadata;
 mod policy;
 mod pool;
 mod rule;
+mod staged;
 
 use crate::any::AnyResource;
 use crate::bgp_configuration::BgpConfiguration;
@@ -32,13 +34,28 @@ pub fn validate(resource: &AnyResource, selector: SelectorCheck<'_>) -> Vec<Fiel
         AnyResource::BgpConfiguration(res) => bgp::check_configuration(res, &mut findings),
         AnyResource::BgpFilter(res) => bgp::check_filter(&res.spec, &mut findings),
         AnyResource::BgpPeer(res) => bgp::check_peer(&res.spec, &mut findings),
+        AnyResource::CalicoNodeStatus(res) => {
+            controllers::check_node_status(&res.spec, &mut findings);
+        }
         AnyResource::GlobalNetworkPolicy(res) => policy::check_global(&res.spec, &mut findings),
         AnyResource::HostEndpoint(res) => endpoint::check_host(&res.spec, &mut findings),
         AnyResource::IpamConfiguration(res) => pool::check_ipam(&res.spec, &mut findings),
         AnyResource::IpPool(res) => pool::check_pool(&res.spec, &mut findings),
+        AnyResource::KubeControllersConfiguration(res) => {
+            controllers::check_controllers(&res.spec, &mut findings);
+        }
         AnyResource::NetworkPolicy(res) => policy::check_namespaced(&res.spec, &mut findings),
         AnyResource::Node(res) => check_node(&res.spec, &mut findings),
         AnyResource::Profile(res) => policy::check_profile(&res.spec, &mut findings),
+        AnyResource::StagedGlobalNetworkPolicy(res) => {
+            staged::check_global(&res.spec, &mut findings);
+        }
+        AnyResource::StagedKubernetesNetworkPolicy(res) => {
+            staged::check_kubernetes(res, &mut findings);
+        }
+        AnyResource::StagedNetworkPolicy(res) => {
+            staged::check_namespaced(&res.spec, &mut findings);
+        }
         AnyResource::Tier(res) => check_tier(res, &mut findings),
         AnyResource::WorkloadEndpoint(res) => endpoint::check_workload(res, &mut findings),
         AnyResource::ClusterInformation(_)

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::any::AnyResource;
 use crate::field_error::FieldError;
+use crate::policy::NetworkPolicy;
 
 /// What of the metadata is taken over.
 #[derive(Debug, Deserialize)]
@@ -42,14 +43,27 @@ struct Object<S> {
 pub(crate) fn convert(value: &Value) -> Option<Result<AnyResource, Vec<FieldError>>> {
     let text = |name: &str| value.get(name).and_then(Value::as_str);
     match (text("apiVersion")?, text("kind")?) {
-        ("networking.k8s.io/v1", "NetworkPolicy") => {
-            Some(read(value).and_then(network_policy::convert))
-        }
+        ("networking.k8s.io/v1", "NetworkPolicy") => Some(read(value).and_then(|object| {
+            network_policy::convert(object.metadata, &object.spec).map(AnyResource::from)
+        })),
         ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => {
             Some(read(value).and_then(cluster_network_policy::convert))
         }
         _ => None,
     }
+}
+
+/// The policy of ours that a spec of `NetworkPolicy` under this name stands for.
+pub(crate) fn network_policy(
+    name: String,
+    namespace: Option<String>,
+    spec: Value,
+) -> Result<NetworkPolicy, Vec<FieldError>> {
+    let spec = serde_json::from_value(spec).map_err(|error| {
+        let allowed = "the spec of a NetworkPolicy of Kubernetes";
+        vec![FieldError::new("spec", error.to_string(), allowed)]
+    })?;
+    network_policy::convert(Metadata { name, namespace }, &spec)
 }
 
 fn read<S: for<'de> Deserialize<'de>>(value: &Value) -> Result<Object<S>, Vec<FieldError>> {

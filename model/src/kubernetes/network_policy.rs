@@ -3,14 +3,13 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Metadata;
 use super::labels::{self, LabelSelector};
 use super::ports::Ports;
-use super::{Metadata, Object};
-use crate::any::AnyResource;
 use crate::field_error::FieldError;
 use crate::meta::{ObjectMeta, Resource};
 use crate::net::{AddrCidr, Cidr};
-use crate::policy::{DEFAULT_TIER, NetworkPolicySpec, PolicyType};
+use crate::policy::{DEFAULT_TIER, NetworkPolicy, NetworkPolicySpec, PolicyType};
 use crate::protocol::{Port, Protocol};
 use crate::rule::{Action, EntityRule, Rule};
 use crate::schema::is_port_name;
@@ -77,14 +76,10 @@ struct PortSpec {
 }
 
 /// The policy of ours that means the same.
-pub(super) fn convert(object: Object<Spec>) -> Result<AnyResource, Vec<FieldError>> {
-    let Object {
-        metadata: Metadata { name, namespace },
-        spec,
-        ..
-    } = object;
+pub(super) fn convert(metadata: Metadata, spec: &Spec) -> Result<NetworkPolicy, Vec<FieldError>> {
+    let Metadata { name, namespace } = metadata;
     let mut errors = Vec::new();
-    let types = types(&spec, &mut errors);
+    let types = types(spec, &mut errors);
     let mut ingress = Vec::new();
     for (i, rule) in spec.ingress.iter().enumerate() {
         let path = format!("spec.ingress[{i}]");
@@ -119,7 +114,7 @@ pub(super) fn convert(object: Object<Spec>) -> Result<AnyResource, Vec<FieldErro
         types,
         ..NetworkPolicySpec::default()
     };
-    Ok(Resource::new(metadata, spec).into())
+    Ok(Resource::new(metadata, spec))
 }
 
 /// Ingress always, and Egress if there are rules for it, unless the directions are named.

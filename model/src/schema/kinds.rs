@@ -5,6 +5,7 @@ use super::{Schema, Shape, forms};
 use crate::bgp_configuration::{BindMode, Toggle};
 use crate::bgp_filter::{FilterAction, MatchOperator, PeerType, RouteSource};
 use crate::bgp_peer::{NextHopMode, ReversePeering, SourceAddress};
+use crate::calico_node_status::NodeStatusClass;
 use crate::felix_configuration::{
     AllowAction, ChainInsertMode, DenyAction, EndpointToHostAction, IptablesBackend, SourceSpoofing,
 };
@@ -12,6 +13,9 @@ use crate::ippool::{AssignmentMode, EncapMode, PoolUse};
 use crate::kind::Kind;
 use crate::policy::PolicyType;
 use crate::rule::Action;
+use crate::staged_policy::StagedAction;
+use controllers::KUBE_CONTROLLERS_CONFIGURATION;
+use kubernetes::STAGED_KUBERNETES_NETWORK_POLICY;
 
 /// No limit on a list.
 const MANY: usize = usize::MAX;
@@ -55,7 +59,7 @@ macro_rules! schema {
         $name:ident, [$($field:literal: $shape:expr),* $(,)?],
         required $required:tt, foreign $foreign:tt
     ) => {
-        static $name: Schema = Schema {
+        pub(super) static $name: Schema = Schema {
             fields: &[$(($field, $shape)),*],
             required: &$required,
             foreign: &$foreign,
@@ -363,36 +367,44 @@ schema!(
 schema!(HTTP_PATH, ["exact": Text(1024), "prefix": Text(1024)]);
 schema!(RULE_METADATA, ["annotations": Texts]);
 
-schema!(
-    NETWORK_POLICY,
-    [
-        "tier": NAME,
-        "order": Number,
-        "ingress": List(&Object(&RULE), 1024),
-        "egress": List(&Object(&RULE), 1024),
-        "selector": SELECTOR,
-        "types": List(&Word(PolicyType::WORDS), 2),
-        "serviceAccountSelector": SELECTOR,
-        "performanceHints": List(&Word(&["AssumeNeededOnEveryNode"]), MANY),
-    ]
-);
-schema!(
-    GLOBAL_NETWORK_POLICY,
-    [
-        "tier": NAME,
-        "order": Number,
-        "ingress": List(&Object(&RULE), 1024),
-        "egress": List(&Object(&RULE), 1024),
-        "selector": SELECTOR,
-        "types": List(&Word(PolicyType::WORDS), 2),
-        "doNotTrack": Bool,
-        "preDNAT": Bool,
-        "applyOnForward": Bool,
-        "serviceAccountSelector": SELECTOR,
-        "namespaceSelector": SELECTOR,
-        "performanceHints": List(&Word(&["AssumeNeededOnEveryNode"]), MANY),
-    ]
-);
+/// A policy of one namespace, with `$own` members of its kind.
+macro_rules! policy {
+    ($name:ident, [$($own:literal: $shape:expr),*]) => {
+        schema!(
+            $name,
+            [
+                $($own: $shape,)*
+                "tier": NAME,
+                "order": Number,
+                "ingress": List(&Object(&RULE), 1024),
+                "egress": List(&Object(&RULE), 1024),
+                "selector": SELECTOR,
+                "types": List(&Word(PolicyType::WORDS), 2),
+                "serviceAccountSelector": SELECTOR,
+                "performanceHints": List(&Word(&["AssumeNeededOnEveryNode"]), MANY),
+            ]
+        );
+    };
+}
+/// The members that only policies of all namespaces have.
+macro_rules! global_policy {
+    ($name:ident, [$($own:literal: $shape:expr),*]) => {
+        policy!(
+            $name,
+            [
+                $($own: $shape,)*
+                "doNotTrack": Bool,
+                "preDNAT": Bool,
+                "applyOnForward": Bool,
+                "namespaceSelector": SELECTOR
+            ]
+        );
+    };
+}
+policy!(NETWORK_POLICY, []);
+global_policy!(GLOBAL_NETWORK_POLICY, []);
+policy!(STAGED_NETWORK_POLICY, ["stagedAction": Word(StagedAction::WORDS)]);
+global_policy!(STAGED_GLOBAL_NETWORK_POLICY, ["stagedAction": Word(StagedAction::WORDS)]);
 schema!(TIER, ["order": Number, "defaultAction": Word(&["Deny", "Pass"])]);
 schema!(NETWORK_SET, ["nets": List(&NET, MANY)], required [], foreign ["allowedEgressDomains"]);
 schema!(
@@ -406,6 +418,15 @@ schema!(
     ]
 );
 schema!(IP_RESERVATION, ["reservedCIDRs": List(&NET, MANY)]);
+schema!(
+    CALICO_NODE_STATUS,
+    [
+        "node": NAME,
+        "classes": List(&Word(NodeStatusClass::WORDS), MANY),
+        "updatePeriodSeconds": Whole(0, 86_400),
+    ],
+    required ["node", "classes", "updatePeriodSeconds"]
+);
 schema!(
     CLUSTER_INFORMATION,
     [
@@ -529,6 +550,9 @@ schema!(
     required ["protocol", "port"]
 );
 
+mod controllers;
+mod kubernetes;
+
 macro_rules! resource {
     ($spec:ident) => {{
         static SCHEMA: Schema = Schema {
@@ -551,6 +575,7 @@ pub(crate) fn resource_schema(kind: Kind) -> &'static Schema {
         Kind::BgpConfiguration => resource!(BGP_CONFIGURATION),
         Kind::BgpFilter => resource!(BGP_FILTER),
         Kind::BgpPeer => resource!(BGP_PEER),
+        Kind::CalicoNodeStatus => resource!(CALICO_NODE_STATUS),
         Kind::ClusterInformation => resource!(CLUSTER_INFORMATION),
         Kind::FelixConfiguration => resource!(FELIX_CONFIGURATION),
         Kind::GlobalNetworkPolicy => resource!(GLOBAL_NETWORK_POLICY),
@@ -559,9 +584,13 @@ pub(crate) fn resource_schema(kind: Kind) -> &'static Schema {
         Kind::IpamConfiguration => resource!(IPAM_CONFIGURATION),
         Kind::IpPool => resource!(IP_POOL),
         Kind::IpReservation => resource!(IP_RESERVATION),
+        Kind::KubeControllersConfiguration => resource!(KUBE_CONTROLLERS_CONFIGURATION),
         Kind::NetworkPolicy => resource!(NETWORK_POLICY),
         Kind::Node => resource!(NODE),
         Kind::Profile => resource!(PROFILE),
+        Kind::StagedGlobalNetworkPolicy => resource!(STAGED_GLOBAL_NETWORK_POLICY),
+        Kind::StagedKubernetesNetworkPolicy => resource!(STAGED_KUBERNETES_NETWORK_POLICY),
+        Kind::StagedNetworkPolicy => resource!(STAGED_NETWORK_POLICY),
         Kind::Tier => resource!(TIER),
         Kind::WorkloadEndpoint => resource!(WORKLOAD_ENDPOINT),
     }

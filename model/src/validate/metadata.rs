@@ -74,9 +74,13 @@ fn check_name(kind: Kind, metadata: &ObjectMeta, findings: &mut Findings<'_>) {
     let name = metadata.name.as_str();
     let (valid, allowed) = match kind {
         Kind::Tier => (is_dns_label(name), LABEL),
-        Kind::ClusterInformation | Kind::IpamConfiguration => (name == "default", "default"),
-        Kind::NetworkPolicy => (is_policy_name(name), "NAME or TIER.NAME in lower case"),
-        Kind::GlobalNetworkPolicy => (
+        Kind::ClusterInformation | Kind::IpamConfiguration | Kind::KubeControllersConfiguration => {
+            (name == "default", "default")
+        }
+        Kind::NetworkPolicy | Kind::StagedNetworkPolicy => {
+            (is_policy_name(name), "NAME or TIER.NAME in lower case")
+        }
+        Kind::GlobalNetworkPolicy | Kind::StagedGlobalNetworkPolicy => (
             is_one_or_two_labels(name)
                 || is_converted(name, &["kcnp.kube-admin.", "kcnp.kube-baseline."]),
             "NAME or TIER.NAME in lower case",

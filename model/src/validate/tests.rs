@@ -17,10 +17,9 @@ fn errors_named(kind: Kind, name: &str, spec: Value) -> Vec<String> {
 fn errors(kind: Kind, spec: Value) -> Vec<String> {
     errors_named(
         kind,
-        if kind == Kind::IpamConfiguration {
-            "default"
-        } else {
-            "a"
+        match kind {
+            Kind::IpamConfiguration | Kind::KubeControllersConfiguration => "default",
+            _ => "a",
         },
         spec,
     )
@@ -459,4 +458,132 @@ fn endpoints_are_named_after_their_fields() {
 fn an_empty_bgp_of_a_node_is_refused() {
     assert_eq!(errors(Kind::Node, json!({})), [""; 0]);
     refused(Kind::Node, "spec.bgp", json!({"bgp": {}}));
+}
+
+#[test]
+fn staged_policies_keep_to_the_rules_of_what_they_would_be() {
+    let allow = json!([{"action": "Allow"}]);
+    for kind in [Kind::StagedNetworkPolicy, Kind::StagedGlobalNetworkPolicy] {
+        for action in ["Set", "Learn", "Ignore"] {
+            let good = json!({"stagedAction": action, "ingress": allow, "types": ["Ingress"]});
+            assert_eq!(errors(kind, good), [""; 0]);
+            let twice = json!({"stagedAction": action, "types": ["Ingress", "Ingress"]});
+            refused(kind, "spec.types[1]", twice);
+        }
+        refused(kind, "spec.selector", json!({"selector": "global()"}));
+    }
+    let host = json!({"preDNAT": true, "ingress": allow});
+    refused(Kind::StagedGlobalNetworkPolicy, "spec.applyOnForward", host);
+}
+
+#[test]
+fn a_staged_deletion_says_nothing_but_what_to_delete() {
+    for kind in [Kind::StagedNetworkPolicy, Kind::StagedGlobalNetworkPolicy] {
+        let good = json!({"stagedAction": "Delete", "tier": "a", "types": ["Ingress"]});
+        assert_eq!(errors(kind, good), [""; 0]);
+        for (field, value) in [
+            ("order", json!(0)),
+            ("selector", json!("all()")),
+            ("ingress", json!([{"action": "Allow"}])),
+        ] {
+            let spec = json!({"stagedAction": "Delete", field: value});
+            refused(kind, &format!("spec.{field}"), spec);
+        }
+    }
+    let kind = Kind::StagedKubernetesNetworkPolicy;
+    let good = json!({"stagedAction": "Delete", "podSelector": {}});
+    assert_eq!(errors(kind, good), [""; 0]);
+    let pods = json!({"stagedAction": "Delete", "podSelector": {"matchLabels": {"a": "b"}}});
+    refused(kind, "spec.podSelector", pods);
+}
+
+#[test]
+fn staged_policies_of_kubernetes_keep_to_the_rules_of_kubernetes() {
+    let kind = Kind::StagedKubernetesNetworkPolicy;
+    let good = json!({
+        "podSelector": {"matchLabels": {"role": "db"}},
+        "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": 53, "protocol": "UDP"}]}],
+    });
+    assert_eq!(errors(kind, good), [""; 0]);
+    for (path, rule) in [
+        ("spec.ingress[0].from[0]", json!({"from": [{}]})),
+        (
+            "spec.ingress[0].ports[0].port",
+            json!({"ports": [{"port": 0}]}),
+        ),
+        (
+            "spec.ingress[0].ports[0].endPort",
+            json!({"ports": [{"port": 80, "endPort": 79}]}),
+        ),
+        (
+            "spec.ingress[0].from[0].ipBlock.except[0]",
+            json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/8"]}}]}),
+        ),
+    ] {
+        refused(kind, path, json!({"ingress": [rule]}));
+    }
+}
+
+#[test]
+fn node_status_requests_are_complete() {
+    let kind = Kind::CalicoNodeStatus;
+    let good = json!({"node": "n1", "classes": ["BGP", "Agent"], "updatePeriodSeconds": 86_400});
+    assert_eq!(errors(kind, good), [""; 0]);
+    let twice = json!({"node": "n1", "classes": ["BGP", "BGP"], "updatePeriodSeconds": 0});
+    refused(kind, "spec.classes[1]", twice);
+    let none = json!({"classes": ["BGP"], "updatePeriodSeconds": 0});
+    refused(kind, "spec.node", none);
+    refused(
+        kind,
+        "spec.updatePeriodSeconds",
+        json!({"node": "n1", "classes": ["BGP"]}),
+    );
+    let long = json!({"node": "n1", "classes": ["BGP"], "updatePeriodSeconds": 86_401});
+    refused(kind, "spec.updatePeriodSeconds", long);
+}
+
+#[test]
+fn templates_of_host_endpoints_can_be_told_apart() {
+    let kind = Kind::KubeControllersConfiguration;
+    let templates = |templates: Value| json!({"controllers": {"node": {"hostEndpoint": {"templates": templates}}}});
+    let at = |rest: &str| format!("spec.controllers.node.hostEndpoint.templates[{rest}");
+    assert_eq!(errors(kind, json!({})), [""; 0]);
+    let good = json!([
+        {"generateName": "a", "interfaceCIDRs": ["10.0.0.0/8"]},
+        {"generateName": "b", "interfacePattern": "^eth\\d+$", "nodeSelector": "all()"},
+    ]);
+    assert_eq!(errors(kind, templates(good)), [""; 0]);
+    for (path, found) in [
+        ("0]", json!([{"generateName": "a"}])),
+        ("0].generateName", json!([{"interfacePattern": "eth0"}])),
+        (
+            "0].generateName",
+            json!([{"generateName": "a".repeat(254), "interfacePattern": "eth0"}]),
+        ),
+        (
+            "1].generateName",
+            json!([
+                {"generateName": "a", "interfacePattern": "eth0"},
+                {"generateName": "a", "interfacePattern": "eth1"},
+            ]),
+        ),
+        (
+            "0].interfacePattern",
+            json!([{"generateName": "a", "interfacePattern": "eth("}]),
+        ),
+        (
+            "0].labels.a b",
+            json!([{"generateName": "a", "interfacePattern": "e", "labels": {"a b": "c"}}]),
+        ),
+        (
+            "0].annotations.a b",
+            json!([{"generateName": "a", "interfacePattern": "e", "annotations": {"a b": "c"}}]),
+        ),
+        (
+            "0].nodeSelector",
+            json!([{"generateName": "a", "interfacePattern": "e", "nodeSelector": "global()"}]),
+        ),
+    ] {
+        refused(kind, &at(path), templates(found));
+    }
 }
