@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::verbs::convert::Convert;
+use crate::verbs::diff::Diff;
+use crate::verbs::get::Get;
 use crate::verbs::policy::PolicyCommand;
 use crate::verbs::selector::SelectorCommand;
 pub(crate) use ipam::{IpamCheck, IpamCommand, IpamConfigure, IpamRelease, IpamShow, IpamSplit};
@@ -75,19 +77,12 @@ pub(crate) enum Command {
         #[arg(short, long)]
         skip_not_exists: bool,
     },
-    /// Show resources
-    #[command(after_help = "Example:\n  margayctl get bgppeers rack1-tor -o yaml")]
-    Get {
-        /// Which resources.
-        #[command(flatten)]
-        which: Which,
-        /// Of all namespaces
-        #[arg(short = 'A', long, conflicts_with = "namespace")]
-        all_namespaces: bool,
-        /// How to print
-        #[arg(short, long, value_enum, default_value_t = Output::Ps)]
-        output: Output,
-    },
+    /// Show resources, once or as they change
+    #[command(after_help = crate::verbs::get::HELP)]
+    Get(Get),
+    /// Show what apply would change
+    #[command(after_help = crate::verbs::diff::HELP)]
+    Diff(Diff),
     /// Change some fields of a resource
     #[command(
         after_help = "Example:\n  margayctl patch ippool main -p '{\"spec\":{\"disabled\":true}}'"
@@ -166,6 +161,9 @@ pub(crate) struct Files {
     /// Also the folders in a folder
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
+    /// Do not mind files and folders without resources
+    #[arg(long)]
+    pub(crate) skip_empty: bool,
     /// Namespace of resources that name none
     #[arg(short, long, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
@@ -190,6 +188,9 @@ pub(crate) struct Which {
     /// Also the folders in a folder
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
+    /// Do not mind files and folders without resources
+    #[arg(long)]
+    pub(crate) skip_empty: bool,
     /// Namespace [default: default]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
@@ -247,21 +248,6 @@ pub(crate) struct Label {
     /// Namespace [default: default]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
-}
-
-/// How resources are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// A table.
-    Ps,
-    /// A table with more columns.
-    Wide,
-    /// YAML.
-    Yaml,
-    /// JSON.
-    Json,
-    /// KIND/NAME, one a line.
-    Name,
 }
 
 /// How the state of an agent is printed.

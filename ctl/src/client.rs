@@ -41,6 +41,16 @@ pub(crate) enum Written {
     Unchanged,
 }
 
+/// What a write would do.
+pub(crate) struct Planned {
+    /// What is stored, if that can be read.
+    pub(crate) old: Option<AnyResource>,
+    /// What would be; equal to `old` if nothing would change. One that is new has no uid yet.
+    pub(crate) new: AnyResource,
+    /// The revision of what is stored; 0 if nothing is.
+    revision: i64,
+}
+
 /// All resources of a kind.
 pub(crate) struct Listed {
     /// In the order of their keys, each with its resource version.
@@ -70,17 +80,21 @@ impl Client {
             .map_err(Failure::from)
     }
 
+    /// What the keys of a kind, or of those in a namespace, start with.
+    pub(crate) fn prefix(&self, kind: Kind, namespace: Option<&str>) -> String {
+        match namespace.filter(|_| kind.namespaced()) {
+            Some(namespace) => self.keys.namespace(kind, namespace),
+            None => self.keys.kind(kind),
+        }
+    }
+
     /// All of a kind, or those of a namespace.
     pub(crate) async fn list(
         &self,
         kind: Kind,
         namespace: Option<&str>,
     ) -> Result<Listed, StoreError> {
-        let prefix = match namespace.filter(|_| kind.namespaced()) {
-            Some(namespace) => self.keys.namespace(kind, namespace),
-            None => self.keys.kind(kind),
-        };
-        let listing = self.store.list(&prefix).await?;
+        let listing = self.store.list(&self.prefix(kind, namespace)).await?;
         let mut listed = Listed {
             resources: Vec::new(),
             damaged: Vec::new(),
@@ -124,26 +138,31 @@ impl Client {
         })
     }
 
-    /// One attempt; nothing if somebody else was faster.
-    async fn try_write(
+    /// What `apply` would do with a valid resource.
+    pub(crate) async fn plan(&self, resource: AnyResource) -> Result<Planned, Failure> {
+        let resource = resource.with_defaults();
+        let given = resource.metadata().resource_version.clone();
+        self.prepare(Mode::Apply, &resource, given.as_deref()).await
+    }
+
+    /// Looks at what is stored and refuses what may not be.
+    async fn prepare(
         &self,
         mode: Mode,
         resource: &AnyResource,
         given: Option<&str>,
-    ) -> Result<Option<Written>, Failure> {
+    ) -> Result<Planned, Failure> {
         let key = resource.key();
-        let etcd_key = self.keys.resource(&key);
-        let Some(stored) = self.store.get(&etcd_key).await? else {
+        let Some(stored) = self.store.get(&self.keys.resource(&key)).await? else {
             if mode == Mode::Replace {
                 return Err(Failure::Missing);
             }
             self.check_new(resource).await?;
-            let mut new = resource.clone();
-            self.stamp(&mut new);
-            return self
-                .commit(&new, 0)
-                .await
-                .map(|done| done.then_some(Written::Created));
+            return Ok(Planned {
+                old: None,
+                new: resource.clone(),
+                revision: 0,
+            });
         };
         if mode == Mode::Create {
             return Err(Failure::Exists);
@@ -158,29 +177,48 @@ impl Client {
         // What is damaged may be replaced: that is how it is repaired.
         let mut new = resource.clone();
         let old = decode(&key, &stored).ok();
+        if let Some(old) = &old {
+            check_change(old, resource)?;
+            keep(old, &mut new);
+        }
+        new.metadata_mut().resource_version = Some(found);
+        Ok(Planned {
+            old,
+            new,
+            revision: stored.mod_revision,
+        })
+    }
+
+    /// One attempt; nothing if somebody else was faster.
+    async fn try_write(
+        &self,
+        mode: Mode,
+        resource: &AnyResource,
+        given: Option<&str>,
+    ) -> Result<Option<Written>, Failure> {
+        let Planned {
+            old,
+            mut new,
+            revision,
+        } = self.prepare(mode, resource, given).await?;
         match &old {
-            Some(old) => {
-                check_change(old, resource)?;
-                keep(old, &mut new);
-                new.metadata_mut()
-                    .resource_version
-                    .clone_from(&old.metadata().resource_version);
-                if new == *old {
-                    return Ok(Some(Written::Unchanged));
-                }
-            }
+            Some(old) if new == *old => return Ok(Some(Written::Unchanged)),
+            Some(_) => {}
             None => self.stamp(&mut new),
         }
-        let done = self.commit(&new, stored.mod_revision).await?;
-        if !done && given.is_some() {
-            let now = self.store.get(&etcd_key).await?;
-            let stored = now.map_or_else(|| "none".to_owned(), |kv| kv.mod_revision.to_string());
+        let done = self.commit(&new, revision).await?;
+        if let (false, Some(given), true) = (done, given, revision > 0) {
+            let now = self.store.get(&self.keys.resource(&new.key())).await?;
             return Err(Failure::Conflict {
-                given: given.unwrap_or_default().to_owned(),
-                stored,
+                given: given.to_owned(),
+                stored: now.map_or_else(|| "none".to_owned(), |kv| kv.mod_revision.to_string()),
             });
         }
-        Ok(done.then_some(Written::Replaced))
+        let written = match revision {
+            0 => Written::Created,
+            _ => Written::Replaced,
+        };
+        Ok(done.then_some(written))
     }
 
     fn stamp(&self, resource: &mut AnyResource) {
@@ -331,7 +369,8 @@ impl Client {
     }
 }
 
-fn decode(key: &ResourceKey, kv: &KeyValue) -> Result<AnyResource, DecodeError> {
+/// A stored resource, with its resource version.
+pub(crate) fn decode(key: &ResourceKey, kv: &KeyValue) -> Result<AnyResource, DecodeError> {
     let mut resource = decode_stored(key, &kv.value)?;
     resource.metadata_mut().resource_version = Some(kv.mod_revision.to_string());
     Ok(resource)

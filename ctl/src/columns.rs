@@ -5,13 +5,14 @@ use margay_model::asn::Asn;
 use margay_model::ippool::EncapMode;
 use margay_model::kind::Kind;
 
-use crate::table::Table;
+/// The column of namespaced kinds when several namespaces are shown.
+pub(crate) const NAMESPACE: &str = "NAMESPACE";
 
 /// Longest list in a cell, in characters.
 const LIST: usize = 80;
 
 /// Column names: always shown, and shown in the wide table instead.
-const fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
+pub(crate) const fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
     match (kind, wide) {
         (Kind::BgpConfiguration, _) => &["NAME", "LOGSEVERITY", "MESHENABLED", "ASNUMBER"],
         (Kind::BgpFilter, _) => &[
@@ -96,28 +97,24 @@ const fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
     }
 }
 
-/// A table of resources of one kind. `asn` is the AS of hosts that name none.
-pub(crate) fn table(
-    kind: Kind,
-    resources: &[AnyResource],
-    wide: bool,
-    namespaces: bool,
-    asn: Asn,
-) -> Table {
-    let headings = headings(kind, wide);
-    let namespace = (namespaces && kind.namespaced()).then_some("NAMESPACE");
-    let mut table = Table::new(namespace.iter().chain(headings).copied());
-    for resource in resources {
-        let of = |_: &_| resource.metadata().namespace.clone().unwrap_or_default();
-        let cells = headings.iter().map(|heading| cell(resource, heading, asn));
-        table.row(namespace.iter().map(of).chain(cells));
+/// The columns that can be asked for by name.
+pub(crate) fn known(kind: Kind) -> Vec<&'static str> {
+    let mut known = headings(kind, true).to_vec();
+    let narrow = headings(kind, false).iter();
+    let more: Vec<_> = narrow.filter(|heading| !known.contains(heading)).collect();
+    known.extend(more);
+    if kind.namespaced() {
+        known.push(NAMESPACE);
     }
-    table
+    known
 }
 
-fn cell(resource: &AnyResource, heading: &str, asn: Asn) -> String {
-    if heading == "NAME" {
-        return resource.metadata().name.clone();
+/// What stands in a column. `asn` is the AS of hosts that name none.
+pub(crate) fn cell(resource: &AnyResource, heading: &str, asn: Asn) -> String {
+    match heading {
+        "NAME" => return resource.metadata().name.clone(),
+        NAMESPACE => return resource.metadata().namespace.clone().unwrap_or_default(),
+        _ => {}
     }
     match resource {
         AnyResource::BgpConfiguration(res) => match heading {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::failure::{Failure, Fatal, single};
+use crate::table::Table;
+use crate::terminal::{Paint, Terminal};
 use margay_model::kind::ResourceKey;
 
 /// Streams, and whether something failed.
@@ -13,6 +15,8 @@ pub(crate) struct Streams<'a> {
     pub(crate) stdin: &'a mut dyn Read,
     pub(crate) stdout: &'a mut dyn Write,
     pub(crate) stderr: &'a mut dyn Write,
+    /// What stdout and stderr are connected to.
+    pub(crate) terminal: Terminal,
     /// Whether something was refused, damaged or not found.
     pub(crate) failed: bool,
 }
@@ -33,6 +37,12 @@ impl Streams<'_> {
         Ok(self.stdout.write_all(text.as_bytes())?)
     }
 
+    /// Prints a table.
+    pub(crate) fn show(&mut self, table: &Table) -> Result<(), Fatal> {
+        let text = table.render_for(self.terminal);
+        self.print(&text)
+    }
+
     /// Says one line.
     pub(crate) fn say(&mut self, line: &str) -> Result<(), Fatal> {
         Ok(writeln!(self.stdout, "{line}")?)
@@ -41,7 +51,10 @@ impl Streams<'_> {
     /// Complains in one line and remembers it for the exit code.
     pub(crate) fn fail(&mut self, line: &str) -> Result<(), Fatal> {
         self.failed = true;
-        let line = line.replace('\n', " ");
+        let mut line = line.replace('\n', " ");
+        if self.terminal.error_colour {
+            line = Paint::Red.on(&line);
+        }
         Ok(writeln!(self.stderr, "{line}")?)
     }
 

@@ -53,12 +53,18 @@ pub(crate) enum Fatal {
     /// The command line or the configuration is wrong.
     #[error("{0}")]
     Usage(String),
+    /// There is nothing in the files.
+    #[error("{0}: no resources found")]
+    NoResources(String),
     /// Datastore or agent say no.
     #[error("{0}")]
     Refused(String),
     /// Datastore or agent cannot be reached.
     #[error("{0}")]
     Unreachable(String),
+    /// All is said; this is the exit code.
+    #[error("exit code {0}")]
+    Told(u8),
     /// Output cannot be written.
     #[error("output: {0}")]
     Output(#[from] std::io::Error),
@@ -69,7 +75,8 @@ impl Fatal {
     pub(crate) const fn code(&self) -> u8 {
         match self {
             Self::Output(_) | Self::Refused(_) => 1,
-            Self::Usage(_) => 2,
+            Self::Told(code) => *code,
+            Self::Usage(_) | Self::NoResources(_) => 2,
             Self::Unreachable(_) => 3,
         }
     }

@@ -9,6 +9,7 @@ use margay_model::defaults::DEFAULT_NAMESPACE;
 use margay_model::manifest::{Document, DocumentError, decode_manifest};
 use margay_policy::selector::Selector;
 
+use crate::cli::{Files, Which};
 use crate::failure::Fatal;
 
 /// Endings of the files that are read in a folder.
@@ -45,12 +46,34 @@ pub(crate) fn read(
             .iter()
             .map(|path| path.display().to_string())
             .collect();
-        return Err(Fatal::Usage(format!(
-            "{}: no resources found",
-            names.join(", ")
-        )));
+        return Err(Fatal::NoResources(names.join(", ")));
     }
     Ok(sources)
+}
+
+/// Reads what the flags of a verb name.
+pub(crate) fn read_files(files: &Files, stdin: &mut dyn Read) -> Result<Vec<Source>, Fatal> {
+    let namespace = files.namespace.as_deref();
+    unless_empty(
+        files.skip_empty,
+        read(&files.file, files.recursive, namespace, stdin),
+    )
+}
+
+/// Reads the files that stand for names.
+pub(crate) fn read_which(which: &Which, stdin: &mut dyn Read) -> Result<Vec<Source>, Fatal> {
+    let namespace = which.namespace.as_deref();
+    unless_empty(
+        which.skip_empty,
+        read(&which.file, which.recursive, namespace, stdin),
+    )
+}
+
+fn unless_empty(skip: bool, read: Result<Vec<Source>, Fatal>) -> Result<Vec<Source>, Fatal> {
+    match read {
+        Err(Fatal::NoResources(_)) if skip => Ok(Vec::new()),
+        other => other,
+    }
 }
 
 /// Names and contents of all files of these paths, folders to any depth.

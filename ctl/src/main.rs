@@ -10,7 +10,10 @@ mod config;
 mod context;
 mod failure;
 mod files;
+mod labels;
+mod output;
 mod table;
+mod terminal;
 mod verbs;
 mod yaml;
 
@@ -30,6 +33,7 @@ use crate::client::{Client, Mode};
 use crate::config::{Config, Flags};
 use crate::context::{Context, Streams};
 use crate::failure::Fatal;
+use crate::terminal::{Paint, Terminal};
 
 /// Longer than any agent takes between two writes that belong together.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         stdin: &mut stdin,
         stdout: &mut stdout,
         stderr: &mut stderr,
+        terminal: Terminal::detect(|name| std::env::var(name).ok()),
         failed: false,
     };
     ExitCode::from(runtime.block_on(run(std::env::args_os(), surroundings, streams)))
@@ -102,8 +107,15 @@ async fn run(
         (Ok(()), streams) => u8::from(streams.failed || streams.stdout.flush().is_err()),
         // Whoever read our output has seen enough.
         (Err(Fatal::Output(error)), _) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,
+        (Err(Fatal::Told(code)), streams) => match streams.stdout.flush() {
+            Ok(()) => code,
+            Err(_) => 1,
+        },
         (Err(fatal), streams) => {
-            let line = fatal.to_string().replace('\n', " ");
+            let mut line = fatal.to_string().replace('\n', " ");
+            if streams.terminal.error_colour {
+                line = Paint::Red.on(&line);
+            }
             // There is nobody left to tell.
             drop(writeln!(streams.stderr, "{line}"));
             fatal.code()
@@ -189,11 +201,8 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
             which,
             skip_not_exists,
         } => verbs::delete::delete(which, *skip_not_exists, context).await,
-        Command::Get {
-            which,
-            all_namespaces,
-            output,
-        } => verbs::get::get(which, *all_namespaces, *output, context).await,
+        Command::Get(args) => verbs::get::get(args, context).await,
+        Command::Diff(args) => verbs::diff::diff(args, context).await,
         Command::Patch(args) => verbs::modify::patch(args, context).await,
         Command::Label(args) => verbs::modify::label(args, context).await,
         Command::Validate { files } => verbs::write::validate(files, &mut context.streams),

@@ -1,10 +1,12 @@
 //! Whole command lines against a store in memory: what a user types, sees, and gets as exit code.
 
 mod change;
+mod diff;
 mod get;
 mod ipam;
 mod kubernetes;
 mod policy;
+mod watch;
 
 use std::path::Path;
 
@@ -38,19 +40,23 @@ impl Lab {
         self.run_args(words.split_whitespace(), stdin)
     }
 
-    fn run_args<'a>(&self, words: impl Iterator<Item = &'a str>, stdin: &str) -> Ran {
-        let surroundings = Surroundings {
+    fn surroundings(&self) -> Surroundings {
+        Surroundings {
             lookup: |name| (name == "MARGAY_CONFIG").then(|| "/dev/null".to_owned()),
             store: Some(AnyStore::Memory(self.store.clone())),
             now: "2026-11-21T05:02:52.5Z".parse().unwrap(),
             new_uid: || "6b6e5e6b-98df-4f9a-9dc9-a8cf7806cb8c".to_owned(),
             look_again: Duration::ZERO,
-        };
+        }
+    }
+
+    fn run_args<'a>(&self, words: impl Iterator<Item = &'a str>, stdin: &str) -> Ran {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let streams = Streams {
             stdin: &mut stdin.as_bytes(),
             stdout: &mut out,
             stderr: &mut err,
+            terminal: Terminal::default(),
             failed: false,
         };
         let args = std::iter::once("margayctl")
@@ -60,7 +66,7 @@ impl Lab {
             .enable_all()
             .build()
             .unwrap();
-        let code = runtime.block_on(run(args, surroundings, streams));
+        let code = runtime.block_on(run(args, self.surroundings(), streams));
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Ran {
             code,
@@ -480,6 +486,8 @@ fn write_while_somebody_writes(version: Option<&str>) -> Result<client::Written,
     let key = "/calico/resources/v3/projectcalico.org/ippools/main";
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // Time passes when all wait, so a slow machine changes no order.
+        .start_paused(true)
         .build()
         .unwrap();
     runtime.block_on(async {
@@ -709,41 +717,33 @@ BGP:         AS 64512, router id (none)
     assert_eq!(lab.run("node status --socket /does/not/exist").code, 3);
 }
 
+/// The words of every command that does something.
+fn commands(command: &clap::Command, words: &str) -> Vec<String> {
+    let below: Vec<_> = command.get_subcommands().collect();
+    if below.is_empty() {
+        return vec![words.to_owned()];
+    }
+    let words = |sub: &clap::Command| format!("{words} {}", sub.get_name());
+    below
+        .iter()
+        .flat_map(|sub| commands(sub, &words(sub)))
+        .collect()
+}
+
 #[test]
 fn every_command_has_help_with_an_example() {
     let lab = Lab::new();
-    for command in [
-        "",
-        "create",
-        "apply",
-        "replace",
-        "delete",
-        "get",
-        "validate",
-        "patch",
-        "label",
-        "convert",
-        "policy explain",
-        "policy test",
-        "policy show",
-        "policy matrix",
-        "selector eval",
-        "selector parse",
-        "selector list",
-        "ipam show",
-        "ipam check",
-        "ipam release",
-        "ipam configure",
-        "ipam split",
-        "node remove",
-        "node status",
-        "node list",
-        "version",
-    ] {
+    for command in commands(&<Cli as clap::CommandFactory>::command(), "") {
         let ran = lab.run(&format!("{command} --help"));
         assert_eq!(ran.code, 0, "{command}");
-        assert!(ran.out.contains("Example:\n  "), "{command}: {}", ran.out);
-        assert!(ran.out.contains("margayctl"), "{command}: {}", ran.out);
+        let example = ["Example:\n  ", "Examples:\n  "]
+            .iter()
+            .any(|word| ran.out.contains(word));
+        assert!(
+            example && ran.out.contains("margayctl"),
+            "{command}: {}",
+            ran.out
+        );
     }
     assert!(lab.run("--help").out.contains("Exit codes: 0 all done;"));
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod convert;
 pub(crate) mod delete;
+pub(crate) mod diff;
 pub(crate) mod get;
 pub(crate) mod ipam;
 pub(crate) mod ipam_change;

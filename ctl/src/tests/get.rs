@@ -134,3 +134,115 @@ spec: {bgp: {asNumber: '1.1', ipv6Address: '2001:db8::2/64'}}
     assert_eq!(lab.run("get nodes -o wide"), ok(table));
     assert_eq!(lab.run("node list"), ok(table));
 }
+
+fn two_pools() -> Lab {
+    let lab = Lab::new();
+    lab.apply(&POOL.replace("{name: main}", "{name: main, labels: {rack: a}}"));
+    lab.apply(&POOL.replace("main", "other").replace("10.65", "10.66"));
+    lab
+}
+
+#[test]
+fn get_prints_the_columns_asked_for() {
+    let lab = two_pools();
+    assert_eq!(
+        lab.run("get pools -o custom-columns=name,cidr,RACK:.metadata.labels.rack,USES:.spec.allowedUses[*]"),
+        ok("NAME    CIDR           RACK     USES\n\
+            main    10.65.0.0/16   a        Workload,Tunnel\n\
+            other   10.66.0.0/16   <none>   Workload,Tunnel\n")
+    );
+    assert_eq!(
+        lab.run("get pools -o custom-columns=NAME --no-headers"),
+        ok("main\nother\n")
+    );
+    let ran = lab.run("get pools -o custom-columns=NAME,FOO");
+    assert_eq!(
+        (ran.code, ran.err.as_str()),
+        (
+            2,
+            "custom-columns: found \"FOO\", allowed for IPPool: NAME, CIDR, NAT, IPIPMODE, VXLANMODE, \
+             DISABLED, DISABLEBGPEXPORT, SELECTOR, ASSIGNMENTMODE, or HEADING:.path.to.field\n"
+        )
+    );
+    let ran = lab.run("get pools -o xml");
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.err.contains("found \"xml\", allowed: ps, wide, yaml"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn get_prints_templates() {
+    let lab = two_pools();
+    let run = |words: &[&str]| lab.run_args(words.iter().copied(), "");
+    let each = "jsonpath={range .items[*]}{.metadata.name}={.spec.cidr}{\"\\n\"}{end}";
+    assert_eq!(
+        run(&["get", "pools", "-o", each]),
+        ok("main=10.65.0.0/16\nother=10.66.0.0/16\n")
+    );
+    assert_eq!(
+        run(&["get", "pool", "main", "-o", "jsonpath={.spec.blockSize}"]),
+        ok("26")
+    );
+    let each = "go-template={{range .items}}{{.metadata.name}} {{len .spec.allowedUses}}\n{{end}}";
+    assert_eq!(run(&["get", "pools", "-o", each]), ok("main 2\nother 2\n"));
+    // As written for the established client.
+    let each = "go-template={{range .}}{{range .Items}}{{.ObjectMeta.Name}} {{end}}{{end}}{{config \"asnumber\"}}";
+    assert_eq!(run(&["get", "pools", "-o", each]), ok("main other 64512"));
+    assert_eq!(
+        run(&["get", "pools", "-o", "jsonpath={.items[7]}"]),
+        failed("", "jsonpath: index 7 of a list of 2\n")
+    );
+}
+
+#[test]
+fn get_selects_by_labels() {
+    let lab = two_pools();
+    for (selector, names) in [
+        ("rack=a", "ippool/main\n"),
+        ("has(rack)", "ippool/main\n"),
+        ("!rack", "ippool/other\n"),
+        ("rack!=a", "ippool/other\n"),
+        ("all()", "ippool/main\nippool/other\n"),
+    ] {
+        let ran = lab.run_args(
+            ["get", "pools", "-l", selector, "-o", "name"].into_iter(),
+            "",
+        );
+        assert_eq!(ran, ok(names), "{selector}");
+    }
+    let ran = lab.run("get pools -l rack===");
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.err.contains("nor is it a list such as app=web"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn an_export_has_nothing_of_this_cluster() {
+    let lab = two_pools();
+    let exported = lab.run("get pools --export -o yaml").out;
+    for member in ["uid", "resourceVersion", "creationTimestamp"] {
+        assert!(!exported.contains(member), "{exported}");
+    }
+    let other = Lab::new();
+    let applied = other.run_with("create -f -", &exported);
+    assert_eq!(applied, ok("IPPool/main: created\nIPPool/other: created\n"));
+}
+
+#[test]
+fn files_without_resources_are_refused_unless_asked_to_skip() {
+    let lab = Lab::new();
+    for verb in ["apply", "create", "replace", "delete", "get"] {
+        let ran = lab.run_with(&format!("{verb} -f -"), "# nothing\n");
+        assert_eq!(
+            (ran.code, ran.err.as_str()),
+            (2, "-: no resources found\n"),
+            "{verb}"
+        );
+        let ran = lab.run_with(&format!("{verb} -f - --skip-empty"), "# nothing\n");
+        assert_eq!(ran.code, 0, "{verb}: {ran:?}");
+    }
+}

@@ -76,7 +76,7 @@ fn targets(which: &Which, context: &mut Context<'_>) -> Result<Vec<Target>, Fata
     }
     let streams = &mut context.streams;
     let mut targets = Vec::new();
-    for source in files::read(&which.file, which.recursive, namespace, streams.stdin)? {
+    for source in files::read_which(which, streams.stdin)? {
         match source.result {
             Ok(resource) => targets.push(Target {
                 place: Some(source.place),

@@ -1,19 +1,112 @@
 //! `get`.
 
+mod print;
+mod watch;
+
+use clap::Args;
 use margay_model::any::AnyResource;
 use margay_model::asn::Asn;
 use margay_model::defaults::DEFAULT_NAMESPACE;
 use margay_model::kind::{Kind, ResourceKey};
-use margay_model::meta::API_VERSION;
-use serde_json::{Value, json};
+use margay_policy::selector::Selector;
 
-use crate::cli::{Output, Which};
-use crate::columns;
+use crate::cli::Which;
 use crate::context::Context;
 use crate::failure::{Failure, Fatal};
 use crate::files;
+use crate::labels;
+use crate::output::Output;
 use crate::verbs::{Named, fatal};
-use crate::yaml;
+use print::Printer;
+
+pub(crate) const HELP: &str = "\
+Examples:
+  margayctl get ippools -o wide
+  margayctl get bgppeers rack1-tor -o yaml
+  margayctl get networkpolicies -A -l 'app=web,!old'
+  margayctl get workloadendpoints -n production --watch
+  margayctl get pools -o custom-columns=NAME,SIZE:.spec.blockSize
+  margayctl get nodes -o jsonpath='{range .items[*]}{.metadata.name}{\"\\n\"}{end}'
+  margayctl get gnp -o go-template='{{range .items}}{{.metadata.name}} {{len .spec.ingress}}{{\"\\n\"}}{{end}}'
+
+-o takes ps, wide, yaml, json, name, custom-columns=, jsonpath= and go-template=; the last three also
+with -file before the = and then the name of a file. A column is HEADING:PATH, or the name of one that
+the kind's table has. Templates get the list, or the resource if one is named.
+
+-l looks at the labels that the resources carry themselves (margayctl selector list knows inherited
+ones too), in the grammar of policies or as app=web,tier!=db,env in (a, b),!old.
+
+--watch goes on until it is interrupted, also over restarts of the datastore. Tables have a column
+EVENT; JSON is one object a line; --output-watch-events puts it into {\"type\", \"object\"}.";
+
+/// What to show, and how.
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// Which resources.
+    #[command(flatten)]
+    which: Which,
+    /// Of all namespaces
+    #[arg(short = 'A', short_alias = 'a', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+    /// Only those with such labels
+    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = labels::parse)]
+    selector: Option<Selector>,
+    /// Also show changes, as they happen
+    #[arg(short, long, conflicts_with = "file")]
+    watch: bool,
+    /// Show changes only
+    #[arg(long, conflicts_with = "file")]
+    watch_only: bool,
+    /// With --watch and JSON or YAML: say what happened to each
+    #[arg(long)]
+    output_watch_events: bool,
+    /// Without what belongs to this cluster: uid, resourceVersion, creationTimestamp
+    #[arg(long)]
+    export: bool,
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "ps")]
+    output: Output,
+    /// Tables without headings
+    #[arg(long)]
+    no_headers: bool,
+}
+
+impl Get {
+    /// All resources of a kind that has no namespaces.
+    pub(crate) fn all(kind: Kind, output: Output) -> Self {
+        Self {
+            which: Which {
+                kind: Some(kind.plural().to_owned()),
+                names: Vec::new(),
+                file: Vec::new(),
+                recursive: false,
+                skip_empty: false,
+                namespace: None,
+            },
+            all_namespaces: false,
+            selector: None,
+            watch: false,
+            watch_only: false,
+            output_watch_events: false,
+            export: false,
+            output,
+            no_headers: false,
+        }
+    }
+
+    fn selects(&self, resource: &AnyResource) -> bool {
+        let labels = &resource.metadata().labels;
+        self.selector
+            .as_ref()
+            .is_none_or(|selector| selector.matches(labels))
+    }
+
+    /// The namespace to look in; none for all.
+    fn namespace(&self) -> Option<&str> {
+        let named = self.which.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+        (!self.all_namespaces).then_some(named)
+    }
+}
 
 /// What was found, and how it was asked for.
 struct Found {
@@ -27,36 +120,27 @@ struct Found {
     namespaces: bool,
 }
 
-/// Prints what is asked for and exists.
-pub(crate) async fn get(
-    which: &Which,
-    all_namespaces: bool,
-    output: Output,
-    context: &mut Context<'_>,
-) -> Result<(), Fatal> {
-    let found = match which.file.as_slice() {
-        [] => find_named(which, all_namespaces, context).await?,
-        _ => find_in_files(which, context).await?,
+/// Prints what is asked for and exists, and then what changes.
+pub(crate) async fn get(args: &Get, context: &mut Context<'_>) -> Result<(), Fatal> {
+    if args.watch || args.watch_only {
+        return watch::watch(args, context).await;
+    }
+    let mut found = match args.which.file.as_slice() {
+        [] => find_named(args, context).await?,
+        _ => find_in_files(args, context).await?,
     };
-    let text = match output {
-        Output::Ps | Output::Wide => tables(&found, output == Output::Wide, context).await?,
-        Output::Name => names(&found),
-        Output::Yaml => yaml_text(&found)?,
-        Output::Json => json_text(&found)?,
-    };
+    for (_, resources) in &mut found.groups {
+        resources.retain(|resource| args.selects(resource));
+    }
+    let printer = Printer::new(args, &found, context).await?;
+    let text = printer.all(found)?;
     context.streams.print(&text)
 }
 
-async fn find_named(
-    which: &Which,
-    all_namespaces: bool,
-    context: &mut Context<'_>,
-) -> Result<Found, Fatal> {
-    let named = Named::of(which)?;
-    let namespace = which.namespace.as_deref();
+async fn find_named(args: &Get, context: &mut Context<'_>) -> Result<Found, Fatal> {
+    let named = Named::of(&args.which)?;
     if named.names.is_empty() {
-        let namespace = (!all_namespaces).then(|| namespace.unwrap_or(DEFAULT_NAMESPACE));
-        let listed = context.client.list(named.kind, namespace).await;
+        let listed = context.client.list(named.kind, args.namespace()).await;
         let listed = listed.map_err(|error| fatal(&error))?;
         for error in &listed.damaged {
             context.streams.fail(&error.to_string())?;
@@ -65,10 +149,10 @@ async fn find_named(
             groups: vec![(named.kind, in_order(named.kind, listed.resources))],
             revision: Some(listed.revision),
             single: false,
-            namespaces: all_namespaces,
+            namespaces: args.all_namespaces,
         });
     }
-    let keys: Vec<_> = named.keys(namespace).collect();
+    let keys: Vec<_> = named.keys(args.which.namespace.as_deref()).collect();
     let single = keys.len() == 1;
     let groups = vec![(named.kind, fetch(keys, context).await?)];
     Ok(Found {
@@ -91,11 +175,10 @@ fn in_order(kind: Kind, mut resources: Vec<AnyResource>) -> Vec<AnyResource> {
     resources
 }
 
-async fn find_in_files(which: &Which, context: &mut Context<'_>) -> Result<Found, Fatal> {
-    let streams = &mut context.streams;
-    let namespace = which.namespace.as_deref();
+async fn find_in_files(args: &Get, context: &mut Context<'_>) -> Result<Found, Fatal> {
+    let (which, streams) = (&args.which, &mut context.streams);
     let mut keys: Vec<ResourceKey> = Vec::new();
-    for source in files::read(&which.file, which.recursive, namespace, streams.stdin)? {
+    for source in files::read_which(which, streams.stdin)? {
         match source.result {
             Ok(resource) => keys.push(resource.key()),
             Err(errors) => {
@@ -136,21 +219,6 @@ async fn fetch(
     Ok(resources)
 }
 
-async fn tables(found: &Found, wide: bool, context: &Context<'_>) -> Result<String, Fatal> {
-    let mut tables = Vec::new();
-    for (kind, resources) in &found.groups {
-        if resources.is_empty() && found.revision.is_none() {
-            continue;
-        }
-        let asn = match (kind, wide) {
-            (Kind::Node, true) => cluster_asn(context).await?,
-            _ => Asn::DEFAULT,
-        };
-        tables.push(columns::table(*kind, resources, wide, found.namespaces, asn).render());
-    }
-    Ok(tables.join("\n"))
-}
-
 /// The AS of hosts that name none.
 async fn cluster_asn(context: &Context<'_>) -> Result<Asn, Fatal> {
     let key = ResourceKey::global(Kind::BgpConfiguration, "default");
@@ -159,47 +227,4 @@ async fn cluster_asn(context: &Context<'_>) -> Result<Asn, Fatal> {
         Err(Failure::Store(error)) => Err(fatal(&error)),
         _ => Ok(Asn::DEFAULT),
     }
-}
-
-fn names(found: &Found) -> String {
-    let resources = found.groups.iter().flat_map(|(_, resources)| resources);
-    let line = |resource: &AnyResource| {
-        let kind = resource.kind().as_str().to_ascii_lowercase();
-        format!("{kind}/{}\n", resource.metadata().name)
-    };
-    resources.map(line).collect()
-}
-
-/// The one resource asked for, or a list that `apply -f` takes back.
-fn value(found: &Found) -> Result<Option<Value>, Fatal> {
-    let resources = found.groups.iter().flat_map(|(_, resources)| resources);
-    let values: Result<Vec<Value>, _> = resources.map(serde_json::to_value).collect();
-    let mut values = values.map_err(std::io::Error::from)?;
-    if found.single {
-        return Ok(values.pop());
-    }
-    let kind = match found.groups.as_slice() {
-        [(kind, _)] => format!("{kind}List"),
-        _ => "List".to_owned(),
-    };
-    let version = found
-        .revision
-        .map(|revision| json!({"resourceVersion": revision.to_string()}));
-    let metadata = version.unwrap_or_else(|| json!({}));
-    Ok(Some(json!({
-        "apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "items": values,
-    })))
-}
-
-fn yaml_text(found: &Found) -> Result<String, Fatal> {
-    Ok(value(found)?.as_ref().map(yaml::render).unwrap_or_default())
-}
-
-fn json_text(found: &Found) -> Result<String, Fatal> {
-    let Some(value) = value(found)? else {
-        return Ok(String::new());
-    };
-    let mut text = serde_json::to_string_pretty(&value).map_err(std::io::Error::from)?;
-    text.push('\n');
-    Ok(text)
 }

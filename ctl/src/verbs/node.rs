@@ -6,11 +6,12 @@ use margay_api::status::NodeStatus;
 use margay_model::kind::Kind;
 
 use crate::agent;
-use crate::cli::{Output, StatusOutput, Which};
+use crate::cli::StatusOutput;
 use crate::context::Context;
 use crate::failure::Fatal;
+use crate::output::Output;
 use crate::table::Table;
-use crate::verbs::get;
+use crate::verbs::get::{self, Get};
 
 /// Prints the state of this host's agent; an agent that is not ready makes the command fail.
 pub(crate) async fn status(output: StatusOutput, context: &mut Context<'_>) -> Result<(), Fatal> {
@@ -28,14 +29,7 @@ pub(crate) async fn status(output: StatusOutput, context: &mut Context<'_>) -> R
 
 /// Prints the hosts of the cluster.
 pub(crate) async fn list(context: &mut Context<'_>) -> Result<(), Fatal> {
-    let which = Which {
-        kind: Some(Kind::Node.plural().to_owned()),
-        names: Vec::new(),
-        file: Vec::new(),
-        recursive: false,
-        namespace: None,
-    };
-    get::get(&which, false, Output::Wide, context).await
+    get::get(&Get::all(Kind::Node, Output::Wide), context).await
 }
 
 fn render(status: &NodeStatus) -> String {

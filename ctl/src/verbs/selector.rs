@@ -275,7 +275,7 @@ fn list_in(
         .map(|key| (key, addresses(cluster.resources.get(key))))
         .collect();
     match args.output {
-        StatusOutput::Text => streams.print(&table(&rows).render()),
+        StatusOutput::Text => streams.show(&table(&rows)),
         StatusOutput::Json => {
             let item = |(key, addresses): &(&ResourceKey, Vec<String>)| {
                 json!({

@@ -7,7 +7,7 @@ use crate::failure::{Failure, Fatal};
 use crate::files::{self, Source};
 
 /// Complains about what is wrong with the documents, and hands on those that are right.
-fn report_invalid(
+pub(crate) fn report_invalid(
     sources: Vec<Source>,
     streams: &mut Streams<'_>,
 ) -> Result<Vec<(String, margay_model::any::AnyResource)>, Fatal> {
@@ -33,8 +33,7 @@ pub(crate) async fn write(
     context: &mut Context<'_>,
 ) -> Result<(), Fatal> {
     let streams = &mut context.streams;
-    let namespace = files.namespace.as_deref();
-    let sources = files::read(&files.file, files.recursive, namespace, streams.stdin)?;
+    let sources = files::read_files(files, streams.stdin)?;
     for (place, resource) in report_invalid(sources, streams)? {
         let key = resource.key();
         let word = match context.client.write(mode, resource).await {
@@ -54,8 +53,7 @@ pub(crate) async fn write(
 
 /// Checks all resources of the files.
 pub(crate) fn validate(files: &Files, streams: &mut Streams<'_>) -> Result<(), Fatal> {
-    let namespace = files.namespace.as_deref();
-    let sources = files::read(&files.file, files.recursive, namespace, streams.stdin)?;
+    let sources = files::read_files(files, streams.stdin)?;
     for (_, resource) in report_invalid(sources, streams)? {
         streams.say(&format!("{}: valid", resource.key()))?;
     }
