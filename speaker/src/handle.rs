@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     config::{ConfigError, SpeakerConfig},
     driver,
-    view::{PeerStatus, RouteQuery, RouteView},
+    view::{PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery, RouteView},
 };
 
 /// Commands in flight. A command is small and answered in order; whoever sends more waits.
@@ -109,7 +109,8 @@ pub(crate) enum Command {
     Originate(Vec<LocalRouteChange>),
     Reachability(IpAddr, Reachability),
     Status(oneshot::Sender<Vec<PeerStatus>>),
-    Routes(RouteQuery, oneshot::Sender<Vec<RouteView>>),
+    Routes(RouteQuery, RouteCursor, oneshot::Sender<RoutePage>),
+    Events(oneshot::Sender<Vec<PeerEvent>>),
     Stop(Shutdown),
 }
 
@@ -195,15 +196,20 @@ impl Speaker {
             .await
     }
 
+    /// A handle that only asks. It does not keep the speaker alive.
+    pub fn queries(&self) -> Queries {
+        Queries(self.commands.downgrade())
+    }
+
     /// All peers, in the order of their keys.
     pub async fn status(&self) -> Result<Vec<PeerStatus>, SpeakerError> {
-        self.ask(Command::Status).await
+        self.queries().status().await
     }
 
     /// Routes, in the order of their prefixes. A query for a peer that is not configured has no
     /// routes.
     pub async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteView>, SpeakerError> {
-        self.ask(|reply| Command::Routes(query, reply)).await
+        self.queries().routes(query).await
     }
 
     /// Stops and waits, at most two seconds, until the peers have been told.
@@ -231,6 +237,58 @@ impl Speaker {
     ) -> Result<T, SpeakerError> {
         let (reply, answer) = oneshot::channel();
         self.send(command(reply)).await?;
+        answer.await.map_err(|_closed| SpeakerError::Stopped)
+    }
+}
+
+/// Asks a running speaker.
+#[derive(Debug, Clone)]
+pub struct Queries(mpsc::WeakSender<Command>);
+
+impl Queries {
+    /// All peers, in the order of their keys.
+    pub async fn status(&self) -> Result<Vec<PeerStatus>, SpeakerError> {
+        self.ask(Command::Status).await
+    }
+
+    /// The last changes of state of every peer, by peer, oldest first.
+    pub async fn events(&self) -> Result<Vec<PeerEvent>, SpeakerError> {
+        self.ask(Command::Events).await
+    }
+
+    /// Routes, in the order of their prefixes; look-ups have the best first. What changes while
+    /// they are collected may be in the list or not.
+    pub async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteView>, SpeakerError> {
+        let mut all = Vec::new();
+        let mut cursor = Some(RouteCursor::START);
+        while let Some(from) = cursor {
+            let page = self.page(query, from).await?;
+            all.extend(page.routes);
+            cursor = page.next;
+        }
+        if !matches!(query, RouteQuery::Lookup(_) | RouteQuery::LookupAddress(_)) {
+            all.sort_by_key(|view| view.prefix);
+        }
+        Ok(all)
+    }
+
+    /// Some of the routes. However many there are, the speaker is kept busy for a moment only.
+    pub async fn page(
+        &self,
+        query: RouteQuery,
+        from: RouteCursor,
+    ) -> Result<RoutePage, SpeakerError> {
+        self.ask(|reply| Command::Routes(query, from, reply)).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, SpeakerError> {
+        let commands = self.0.upgrade().ok_or(SpeakerError::Stopped)?;
+        let (reply, answer) = oneshot::channel();
+        let sent = commands.send(command(reply)).await;
+        sent.map_err(|_closed| SpeakerError::Stopped)?;
         answer.await.map_err(|_closed| SpeakerError::Stopped)
     }
 }

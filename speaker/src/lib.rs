@@ -45,12 +45,13 @@ pub use config::{
 pub use daemon::{DaemonConfig, Network};
 pub use filter_config::{Action, FilterConfig, FilterRule, Operation, Operator, RouteOrigin};
 pub use handle::{
-    FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, Shutdown, Speaker,
+    FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, Queries, Shutdown, Speaker,
     SpeakerError,
 };
 pub use margay_bgp::rib::{FibChange, FibNextHop, Reachability};
 pub use peer_key::{BGP_PORT, PeerKey};
 pub use secret::Secret;
 pub use view::{
-    FamilyStatus, PeerStatus, RouteQuery, RouteSource, RouteView, SessionStatus, State,
+    FamilyStatus, PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery, RouteSource,
+    RouteView, SessionStatus, State,
 };

@@ -69,8 +69,29 @@ pub struct FamilyStatus {
     pub family: Family,
     /// Received, those that import refused included.
     pub received: u32,
+    /// Told to the peer, or about to be.
+    pub advertised: u32,
     /// The peer has sent End-of-RIB in this session.
     pub end_of_rib: bool,
+}
+
+/// A change of a session's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerEvent {
+    /// Whose.
+    pub key: PeerKey,
+    /// When it happened last.
+    pub at: SystemTime,
+    /// When it happened first, if it was repeated.
+    pub first: SystemTime,
+    /// How often it has happened.
+    pub count: u64,
+    /// State before.
+    pub from: State,
+    /// State after.
+    pub to: State,
+    /// Why.
+    pub reason: String,
 }
 
 /// Which routes to list.
@@ -84,6 +105,32 @@ pub enum RouteQuery {
     Advertised(PeerKey),
     /// Every path of a prefix, the best first, with what became of each.
     Lookup(Prefix),
+    /// As [`Lookup`](Self::Lookup), of the most specific prefix that the address is in.
+    LookupAddress(IpAddr),
+}
+
+/// Where a listing of routes goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteCursor {
+    pub(crate) family: Family,
+    pub(crate) place: u32,
+}
+
+impl RouteCursor {
+    /// The beginning.
+    pub const START: Self = Self {
+        family: Family::Ipv4Unicast,
+        place: 0,
+    };
+}
+
+/// Some routes, and where the others are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoutePage {
+    /// In the order of their prefixes, within the page.
+    pub routes: Vec<RouteView>,
+    /// `None` when there are no more.
+    pub next: Option<RouteCursor>,
 }
 
 /// Where a route came from.
@@ -110,8 +157,32 @@ pub struct RouteView {
     /// What became of it: `best`, or why not. For [`RouteQuery::Lookup`] and
     /// [`RouteQuery::Best`].
     pub outcome: Option<String>,
+    /// The step of the decision process at which a path lost, as
+    /// [`DecisionStep::name`](margay_bgp::rib::DecisionStep::name) has it.
+    pub lost_at: Option<&'static str>,
+    /// The values that decided: of this path, and of the one preferred.
+    pub compared: Option<(String, String)>,
+    /// Not the best, but traffic goes its way as well.
+    pub multipath: bool,
     /// Kept from a session that was lost.
     pub stale: bool,
+}
+
+impl RouteView {
+    /// A route of which nothing is known but what it says.
+    pub(crate) const fn new(prefix: Prefix, attrs: PathAttrs) -> Self {
+        Self {
+            prefix,
+            source: None,
+            next_hops: Vec::new(),
+            attrs,
+            outcome: None,
+            lost_at: None,
+            compared: None,
+            multipath: false,
+            stale: false,
+        }
+    }
 }
 
 /// The addresses behind a wire next hop.

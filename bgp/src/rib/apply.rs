@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::{
     FamilyRib, PeerId, Rib,
-    attr_store::{AttrStore, Kind},
+    attr_store::AttrStore,
     index::NONE,
     peers::Session,
     restart::RestartEvent,
@@ -14,8 +14,8 @@ use crate::{
     policy::Filter,
     prefix::{Family, Ipv4Prefix, Ipv6Prefix},
     wire::{
-        AttrContext, NextHop, NlriIter, NlriPrefix, PathAttrs, PeerKind, UpdateFrame, Verdict,
-        WireError, error::AttrError,
+        Kind, NextHop, NlriIter, NlriPrefix, PathAttrs, UpdateFrame, Verdict, WireError,
+        error::AttrError,
     },
 };
 
@@ -114,6 +114,9 @@ impl Rib {
                 self.withdraw::<Ipv6Prefix>(peer, unreach.nlri)?;
             }
         }
+        if !frame.announces() {
+            return self.attributes_alone(peer, frame);
+        }
         let mut outcome = UpdateOutcome::Routes;
         if !frame.nlri.is_empty() && families.contains(v4) {
             let set = self.resolve(peer, frame, None)?;
@@ -128,6 +131,23 @@ impl Rib {
             }
         }
         Ok(outcome)
+    }
+
+    /// The attributes of a message that announces nothing of ours (RFC 7606 section 5.2).
+    fn attributes_alone(
+        &mut self,
+        peer: PeerId,
+        frame: &UpdateFrame<'_>,
+    ) -> Result<UpdateOutcome, WireError> {
+        let class = self.session(peer).map(|session| session.class);
+        let Some(class) = class.filter(|_| !frame.attrs.is_empty() && !frame.foreign_family) else {
+            return Ok(UpdateOutcome::Routes);
+        };
+        let findings = PathAttrs::findings(&frame.attrs, &self.attrs.context(class));
+        Ok(match frame.verdict_without_routes(findings)? {
+            Verdict::AttributeDiscard(_) => UpdateOutcome::AttributeDiscarded,
+            _ => UpdateOutcome::Routes,
+        })
     }
 
     /// Takes in a ROUTE-REFRESH (RFC 2918, RFC 7313).
@@ -178,6 +198,7 @@ impl Rib {
             return Ok(Err(AttrError {
                 code: 0,
                 what: "the session is down",
+                kind: Kind::FSM_ERROR,
             }));
         };
         let (class, scope) = (session.class, session.info.scope);
@@ -187,16 +208,7 @@ impl Rib {
         {
             return Ok(Ok(found));
         }
-        let class_info = self.attrs.class(class);
-        let ctx = AttrContext {
-            four_octet_as: class_info.four_octet_as,
-            peer: if class_info.kind == Kind::Ebgp {
-                PeerKind::Ebgp
-            } else {
-                PeerKind::Ibgp
-            },
-        };
-        let mut decoded = PathAttrs::decode(&frame.attrs, &ctx);
+        let mut decoded = PathAttrs::decode(&frame.attrs, &self.attrs.context(class));
         let next_hop = match (mp, decoded.attrs.next_hop) {
             (Some((_, id)), _) => Some(id),
             (None, Some(v4)) => Some(self.next_hops.intern(NextHop::V4(v4), scope)),
@@ -212,6 +224,7 @@ impl Rib {
                 return Ok(Err(AttrError {
                     code: 3,
                     what: "NEXT_HOP is missing",
+                    kind: Kind::UPDATE_MISSING_WELL_KNOWN,
                 }));
             }
         };

@@ -162,6 +162,18 @@ impl AttrStore {
         &self.classes[usize::from(id)]
     }
 
+    /// How the attribute octets of a class are read.
+    pub(crate) fn context(&self, class: u16) -> AttrContext {
+        let class = self.class(class);
+        AttrContext {
+            four_octet_as: class.four_octet_as,
+            peer: match class.kind {
+                Kind::Ebgp => PeerKind::Ebgp,
+                Kind::Ibgp | Kind::Local => PeerKind::Ibgp,
+            },
+        }
+    }
+
     pub(crate) fn set(&self, id: u32) -> &AttrSet {
         &self.sets[id as usize]
     }

@@ -1,8 +1,14 @@
 //! The decision process (RFC 4271 section 9.1.2, RFC 4456 section 9).
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use smallvec::SmallVec;
+
+use super::Compared;
+use crate::wire::Origin;
 
 /// The step that decided between routes, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,6 +107,44 @@ pub(crate) fn best(equal: &[Candidate], mut lost: impl FnMut(usize, DecisionStep
         &mut lost,
     );
     all[0]
+}
+
+/// The values that decided a step between `this` and what was preferred: `best`, but for MED the
+/// lowest one of the same neighbour.
+pub(crate) fn compare(
+    step: DecisionStep,
+    this: &Candidate,
+    best: &Candidate,
+    all: &[Candidate],
+) -> Compared {
+    let value = |c: &Candidate| match step {
+        DecisionStep::LocalOrigin => if c.rank >> 63 == 1 { "local" } else { "learnt" }.to_owned(),
+        DecisionStep::LocalPref => (c.rank >> 24 & u64::from(u32::MAX)).to_string(),
+        DecisionStep::AsPathLength => {
+            (u64::from(u16::MAX) - (c.rank >> 8 & u64::from(u16::MAX))).to_string()
+        }
+        DecisionStep::Origin => match u64::from(u8::MAX) - (c.rank & u64::from(u8::MAX)) {
+            0 => Origin::Igp.to_string(),
+            1 => Origin::Egp.to_string(),
+            _ => Origin::Incomplete.to_string(),
+        },
+        DecisionStep::Med => c.med.to_string(),
+        DecisionStep::EbgpOverIbgp => if c.ebgp { "eBGP" } else { "iBGP" }.to_owned(),
+        DecisionStep::IgpCost => c.igp_cost.to_string(),
+        DecisionStep::RouterId => Ipv4Addr::from(c.router_id).to_string(),
+        DecisionStep::ClusterListLength => c.cluster_len.to_string(),
+        DecisionStep::PeerAddress => c.peer_addr.to_string(),
+    };
+    let rival = all
+        .iter()
+        .filter(|_| step == DecisionStep::Med)
+        .filter(|c| c.rank == best.rank && c.neighbour_as == this.neighbour_as)
+        .min_by_key(|c| c.med)
+        .unwrap_or(best);
+    Compared {
+        this: value(this),
+        preferred: value(rival),
+    }
 }
 
 fn keep_min<K: Ord>(

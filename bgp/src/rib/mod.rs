@@ -50,7 +50,7 @@ pub use decision::DecisionStep;
 pub use next_hops::{FibNextHop, Reachability};
 pub use peers::{PeerStats, RibError};
 pub use settle::FibChange;
-pub use view::{AdvertisedRoute, BestRoute, PathState, PathView, RibSize, RouteSource};
+pub use view::{AdvertisedRoute, BestRoute, Compared, PathState, PathView, RibSize, RouteSource};
 
 use attr_store::{AttrStore, Class, Identity, Kind};
 use bits::Bits;

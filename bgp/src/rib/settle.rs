@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{
-    FibNextHop, PeerId, Rib,
+    Compared, FibNextHop, PeerId, Rib,
     attr_store::Kind,
     decision::{self, Candidate, Candidates, DecisionStep},
     index::NONE,
@@ -34,6 +34,14 @@ struct Selection {
     set: u32,
     source: Source,
     fib: u32,
+}
+
+/// What the decision made of a path.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Explained {
+    pub(super) eligible: bool,
+    /// The step at which another was preferred.
+    pub(super) lost: Option<(DecisionStep, Compared)>,
 }
 
 const NOTHING: Selection = Selection {
@@ -174,15 +182,22 @@ impl Rib {
         })
     }
 
-    /// For each of `paths`, the step at which it lost; `None` for the best and for those that are
-    /// not eligible, which the flag tells apart.
-    pub(super) fn explain(&self, paths: &[Path]) -> Vec<(bool, Option<DecisionStep>)> {
-        let mut equal = self.candidates(paths);
-        let mut outcome = vec![(false, None); paths.len()];
-        equal.iter().for_each(|c| outcome[c.at].0 = true);
-        if !equal.is_empty() {
-            decision::equal_routes(&mut equal, |at, step| outcome[at].1 = Some(step));
-            decision::best(&equal, |at, step| outcome[at].1 = Some(step));
+    /// For each of `paths`, whether it took part in the decision and where it lost.
+    pub(super) fn explain(&self, paths: &[Path]) -> Vec<Explained> {
+        let all = self.candidates(paths);
+        let mut outcome = vec![Explained::default(); paths.len()];
+        all.iter().for_each(|c| outcome[c.at].eligible = true);
+        if all.is_empty() {
+            return outcome;
+        }
+        let mut lost = Vec::new();
+        let mut equal = all.clone();
+        decision::equal_routes(&mut equal, |at, step| lost.push((at, step)));
+        let best = decision::best(&equal, |at, step| lost.push((at, step)));
+        for (at, step) in lost {
+            if let Some(this) = all.iter().find(|c| c.at == at) {
+                outcome[at].lost = Some((step, decision::compare(step, this, &best, &all)));
+            }
         }
         outcome
     }

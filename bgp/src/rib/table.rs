@@ -3,6 +3,8 @@
 //! A prefix has a dense id. Its destination holds one path inline; more spill into a list of
 //! their own, kept for reuse when the destination shrinks.
 
+use std::ops::Range;
+
 use super::index::{Index, NONE};
 use crate::prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix};
 
@@ -153,6 +155,12 @@ impl Table {
     /// Every id in use.
     pub(crate) fn ids(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.id_bound()).filter(|&id| !self.dests[id as usize].vacant)
+    }
+
+    /// Those of them in a range.
+    pub(crate) fn ids_in(&self, range: Range<u32>) -> impl Iterator<Item = u32> + '_ {
+        let end = range.end.min(self.id_bound());
+        (range.start..end).filter(|&id| !self.dests[id as usize].vacant)
     }
 
     /// The hash of a key.

@@ -1,9 +1,13 @@
 //! Views for operators: what is known, what is selected and why, what is told.
 
+use std::{net::IpAddr, ops::Range};
+
 use super::{
     DecisionStep, Loop, PeerId, Rib,
+    group::GroupKey,
     index::NONE,
     next_hops::FibSet,
+    settle::Explained,
     table::{LOCAL, Path, Source},
 };
 use crate::{
@@ -45,6 +49,15 @@ pub enum PathState {
     BadNextHop,
 }
 
+/// What a path lost by: its own value and the one that was preferred, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compared {
+    /// Of the path.
+    pub this: String,
+    /// Of the one that was preferred.
+    pub preferred: String,
+}
+
 /// A path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathView {
@@ -56,6 +69,10 @@ pub struct PathView {
     pub attrs: PathAttrs,
     /// What became of it.
     pub state: PathState,
+    /// The values that decided, for [`PathState::Lost`].
+    pub compared: Option<Compared>,
+    /// Not the best, but traffic goes its way as well (multipath).
+    pub multipath: bool,
     /// Kept from a lost session.
     pub stale: bool,
 }
@@ -106,20 +123,41 @@ impl Rib {
             return Vec::new();
         };
         let paths = table.paths(id);
+        let used = self.next_hops.set(table.dest(id).fib);
         let mut views: Vec<_> = paths
             .iter()
             .zip(self.explain(paths))
-            .map(|(path, (eligible, lost))| self.path_view(path, eligible, lost))
+            .map(|(path, explained)| {
+                let mut view = self.path_view(path, explained);
+                let hop = view.next_hop.map(NextHop::addr);
+                view.multipath = matches!(view.state, PathState::Lost(step) if step > DecisionStep::IgpCost)
+                    && used.iter().any(|h| Some(h.addr) == hop);
+                view
+            })
             .collect();
         views.sort_by_key(|view| (view.state != PathState::Best, view.source));
         views
     }
 
-    fn path_view(&self, path: &Path, eligible: bool, lost: Option<DecisionStep>) -> PathView {
+    /// The most specific prefix with a path that `addr` is in.
+    pub fn longest_match(&self, addr: IpAddr) -> Option<Prefix> {
+        let most = if addr.is_ipv4() { 32 } else { 128 };
+        let table = |prefix: &Prefix| &self.families[prefix.family().index()].table;
+        (0..=most)
+            .rev()
+            .filter_map(|len| Prefix::new(addr, len))
+            .find(|prefix| {
+                let table = table(prefix);
+                let id = table.find_prefix(*prefix);
+                id.is_some_and(|id| !table.paths(id).is_empty())
+            })
+    }
+
+    fn path_view(&self, path: &Path, explained: Explained) -> PathView {
         let looped = self.attrs.set(path.pre).looped;
-        let state = match (eligible, lost, looped) {
+        let state = match (explained.eligible, &explained.lost, looped) {
             (true, None, _) => PathState::Best,
-            (true, Some(step), _) => PathState::Lost(step),
+            (true, Some((step, _)), _) => PathState::Lost(*step),
             (false, _, Some(looped)) => PathState::Looped(looped),
             (false, ..) if path.post == NONE => PathState::Filtered,
             (false, ..) => PathState::BadNextHop,
@@ -134,15 +172,23 @@ impl Rib {
             next_hop: self.next_hops.wire(self.attrs.set(set).next_hop),
             attrs: self.attrs.decode(set),
             state,
+            compared: explained.lost.map(|(_, compared)| compared),
+            multipath: false,
             stale: path.stale,
         }
     }
 
-    /// The selected routes of a family, in no order.
-    pub fn best(&self, family: Family) -> impl Iterator<Item = BestRoute> + '_ {
+    /// Prefixes of a family have places below this; the views of many routes go by place, so that
+    /// they can be taken piece by piece.
+    pub fn places(&self, family: Family) -> u32 {
+        self.families[family.index()].table.id_bound()
+    }
+
+    /// The selected routes of a family at these places, in no order.
+    pub fn best(&self, family: Family, places: Range<u32>) -> impl Iterator<Item = BestRoute> + '_ {
         let table = &self.families[family.index()].table;
         table
-            .ids()
+            .ids_in(places)
             .filter(|&id| table.dest(id).best != NONE)
             .map(|id| {
                 let dest = table.dest(id);
@@ -155,32 +201,33 @@ impl Rib {
             })
     }
 
-    /// What a peer sent in a family, before import, in no order. [`PathView::state`] is only told
+    /// What a peer sent in a family, before import, at these places, in no order. [`PathView::state`] is only told
     /// by [`Rib::lookup`].
     pub fn adj_in(
         &self,
         peer: PeerId,
         family: Family,
+        places: Range<u32>,
     ) -> impl Iterator<Item = (Prefix, PathAttrs, Option<NextHop>)> + '_ {
         let table = &self.families[family.index()].table;
-        table.ids().filter_map(move |id| {
+        table.ids_in(places).filter_map(move |id| {
             let path = table.paths(id).iter().find(|p| p.source == peer.0)?;
             let next_hop = self.next_hops.wire(self.attrs.set(path.pre).next_hop);
             Some((table.prefix(id), self.attrs.decode(path.pre), next_hop))
         })
     }
 
-    /// What a peer is told in a family once all that is pending is sent, in no order.
+    /// What a peer is told in a family once all that is pending is sent, at these places, in no
+    /// order.
     pub fn adj_out(
         &self,
         peer: PeerId,
         family: Family,
+        places: Range<u32>,
     ) -> impl Iterator<Item = AdvertisedRoute> + '_ {
         let table = &self.families[family.index()].table;
-        let key = self
-            .session(peer)
-            .and_then(|s| Some(&self.groups.get(s.groups[family.index()]?)?.as_ref()?.key));
-        table.ids().filter_map(move |id| {
+        let key = self.key_of(peer, family);
+        table.ids_in(places).filter_map(move |id| {
             let key = key?;
             let export = self.export(key, id).filter(|e| e.source != peer.0)?;
             let rendered = self.render(key, export)?;
@@ -196,6 +243,22 @@ impl Rib {
                 attrs,
             })
         })
+    }
+
+    /// How many prefixes a peer is told in a family once all that is pending is sent. Routes that
+    /// have no next hop for the peer count as well.
+    pub fn advertised_count(&self, peer: PeerId, family: Family) -> u32 {
+        let Some(key) = self.key_of(peer, family) else {
+            return 0;
+        };
+        let told = |id: &u32| self.export(key, *id).is_some_and(|e| e.source != peer.0);
+        let count = self.families[family.index()].table.ids().filter(told);
+        u32::try_from(count.count()).unwrap_or(u32::MAX)
+    }
+
+    fn key_of(&self, peer: PeerId, family: Family) -> Option<&GroupKey> {
+        let group = self.session(peer)?.groups[family.index()]?;
+        Some(&self.groups.get(group)?.as_ref()?.key)
     }
 
     /// How much there is.

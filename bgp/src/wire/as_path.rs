@@ -138,6 +138,12 @@ impl AsPath {
         self.segments.iter().any(|s| s.kind.is_confed())
     }
 
+    /// Whether any segment is an unordered set, which RFC 9774 retires.
+    pub fn has_set(&self) -> bool {
+        let set = |s: &Segment| matches!(s.kind, SegmentKind::Set | SegmentKind::ConfedSet);
+        self.segments.iter().any(set)
+    }
+
     /// Puts `asn` in front `times` times (RFC 4271 section 5.1.2).
     pub fn prepend(&mut self, asn: u32, times: usize) {
         for _ in 0..times {
@@ -180,7 +186,7 @@ impl AsPath {
     }
 
     /// Decodes an attribute value.
-    pub(super) fn decode(value: &[u8], four_octet: bool) -> Result<Self, &'static str> {
+    pub(crate) fn decode(value: &[u8], four_octet: bool) -> Result<Self, &'static str> {
         let mut c = Cursor::new(value);
         let mut path = Self::default();
         while !c.is_empty() {

@@ -87,6 +87,21 @@ pub mod community {
     pub const NO_ADVERTISE: u32 = 0xffff_ff02;
     /// To no external peer, confederation members included.
     pub const NO_EXPORT_SUBCONFED: u32 = 0xffff_ff03;
+
+    /// As people write it: the name of a well-known one, else `aa:nn`.
+    pub fn text(community: u32) -> String {
+        let name = match community {
+            GRACEFUL_SHUTDOWN => "graceful-shutdown",
+            LLGR_STALE => "llgr-stale",
+            NO_LLGR => "no-llgr",
+            BLACKHOLE => "blackhole",
+            NO_EXPORT => "no-export",
+            NO_ADVERTISE => "no-advertise",
+            NO_EXPORT_SUBCONFED => "no-export-subconfed",
+            _ => return format!("{}:{}", community >> 16, community & 0xffff),
+        };
+        name.to_owned()
+    }
 }
 
 /// ORIGIN; smaller is preferred.
@@ -255,6 +270,7 @@ pub(super) fn read_tlv<'a>(c: &mut Cursor<'a>) -> Option<Tlv<'a>> {
 pub(super) const OVERRUN: AttrError = AttrError {
     code: 0,
     what: "the attribute list is cut off inside an attribute",
+    kind: Kind::UPDATE_ATTRIBUTE_LIST,
 };
 
 /// Decoding state: the attributes so far and what only matters until the end.
@@ -265,6 +281,8 @@ struct Decoder {
     as4_path: Option<AsPath>,
     as4_aggregator: Option<Aggregator>,
     verdict: Verdict,
+    /// Every error, for those who want more than the strongest.
+    findings: Option<Vec<Verdict>>,
 }
 
 impl PathAttrs {
@@ -275,25 +293,19 @@ impl PathAttrs {
     /// NEXT_HOP that IPv4 prefixes need is there is the caller's check
     /// ([`UpdateFrame::verdict`](crate::wire::UpdateFrame::verdict)).
     pub fn decode(bytes: &[u8], ctx: &AttrContext) -> Decoded {
-        let mut decoder = Decoder {
-            ctx: *ctx,
-            attrs: Self::default(),
-            seen: [0; 4],
-            as4_path: None,
-            as4_aggregator: None,
-            verdict: Verdict::Accept,
-        };
-        let mut c = Cursor::new(bytes);
-        while !c.is_empty() {
-            let Some(tlv) = read_tlv(&mut c) else {
-                decoder.verdict.raise(Verdict::TreatAsWithdraw(OVERRUN));
-                break;
-            };
-            if !matches!(tlv.code, code::MP_REACH | code::MP_UNREACH) {
-                decoder.attribute(tlv);
-            }
+        let mut decoder = Decoder::new(ctx, None);
+        decoder.walk(bytes);
+        Decoded {
+            attrs: decoder.attrs,
+            verdict: decoder.verdict,
         }
-        decoder.finish()
+    }
+
+    /// Every error that [`decode`](Self::decode) meets, in order; it keeps the strongest.
+    pub fn findings(bytes: &[u8], ctx: &AttrContext) -> Vec<Verdict> {
+        let mut decoder = Decoder::new(ctx, Some(Vec::new()));
+        decoder.walk(bytes);
+        decoder.findings.unwrap_or_default()
     }
 
     /// Appends all attributes in ascending order of code, MP_REACH_NLRI excepted.
@@ -391,7 +403,7 @@ impl PathAttrs {
 }
 
 impl Aggregator {
-    fn decode(value: &[u8], four_octet: bool) -> Option<Self> {
+    pub(crate) fn decode(value: &[u8], four_octet: bool) -> Option<Self> {
         let mut c = Cursor::new(value);
         let asn = if four_octet {
             c.u32()?
@@ -416,6 +428,39 @@ impl Aggregator {
 }
 
 impl Decoder {
+    fn new(ctx: &AttrContext, findings: Option<Vec<Verdict>>) -> Self {
+        Self {
+            ctx: *ctx,
+            attrs: PathAttrs::default(),
+            seen: [0; 4],
+            as4_path: None,
+            as4_aggregator: None,
+            verdict: Verdict::Accept,
+            findings,
+        }
+    }
+
+    fn walk(&mut self, bytes: &[u8]) {
+        let mut c = Cursor::new(bytes);
+        while !c.is_empty() {
+            let Some(tlv) = read_tlv(&mut c) else {
+                self.raise(Verdict::TreatAsWithdraw(OVERRUN));
+                break;
+            };
+            if !matches!(tlv.code, code::MP_REACH | code::MP_UNREACH) {
+                self.attribute(tlv);
+            }
+        }
+        self.finish();
+    }
+
+    fn raise(&mut self, verdict: Verdict) {
+        if let Some(findings) = &mut self.findings {
+            findings.push(verdict.clone());
+        }
+        self.verdict.raise(verdict);
+    }
+
     fn attribute(&mut self, tlv: Tlv<'_>) {
         let (word, bit) = (usize::from(tlv.code >> 6), 1u64 << (tlv.code & 63));
         let Some(seen) = self.seen.get_mut(word) else {
@@ -424,9 +469,10 @@ impl Decoder {
         if *seen & bit != 0 {
             // RFC 7606 section 3(g): all but the first are discarded.
             let what = "the attribute is repeated";
-            return self.verdict.raise(Verdict::AttributeDiscard(AttrError {
+            return self.raise(Verdict::AttributeDiscard(AttrError {
                 code: tlv.code,
                 what,
+                kind: Kind::UPDATE_ATTRIBUTE_LIST,
             }));
         }
         *seen |= bit;
@@ -436,7 +482,7 @@ impl Decoder {
         let result = if self.ignored_from_this_peer(tlv.code) {
             Ok(())
         } else if tlv.flags & (flags::OPTIONAL | flags::TRANSITIVE) != expected {
-            Err("the optional or transitive flag is wrong")
+            Err(FLAGS)
         } else {
             self.known(tlv)
         };
@@ -444,8 +490,9 @@ impl Decoder {
             let error = AttrError {
                 code: tlv.code,
                 what,
+                kind: old_kind(tlv.code, what),
             };
-            self.verdict.raise(match on_error {
+            self.raise(match on_error {
                 OnError::Discard => Verdict::AttributeDiscard(error),
                 OnError::Withdraw => Verdict::TreatAsWithdraw(error),
             });
@@ -470,9 +517,7 @@ impl Decoder {
         if tlv.flags & flags::OPTIONAL == 0 {
             let what = "a well-known attribute is unknown";
             let kind = Kind::UPDATE_UNKNOWN_WELL_KNOWN;
-            return self
-                .verdict
-                .raise(Verdict::Reset(WireError::with_data(kind, what, tlv.whole)));
+            return self.raise(Verdict::Reset(WireError::with_data(kind, what, tlv.whole)));
         }
         if tlv.flags & flags::TRANSITIVE != 0 {
             self.pass_on(tlv, flags::PARTIAL);
@@ -491,7 +536,6 @@ impl Decoder {
     }
 
     fn known(&mut self, tlv: Tlv<'_>) -> Result<(), &'static str> {
-        const LENGTH: &str = "the length is wrong";
         let value = tlv.value;
         let attrs = &mut self.attrs;
         match tlv.code {
@@ -533,7 +577,13 @@ impl Decoder {
             code::LARGE_COMMUNITIES => {
                 attrs.large_communities = list(value, large_community).ok_or(LENGTH)?;
             }
-            code::AS4_PATH => self.as4_path = Some(AsPath::decode(value, true)?),
+            code::AS4_PATH => {
+                let path = AsPath::decode(value, true)?;
+                if path.has_set() {
+                    return Err("there is an AS_SET or AS_CONFED_SET"); // RFC 9774 section 3
+                }
+                self.as4_path = Some(path);
+            }
             code::AS4_AGGREGATOR => {
                 let aggregator = Aggregator::decode(value, true);
                 self.as4_aggregator = Some(aggregator.ok_or("the length is wrong or the AS is 0")?);
@@ -565,25 +615,24 @@ impl Decoder {
         if path.has_confed() && self.ctx.peer == PeerKind::Ebgp {
             return Err("there are confederation segments from outside"); // RFC 5065 section 5
         }
+        if path.has_set() {
+            return Err("there is an AS_SET or AS_CONFED_SET"); // RFC 9774 section 3
+        }
         self.attrs.as_path = path;
         Ok(())
     }
 
-    fn finish(mut self) -> Decoded {
+    fn finish(&mut self) {
         for (code, what) in [
             (code::ORIGIN, "ORIGIN is missing"),
             (code::AS_PATH, "AS_PATH is missing"),
         ] {
             if self.seen.first().is_some_and(|word| word >> code & 1 == 0) {
-                self.verdict
-                    .raise(Verdict::TreatAsWithdraw(AttrError { code, what }));
+                let kind = Kind::UPDATE_MISSING_WELL_KNOWN;
+                self.raise(Verdict::TreatAsWithdraw(AttrError { code, what, kind }));
             }
         }
         self.merge_as4();
-        Decoded {
-            attrs: self.attrs,
-            verdict: self.verdict,
-        }
     }
 
     /// RFC 6793 section 4.2.3.
@@ -597,6 +646,21 @@ impl Decoder {
         if let Some(as4) = self.as4_path.take().filter(|p| p.count(0) == 0) {
             self.attrs.as_path = std::mem::take(&mut self.attrs.as_path).merge_as4(as4);
         }
+    }
+}
+
+const FLAGS: &str = "the optional or transitive flag is wrong";
+const LENGTH: &str = "the length is wrong";
+
+/// The NOTIFICATION of RFC 4271 section 6.3 for an error in an attribute that we know.
+fn old_kind(code: u8, what: &'static str) -> Kind {
+    match (code, what) {
+        (_, FLAGS) => Kind::UPDATE_ATTRIBUTE_FLAGS,
+        (_, LENGTH) => Kind::UPDATE_ATTRIBUTE_LENGTH,
+        (code::ORIGIN, _) => Kind::UPDATE_ORIGIN,
+        (code::AS_PATH, _) => Kind::UPDATE_AS_PATH,
+        (code::NEXT_HOP, _) => Kind::UPDATE_NEXT_HOP,
+        _ => Kind::UPDATE_OPTIONAL_ATTRIBUTE,
     }
 }
 

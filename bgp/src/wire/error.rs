@@ -47,6 +47,8 @@ pub struct AttrError {
     pub code: u8,
     /// What is wrong with it.
     pub what: &'static str,
+    /// What RFC 4271 would have told the peer; RFC 7606 sends nothing.
+    pub kind: Kind,
 }
 
 impl fmt::Display for AttrError {

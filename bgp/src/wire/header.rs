@@ -40,7 +40,7 @@ impl MessageType {
         }
     }
 
-    const fn from_wire(byte: u8) -> Option<Self> {
+    pub(crate) const fn from_wire(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Open,
             2 => Self::Update,

@@ -115,10 +115,26 @@ impl<'a> UpdateFrame<'a> {
             let error = AttrError {
                 code: code::NEXT_HOP,
                 what: "NEXT_HOP is missing",
+                kind: Kind::UPDATE_MISSING_WELL_KNOWN,
             };
             verdict.raise(Verdict::TreatAsWithdraw(error));
         }
         verdict
+    }
+
+    /// What the errors in the attributes of a message that announces nothing come to: RFC 7606
+    /// section 5.2 leaves only attribute discard. What is missing is no error without routes.
+    pub fn verdict_without_routes(&self, findings: Vec<Verdict>) -> Result<Verdict, WireError> {
+        let mut verdict = Verdict::Accept;
+        for finding in findings {
+            match finding {
+                Verdict::Reset(error) => return Err(error),
+                Verdict::TreatAsWithdraw(e) if e.kind == Kind::UPDATE_MISSING_WELL_KNOWN => {}
+                Verdict::TreatAsWithdraw(e) => return Err(WireError::new(e.kind, e.what)),
+                other => verdict.raise(other),
+            }
+        }
+        Ok(verdict)
     }
 
     /// Whether the attribute list as such is broken, so that [`verdict`](Self::verdict) has to be

@@ -487,6 +487,9 @@ impl Core {
                 other => self.session_output(key, other, now),
             }
         }
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.note_state();
+        }
         for id in to_flush {
             self.flush(id, now);
         }
@@ -523,12 +526,14 @@ impl Core {
                     .in_scope(|| warn!(%reason, graceful = keep.is_some(), "session down"));
                 peer.mark_down();
                 peer.last_error = Some(reason.to_string());
+                peer.reason = Some(reason.to_string());
                 self.rib.peer_down(peer.rib, keep, now);
             }
             Output::Failed(reason) => {
                 if reason != DownReason::Sent(Notification::new(Kind::CEASE_COLLISION)) {
                     peer.span.in_scope(|| info!(%reason, "connection failed"));
                     peer.last_error = Some(reason.to_string());
+                    peer.reason = Some(reason.to_string());
                     peer.failures += 1;
                     if self.sync.failed(key, peer.failures) {
                         self.rib.stop_waiting_for(peer.rib);
@@ -605,8 +610,12 @@ impl Core {
                     .collect();
                 drop(reply.send(status));
             }
-            Command::Routes(query, reply) => {
-                drop(reply.send(views::routes(query, &self.rib, &self.peers)));
+            Command::Routes(query, cursor, reply) => {
+                drop(reply.send(views::page(query, cursor, &self.rib, &self.peers)));
+            }
+            Command::Events(reply) => {
+                let events = self.peers.values().flat_map(|p| p.events.entries());
+                drop(reply.send(events.collect()));
             }
             Command::Stop(how) => return Flow::Stop(how),
         }

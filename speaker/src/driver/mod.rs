@@ -10,6 +10,7 @@
 //! that arrive together leave together, and one change leaves at once.
 
 mod core;
+mod events;
 mod link;
 mod listen;
 mod peer;

@@ -9,15 +9,18 @@ use std::{
 use margay_bgp::{
     prefix::Family,
     rib::{self, NextHopMode, PeerId, PeerRestart, PeerRibConfig, SessionInfo},
-    session::{ConnId, LocalRestart, Negotiated, Session, SessionConfig},
+    session::{ConnId, LocalRestart, Negotiated, Session, SessionConfig, State},
     wire::{NextHop, PeerKind},
 };
 use tokio::task::AbortHandle;
-use tracing::Span;
+use tracing::{Span, debug, info};
 
 use crate::{
     config::{PeerConfig, SpeakerConfig},
-    driver::link::LinkId,
+    driver::{
+        events::{EventLog, usual_reason},
+        link::LinkId,
+    },
     local_addrs::LocalAddrs,
     peer_key::PeerKey,
     view::{FamilyStatus, PeerStatus, SessionStatus},
@@ -48,6 +51,11 @@ pub(super) struct Peer {
     pub(super) octets_sent: u64,
     /// Failures since the session was last up.
     pub(super) failures: u32,
+    pub(super) events: EventLog,
+    /// The state that the log has seen.
+    seen_state: State,
+    /// What ended a connection since then.
+    pub(super) reason: Option<String>,
 }
 
 impl Peer {
@@ -78,7 +86,32 @@ impl Peer {
             updates_received: 0,
             octets_sent: 0,
             failures: 0,
+            events: EventLog::default(),
+            seen_state: State::Idle,
+            reason: None,
         }
+    }
+
+    /// Logs the change of state since the last call, if there is one.
+    pub(super) fn note_state(&mut self) {
+        let (from, to) = (self.seen_state, self.session.state());
+        let reason = self.reason.take();
+        if from == to {
+            return;
+        }
+        self.seen_state = to;
+        let reason = reason.as_deref().unwrap_or_else(|| usual_reason(from, to));
+        let news = self
+            .events
+            .note(self.key, (from, to), reason, SystemTime::now());
+        self.span.in_scope(|| {
+            // A peer that is away repeats itself every few seconds.
+            if news {
+                info!(%from, %to, reason, "state changed");
+            } else {
+                debug!(%from, %to, reason, "state changed");
+            }
+        });
     }
 
     pub(super) fn is_external(&self) -> bool {
@@ -127,6 +160,7 @@ impl Peer {
                 .map(|&family| FamilyStatus {
                     family,
                     received: rib.prefix_count(self.rib, family),
+                    advertised: rib.advertised_count(self.rib, family),
                     end_of_rib: self.end_of_rib.get(family.index()).is_some_and(|e| *e),
                 })
                 .collect(),

@@ -1,92 +1,110 @@
 //! Answers to queries.
 
+use std::ops::Range;
+
 use margay_bgp::{
-    prefix::Family,
-    rib::{PathState, Rib, RouteSource as RibSource},
+    prefix::{Family, Prefix},
+    rib::{Loop, PathState, Rib, RouteSource as RibSource},
 };
 
 use crate::{
     driver::core::Peers,
-    view::{RouteQuery, RouteSource, RouteView, next_hop_addrs},
+    view::{RouteCursor, RoutePage, RouteQuery, RouteSource, RouteView, next_hop_addrs},
 };
 
-/// The routes that `query` asks for, by prefix.
-pub(super) fn routes(query: RouteQuery, rib: &Rib, peers: &Peers) -> Vec<RouteView> {
-    let mut views = match query {
-        RouteQuery::Best => best(rib, peers),
-        RouteQuery::Lookup(prefix) => return lookup(prefix, rib, peers),
-        RouteQuery::Received(key) => {
-            let Some(peer) = peers.get(&key) else {
-                return Vec::new();
-            };
-            Family::ALL
-                .into_iter()
-                .flat_map(|family| rib.adj_in(peer.rib, family))
+/// Places to look at for one page: a millisecond or so, which no keepalive minds.
+const PAGE: u32 = 4096;
+
+/// The routes that `query` asks for, from `cursor` on, by prefix.
+pub(super) fn page(query: RouteQuery, cursor: RouteCursor, rib: &Rib, peers: &Peers) -> RoutePage {
+    let family = cursor.family;
+    let end = cursor.place.saturating_add(PAGE);
+    let places = cursor.place..end;
+    let mut routes = match query {
+        RouteQuery::Best => best(family, places, rib, peers),
+        RouteQuery::Received(key) => match peers.get(&key) {
+            Some(peer) => rib
+                .adj_in(peer.rib, family, places)
                 .map(|(prefix, attrs, next_hop)| RouteView {
-                    prefix,
                     source: Some(RouteSource::Peer(key)),
                     next_hops: next_hop_addrs(next_hop),
-                    attrs,
-                    outcome: None,
-                    stale: false,
+                    ..RouteView::new(prefix, attrs)
                 })
-                .collect()
-        }
-        RouteQuery::Advertised(key) => {
-            let Some(peer) = peers.get(&key) else {
-                return Vec::new();
-            };
-            Family::ALL
-                .into_iter()
-                .flat_map(|family| rib.adj_out(peer.rib, family))
+                .collect(),
+            None => Vec::new(),
+        },
+        RouteQuery::Advertised(key) => match peers.get(&key) {
+            Some(peer) => rib
+                .adj_out(peer.rib, family, places)
                 .map(|route| RouteView {
-                    prefix: route.prefix,
-                    source: None,
                     next_hops: vec![route.next_hop.addr()],
-                    attrs: route.attrs,
-                    outcome: None,
-                    stale: false,
+                    ..RouteView::new(route.prefix, route.attrs)
                 })
-                .collect()
+                .collect(),
+            None => Vec::new(),
+        },
+        RouteQuery::Lookup(prefix) => return whole(lookup(prefix, rib, peers)),
+        RouteQuery::LookupAddress(addr) => {
+            let prefix = rib.longest_match(addr);
+            return whole(prefix.map_or_else(Vec::new, |p| lookup(p, rib, peers)));
         }
     };
-    views.sort_by_key(|v: &RouteView| v.prefix);
-    views
+    routes.sort_by_key(|view: &RouteView| view.prefix);
+    let next = match family {
+        _ if end < rib.places(family) => Some(RouteCursor { family, place: end }),
+        Family::Ipv4Unicast => Some(RouteCursor {
+            family: Family::Ipv6Unicast,
+            place: 0,
+        }),
+        Family::Ipv6Unicast => None,
+    };
+    RoutePage { routes, next }
 }
 
-fn best(rib: &Rib, peers: &Peers) -> Vec<RouteView> {
-    Family::ALL
-        .into_iter()
-        .flat_map(|family| rib.best(family))
+const fn whole(routes: Vec<RouteView>) -> RoutePage {
+    RoutePage { routes, next: None }
+}
+
+fn best(family: Family, places: Range<u32>, rib: &Rib, peers: &Peers) -> Vec<RouteView> {
+    rib.best(family, places)
         .map(|route| RouteView {
-            prefix: route.prefix,
             source: origin(route.source, peers),
             next_hops: route.next_hops.iter().map(|n| n.addr).collect(),
-            attrs: route.attrs,
             outcome: Some("best".to_owned()),
-            stale: false,
+            ..RouteView::new(route.prefix, route.attrs)
         })
         .collect()
 }
 
-fn lookup(prefix: margay_bgp::prefix::Prefix, rib: &Rib, peers: &Peers) -> Vec<RouteView> {
+fn lookup(prefix: Prefix, rib: &Rib, peers: &Peers) -> Vec<RouteView> {
     rib.lookup(prefix)
         .into_iter()
         .map(|path| RouteView {
-            prefix,
             source: origin(path.source, peers),
             next_hops: next_hop_addrs(path.next_hop),
-            outcome: Some(match path.state {
-                PathState::Best => "best".to_owned(),
-                PathState::Lost(step) => format!("lost by {step}"),
-                PathState::Looped(what) => format!("looped: {what:?}"),
-                PathState::Filtered => "refused by the import filter".to_owned(),
-                PathState::BadNextHop => "the next hop cannot be used".to_owned(),
-            }),
-            attrs: path.attrs,
+            outcome: Some(outcome(path.state)),
+            lost_at: match path.state {
+                PathState::Lost(step) => Some(step.name()),
+                _ => None,
+            },
+            compared: path.compared.map(|c| (c.this, c.preferred)),
+            multipath: path.multipath,
             stale: path.stale,
+            ..RouteView::new(prefix, path.attrs)
         })
         .collect()
+}
+
+fn outcome(state: PathState) -> String {
+    match state {
+        PathState::Best => "best".to_owned(),
+        PathState::Lost(step) => format!("lost by {step}"),
+        PathState::Looped(Loop::AsPath) => "looped: our AS is in AS_PATH".to_owned(),
+        PathState::Looped(Loop::OriginatorId) => "looped: ORIGINATOR_ID is ours".to_owned(),
+        PathState::Looped(Loop::ClusterList) => "looped: our cluster is in CLUSTER_LIST".to_owned(),
+        PathState::Filtered => "refused by the import filter".to_owned(),
+        PathState::BadNextHop => "the next hop cannot be used".to_owned(),
+    }
 }
 
 /// `None` for a peer whose routes outlived its configuration by a moment.

@@ -504,7 +504,7 @@ impl World {
         };
         let seen: BTreeMap<_, _> = Family::ALL
             .into_iter()
-            .flat_map(|family| self.rib.best(family))
+            .flat_map(|family| self.rib.best(family, 0..u32::MAX))
             .map(|b| {
                 (
                     b.prefix,
@@ -658,7 +658,7 @@ impl World {
         assert_eq!(receiver.end_of_rib, [1, 1], "End-of-RIB to peer {peer}");
         let view: BTreeMap<_, _> = Family::ALL
             .into_iter()
-            .flat_map(|family| self.rib.adj_out(self.ids[peer], family))
+            .flat_map(|family| self.rib.adj_out(self.ids[peer], family, 0..u32::MAX))
             .map(|r| (r.prefix, r.next_hop))
             .collect();
         assert_eq!(

@@ -101,7 +101,9 @@ impl Bench {
 
     fn has(&self, prefix: &str) -> bool {
         let prefix = p(prefix);
-        self.rib.best(prefix.family()).any(|b| b.prefix == prefix)
+        self.rib
+            .best(prefix.family(), 0..u32::MAX)
+            .any(|b| b.prefix == prefix)
     }
 
     fn states(&self, prefix: &str) -> Vec<PathState> {
@@ -340,7 +342,13 @@ fn routes_that_cannot_be_used_say_why() {
     );
     bench.rib.settle();
     assert_eq!(bench.states("10.0.0.0/8"), [PathState::Filtered]);
-    assert_eq!(bench.rib.adj_in(peer, Family::Ipv4Unicast).count(), 1);
+    assert_eq!(
+        bench
+            .rib
+            .adj_in(peer, Family::Ipv4Unicast, 0..u32::MAX)
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -548,8 +556,17 @@ fn ipv4_routes_go_over_ipv6_next_hops_where_both_sides_can() {
     };
     let able = bench.peer_with(config.clone(), |info| info.extended_next_hop = true);
     let unable = bench.peer_with(config, |_| {});
-    assert_eq!(bench.rib.adj_out(unable, Family::Ipv4Unicast).count(), 0);
-    let told: Vec<_> = bench.rib.adj_out(able, Family::Ipv4Unicast).collect();
+    assert_eq!(
+        bench
+            .rib
+            .adj_out(unable, Family::Ipv4Unicast, 0..u32::MAX)
+            .count(),
+        0
+    );
+    let told: Vec<_> = bench
+        .rib
+        .adj_out(able, Family::Ipv4Unicast, 0..u32::MAX)
+        .collect();
     assert_eq!((told.len(), told[0].next_hop), (1, ours));
     let mut out = BytesMut::new();
     assert!(bench.rib.poll_transmit(able, &mut out, usize::MAX));
