@@ -5,16 +5,17 @@
 //! taken) is tried again; the rest of the agent goes on without it.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 use ipnetwork::IpNetwork;
 use margay_api::status::{BgpStatus, PeerStatus};
 use margay_bgp::prefix::Prefix;
 use margay_speaker::{
-    FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, RouteQuery, Shutdown,
-    Speaker, SpeakerConfig,
+    FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, Queries, Shutdown, Speaker,
+    SpeakerConfig,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -43,19 +44,29 @@ pub(crate) fn announcer(local: mpsc::UnboundedSender<Local>) -> Announce {
     })
 }
 
-/// Asks for the state of all sessions.
+/// The speaker that runs, to be asked.
 #[derive(Clone, Debug)]
-pub(crate) struct BgpHandle {
-    asks: mpsc::Sender<oneshot::Sender<BgpStatus>>,
+pub(crate) struct Asked {
+    pub(crate) queries: Queries,
+    local_as: u32,
+    router_id: Ipv4Addr,
 }
 
+/// Asks the speaker without going through its keeper.
+#[derive(Clone, Debug)]
+pub(crate) struct BgpHandle(watch::Receiver<Option<Asked>>);
+
 impl BgpHandle {
+    /// The speaker; none while it cannot start or is not configured.
+    pub(crate) fn speaker(&self) -> Option<Asked> {
+        self.0.borrow().clone()
+    }
+
     pub(crate) async fn status(&self) -> BgpStatus {
-        let (answer, wait) = oneshot::channel();
-        if self.asks.send(answer).await.is_err() {
-            return BgpStatus::default();
+        match self.speaker() {
+            Some(asked) => status(&asked).await,
+            None => BgpStatus::default(),
         }
-        wait.await.unwrap_or_default()
     }
 }
 
@@ -78,15 +89,12 @@ impl Keeper {
         self,
         cancel: CancellationToken,
     ) -> (BgpHandle, tokio::task::JoinHandle<()>) {
-        let (asks, receiver) = mpsc::channel(16);
-        (BgpHandle { asks }, tokio::spawn(self.run(receiver, cancel)))
+        let (asked, receiver) = watch::channel(None);
+        let handle = BgpHandle(receiver);
+        (handle, tokio::spawn(self.run(asked, cancel)))
     }
 
-    async fn run(
-        mut self,
-        mut asks: mpsc::Receiver<oneshot::Sender<BgpStatus>>,
-        cancel: CancellationToken,
-    ) {
+    async fn run(mut self, asked: watch::Sender<Option<Asked>>, cancel: CancellationToken) {
         // What a speaker that starts later must announce.
         let mut prefixes = BTreeSet::new();
         let mut running: Option<Running> = None;
@@ -120,14 +128,11 @@ impl Keeper {
                         self.configure(&mut running, &prefixes).await;
                     }
                 },
-                Some(answer) = asks.recv() => {
-                    // Whoever asked may have given up.
-                    answer.send(status(running.as_ref()).await).unwrap_or_default();
-                }
                 () = tokio::time::sleep(RETRY), if running.is_none() => {
                     self.configure(&mut running, &prefixes).await;
                 }
             }
+            asked.send_if_modified(|asked| tell(asked, running.as_ref()));
         }
         if let Some(running) = running {
             running.speaker.shutdown(Shutdown::Restart).await;
@@ -239,16 +244,33 @@ fn learned(batch: FibBatch) -> Learned {
     }
 }
 
-async fn status(running: Option<&Running>) -> BgpStatus {
-    let Some(running) = running else {
-        return BgpStatus::default();
+/// Keeps what askers see in step; whether it changed.
+fn tell(asked: &mut Option<Asked>, running: Option<&Running>) -> bool {
+    let same = match (&*asked, running) {
+        (None, None) => true,
+        (Some(asked), Some(running)) => {
+            asked.queries.is_of(&running.speaker)
+                && (asked.local_as, asked.router_id)
+                    == (running.config.local_as, running.config.router_id)
+        }
+        _ => false,
     };
+    if !same {
+        *asked = running.map(|running| Asked {
+            queries: running.speaker.queries(),
+            local_as: running.config.local_as,
+            router_id: running.config.router_id,
+        });
+    }
+    !same
+}
+
+async fn status(asked: &Asked) -> BgpStatus {
     let now = SystemTime::now();
-    let peers = running.speaker.status().await.unwrap_or_default();
-    let keys: Vec<_> = peers.iter().map(|peer| peer.key).collect();
-    let mut status = BgpStatus {
-        local_as: running.config.local_as,
-        router_id: running.config.router_id.to_string(),
+    let peers = asked.queries.status().await.unwrap_or_default();
+    BgpStatus {
+        local_as: asked.local_as,
+        router_id: asked.router_id.to_string(),
         peers: peers
             .into_iter()
             .map(|peer| PeerStatus {
@@ -259,14 +281,8 @@ async fn status(running: Option<&Running>) -> BgpStatus {
                 since_secs: now.duration_since(peer.since).map_or(0, |d| d.as_secs()),
                 last_error: peer.last_error.unwrap_or_default(),
                 received: peer.routes.iter().map(|f| u64::from(f.received)).sum(),
-                advertised: 0,
+                advertised: peer.routes.iter().map(|f| f.advertised as u64).sum(),
             })
             .collect(),
-    };
-    for (peer, key) in status.peers.iter_mut().zip(keys) {
-        if let Ok(routes) = running.speaker.routes(RouteQuery::Advertised(key)).await {
-            peer.advertised = routes.len() as u64;
-        }
     }
-    status
 }

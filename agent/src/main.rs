@@ -6,6 +6,7 @@
 
 mod audit;
 mod bgp;
+mod bgp_view;
 mod causes;
 mod cni;
 mod collect;

@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
+use crate::bgp_view;
 use crate::cni::{Cni, Journal};
 use crate::status::StatusSource;
 
@@ -213,11 +214,14 @@ async fn serve(stream: UnixStream, services: Services) -> io::Result<()> {
         Request::NodeStatus {} => {
             answer(&mut writer, &Reply::Ok(services.status.collect().await)).await
         }
+        Request::Bgp(request) => {
+            bgp_view::serve(services.status.bgp.as_ref(), request, &mut writer).await
+        }
         Request::Store(request) => serve_store_request(&services.store, request, &mut writer).await,
     }
 }
 
-async fn answer<T: Serialize>(
+pub(crate) async fn answer<T: Serialize>(
     writer: &mut (impl AsyncWriteExt + Unpin),
     reply: &Reply<T>,
 ) -> io::Result<()> {

@@ -1,8 +1,9 @@
 //! What travels over the agent's local unix socket: requests and answers, and how they are framed.
 //!
-//! A connection carries one request, a line of JSON, and one answer, a line of JSON; a store watch is
-//! answered by many lines. The crate depends on serde alone, so that the CNI shim stays tiny.
+//! A connection carries one request, a line of JSON, and one answer, a line of JSON; a store watch and
+//! a list of routes are answered by many lines. The crate depends on serde alone, so that the CNI shim stays tiny.
 
+pub mod bgp;
 pub mod cni;
 pub mod status;
 pub mod store;
@@ -26,6 +27,8 @@ pub enum Request {
     Cni(cni::CniRequest),
     /// The state of this node; answered by a [`status::NodeStatus`].
     NodeStatus {},
+    /// A question to the BGP speaker of this node; answered by one line or many.
+    Bgp(bgp::BgpRequest),
     /// A call of the datastore behind the agent; answered by [`store::StoreReply`] lines.
     Store(store::StoreRequest),
 }

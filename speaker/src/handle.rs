@@ -246,6 +246,12 @@ impl Speaker {
 pub struct Queries(mpsc::WeakSender<Command>);
 
 impl Queries {
+    /// Whether it asks this speaker.
+    pub fn is_of(&self, speaker: &Speaker) -> bool {
+        let own = self.0.upgrade();
+        own.is_some_and(|own| own.same_channel(&speaker.commands))
+    }
+
     /// All peers, in the order of their keys.
     pub async fn status(&self) -> Result<Vec<PeerStatus>, SpeakerError> {
         self.ask(Command::Status).await

@@ -69,8 +69,8 @@ pub struct FamilyStatus {
     pub family: Family,
     /// Received, those that import refused included.
     pub received: u32,
-    /// Told to the peer, or about to be.
-    pub advertised: u32,
+    /// Told to the peer, as far as that is encoded.
+    pub advertised: usize,
     /// The peer has sent End-of-RIB in this session.
     pub end_of_rib: bool,
 }

@@ -267,6 +267,12 @@ impl Group {
         held
     }
 
+    /// How many prefixes `source` was told.
+    pub(super) fn told_count(&self, source: Source) -> usize {
+        let told = |held: &&u16| **held != 0 && **held != source + 1;
+        self.held.iter().filter(told).count()
+    }
+
     /// The source of what was announced for a prefix.
     pub(super) fn held(&self, id: u32) -> Option<Source> {
         self.held

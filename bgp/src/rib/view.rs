@@ -245,15 +245,11 @@ impl Rib {
         })
     }
 
-    /// How many prefixes a peer is told in a family once all that is pending is sent. Routes that
-    /// have no next hop for the peer count as well.
-    pub fn advertised_count(&self, peer: PeerId, family: Family) -> u32 {
-        let Some(key) = self.key_of(peer, family) else {
-            return 0;
-        };
-        let told = |id: &u32| self.export(key, *id).is_some_and(|e| e.source != peer.0);
-        let count = self.families[family.index()].table.ids().filter(told);
-        u32::try_from(count.count()).unwrap_or(u32::MAX)
+    /// How many prefixes a peer is told in a family, as far as that is encoded.
+    pub fn advertised_count(&self, peer: PeerId, family: Family) -> usize {
+        let group = self.session(peer).and_then(|s| s.groups[family.index()]);
+        let group = group.and_then(|at| self.groups.get(at)?.as_ref());
+        group.map_or(0, |group| group.told_count(peer.0))
     }
 
     fn key_of(&self, peer: PeerId, family: Family) -> Option<&GroupKey> {
