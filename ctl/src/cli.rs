@@ -1,5 +1,6 @@
 //! The command line: verbs, their flags and their help.
 
+mod bgp;
 mod ipam;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use crate::verbs::diff::Diff;
 use crate::verbs::get::Get;
 use crate::verbs::policy::PolicyCommand;
 use crate::verbs::selector::SelectorCommand;
+pub(crate) use bgp::{Bare, BgpCommand, Decode, Routes};
 pub(crate) use ipam::{IpamCheck, IpamCommand, IpamConfigure, IpamRelease, IpamShow, IpamSplit};
 
 /// Shows and changes the resources of a cluster, and the state of this host's agent.
@@ -101,6 +103,9 @@ pub(crate) enum Command {
     /// Show, check, release and configure addresses
     #[command(subcommand)]
     Ipam(IpamCommand),
+    /// Show sessions and routes of this host's BGP speaker; decode messages
+    #[command(subcommand)]
+    Bgp(BgpCommand),
     /// Show the state of hosts, remove them
     #[command(subcommand)]
     Node(NodeCommand),

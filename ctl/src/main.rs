@@ -144,6 +144,11 @@ async fn execute<'a>(
     {
         return (result, streams);
     }
+    if let Command::Bgp(command) = &cli.command
+        && let Some(result) = verbs::bgp::offline(command, &mut streams)
+    {
+        return (result, streams);
+    }
     if let Command::Policy(command) = &cli.command
         && let Some(result) = verbs::policy::offline(command, &mut streams)
     {
@@ -207,6 +212,7 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Label(args) => verbs::modify::label(args, context).await,
         Command::Validate { files } => verbs::write::validate(files, &mut context.streams),
         Command::Ipam(command) => ipam(command, context).await,
+        Command::Bgp(command) => verbs::bgp::online(command, context).await,
         Command::Node(NodeCommand::Status { output }) => {
             verbs::node::status(*output, context).await
         }

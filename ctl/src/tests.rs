@@ -1,5 +1,6 @@
 //! Whole command lines against a store in memory: what a user types, sees, and gets as exit code.
 
+mod bgp;
 mod change;
 mod diff;
 mod get;

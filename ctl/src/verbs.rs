@@ -1,5 +1,6 @@
 //! One module a verb.
 
+pub(crate) mod bgp;
 pub(crate) mod convert;
 pub(crate) mod delete;
 pub(crate) mod diff;

@@ -10,6 +10,9 @@
 //! 2. It learns each container's /32 and /128 with the host as next hop.
 //! 3. What it announces inside a pool is in the hosts' kernels.
 //! 4. DEL withdraws.
+//!
+//! With FRR also: `margayctl bgp` shows peers, routes in both directions, why a path was chosen, and
+//! the events of the sessions.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,6 +22,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use margay_lab::resources::{HOST_AS, TOR_AS, bgp, pools_and_profile};
 use margay_lab::{Cluster, Frr, Gobgp, Lab, ensure_no_route, eventually, host_route, ping};
+use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -119,11 +123,59 @@ fn frr_as_the_router() {
         eventually(SOON, "traffic", || ping(&c1.netns, to, SOON)).unwrap();
     }
 
+    the_speaker_explains_itself(&cluster, &c1.v4().unwrap().to_string());
+
     c2.cni_del().unwrap();
     for address in &c2.addresses {
         eventually(SOON, "FRR forgets", || ensure_no_route(&lab.tor, *address)).unwrap();
     }
     assert!(host_route(&lab.tor, c1.v4().unwrap()).is_ok());
+}
+
+/// `margayctl bgp` on the second host, about the first one's container.
+fn the_speaker_explains_itself(cluster: &Cluster, container: &str) {
+    let ctl = cluster.agents[1].ctl();
+    let json = |words: &str| -> Vec<Value> {
+        let text = ctl.run(&format!("bgp {words} -o json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let tor = cluster.lab.hosts[1].tor_v4.to_string();
+    let peers = json("peers");
+    let peer = peers.iter().find(|p| p["address"] == *tor).unwrap();
+    assert_eq!(peer["state"], "Established", "{peer}");
+    assert!(peer["session"]["hold_secs"].as_u64().unwrap() > 0, "{peer}");
+
+    let has = |routes: &[Value], prefix: &str| routes.iter().any(|r| r["prefix"] == *prefix);
+    let outside = format!("{OUTSIDE_V4}/32");
+    assert!(has(&json(&format!("routes --received {tor}")), &outside));
+    assert!(has(&json("routes"), &outside));
+    let told = json(&format!("routes --advertised {tor}"));
+    assert!(!has(&told, &outside), "its own route: {told:?}");
+    assert!(!told.is_empty());
+
+    // The rack's router and the first host both tell it.
+    let paths = eventually(SOON, "both paths", || {
+        let paths = json(&format!("lookup {container}"));
+        ensure!(paths.len() == 2, "{paths:?}");
+        Ok(paths)
+    })
+    .unwrap();
+    assert_eq!(paths[0]["prefix"], format!("{container}/32"));
+    assert_eq!(paths[0]["outcome"], "best", "{paths:?}");
+    assert_eq!(
+        paths[1]["outcome"], "looped: our AS is in AS_PATH",
+        "{paths:?}"
+    );
+    let text = ctl.run(&format!("bgp lookup {container}/32")).unwrap();
+    assert!(text.contains(": 2 paths\n"), "{text}");
+
+    let events = json("events");
+    assert!(
+        events
+            .iter()
+            .any(|e| e["peer"] == *tor && e["to"] == "Established"),
+        "{events:?}"
+    );
 }
 
 fn gobgp_config(lab: &Lab) -> String {

@@ -113,7 +113,7 @@ fn peers(status: &NodeStatus) -> Table {
 }
 
 /// The two largest units of a period.
-fn period(secs: u64) -> String {
+pub(crate) fn period(secs: u64) -> String {
     let secs = Duration::from_secs(secs).as_secs();
     let units = [
         (secs / 86400, "d"),

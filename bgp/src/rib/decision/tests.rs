@@ -50,6 +50,43 @@ fn second_wins(step: DecisionStep, better: impl Fn(&mut Candidate)) {
 }
 
 #[test]
+fn what_was_compared_is_told_in_words() {
+    use DecisionStep as S;
+    let told = |step, change: &dyn Fn(&mut Candidate)| {
+        let mut best = candidate(1);
+        change(&mut best);
+        let all = [candidate(0), best];
+        let compared = compare(step, &all[0], &all[1], &all);
+        (compared.this, compared.preferred)
+    };
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    let rank_is = |to| move |c: &mut Candidate| c.rank = to;
+    let pref = told(S::LocalPref, &rank_is(rank(false, u32::MAX, 3, 0)));
+    assert_eq!(pref, pair("100", "4294967295"));
+    let hops = told(S::AsPathLength, &rank_is(rank(false, 100, 0, 0)));
+    assert_eq!(hops, pair("3", "0"));
+    let id = told(S::RouterId, &|c| c.router_id = 6);
+    assert_eq!(id, pair("0.0.0.7", "0.0.0.6"));
+    // The one that beats it by MED need not be the best in the end.
+    let rival = Candidate {
+        at: 2,
+        med: 1,
+        ..candidate(2)
+    };
+    let this = Candidate {
+        med: 5,
+        ..candidate(0)
+    };
+    let best = Candidate {
+        neighbour_as: 65002,
+        med: 9,
+        ..candidate(1)
+    };
+    let compared = compare(S::Med, &this, &best, &[this, best, rival]);
+    assert_eq!((compared.this, compared.preferred), pair("5", "1"));
+}
+
+#[test]
 fn each_step_decides_when_all_before_are_equal() {
     use DecisionStep as S;
     second_wins(S::LocalOrigin, |c| c.rank = rank(true, 100, 3, 0));

@@ -1,0 +1,228 @@
+//! `bgp`: what this host's speaker knows, and messages decoded.
+
+mod decode;
+mod lookup;
+
+use jiff::Timestamp;
+use margay_api::bgp::{BgpRequest, Event, Peer, Route};
+use serde::Serialize;
+
+use crate::agent;
+use crate::cli::{BgpCommand, Routes, StatusOutput};
+use crate::context::{Context, Streams};
+use crate::failure::Fatal;
+use crate::table::Table;
+use crate::verbs::node::period;
+
+/// What needs no agent; none for the rest.
+pub(crate) fn offline(
+    command: &BgpCommand,
+    streams: &mut Streams<'_>,
+) -> Option<Result<(), Fatal>> {
+    match command {
+        BgpCommand::Decode(args) => Some(decode::decode(args, streams)),
+        _ => None,
+    }
+}
+
+/// What the agent is asked.
+pub(crate) async fn online(command: &BgpCommand, context: &mut Context<'_>) -> Result<(), Fatal> {
+    match command {
+        BgpCommand::Peers { output } => {
+            let peers: Vec<Peer> = agent::bgp_once(&context.socket, BgpRequest::Peers {}).await?;
+            let text = match output {
+                StatusOutput::Text => peer_table(&peers).render(),
+                StatusOutput::Json => json(&peers)?,
+            };
+            context.streams.print(&text)
+        }
+        BgpCommand::Routes(args) => routes(args, context).await,
+        BgpCommand::Lookup { target, output } => {
+            let request = BgpRequest::Lookup {
+                target: target.clone(),
+            };
+            let paths: Vec<Route> = agent::bgp_once(&context.socket, request).await?;
+            context.streams.failed |= paths.is_empty();
+            let text = match output {
+                StatusOutput::Text => lookup::render(target, &paths),
+                StatusOutput::Json => json(&paths)?,
+            };
+            context.streams.print(&text)
+        }
+        BgpCommand::Events { peer, output } => {
+            let mut events: Vec<Event> =
+                agent::bgp_once(&context.socket, BgpRequest::Events {}).await?;
+            events.retain(|event| peer.as_ref().is_none_or(|peer| event.peer == *peer));
+            let text = match output {
+                StatusOutput::Text => event_table(&events).render(),
+                StatusOutput::Json => json(&events)?,
+            };
+            context.streams.print(&text)
+        }
+        BgpCommand::Decode(args) => decode::decode(args, &mut context.streams),
+    }
+}
+
+fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, Fatal> {
+    let text = serde_json::to_string_pretty(value).map_err(std::io::Error::from)?;
+    Ok(text + "\n")
+}
+
+async fn routes(args: &Routes, context: &mut Context<'_>) -> Result<(), Fatal> {
+    let request = match (&args.received, &args.advertised) {
+        (Some(peer), _) => BgpRequest::Received { peer: peer.clone() },
+        (None, Some(peer)) => BgpRequest::Advertised { peer: peer.clone() },
+        (None, None) => BgpRequest::Best {},
+    };
+    let mut routes = agent::bgp_routes(&context.socket, request).await?;
+    // Text would put 10.0.0.0/8 behind 100.0.0.0/8.
+    routes.sort_by_cached_key(|route| route.prefix.parse::<margay_bgp::prefix::Prefix>().ok());
+    let text = match args.output {
+        StatusOutput::Text => route_table(&routes).render(),
+        StatusOutput::Json => json(&routes)?,
+    };
+    context.streams.print(&text)
+}
+
+fn peer_table(peers: &[Peer]) -> Table {
+    let mut table = Table::new([
+        "PEER",
+        "NAME",
+        "AS",
+        "STATE",
+        "SINCE",
+        "FAMILY",
+        "RECEIVED",
+        "ADVERTISED",
+        "LAST ERROR",
+    ]);
+    for peer in peers {
+        for (at, family) in peer.families.iter().enumerate() {
+            let first = |text: String| if at == 0 { text } else { String::new() };
+            table.row([
+                first(peer.address.clone()),
+                first(peer.name.clone()),
+                first(peer.remote_as.to_string()),
+                first(peer.state.clone()),
+                first(period(peer.since_secs)),
+                family.family.clone(),
+                family.received.to_string(),
+                family.advertised.to_string(),
+                first(peer.last_error.clone()),
+            ]);
+        }
+    }
+    table
+}
+
+fn route_table(routes: &[Route]) -> Table {
+    let mut table = Table::new([
+        "PREFIX",
+        "NEXT HOP",
+        "FROM",
+        "PREF",
+        "MED",
+        "AS PATH",
+        "ORIGIN",
+        "COMMUNITIES",
+    ]);
+    let number = |value: Option<u32>| value.map_or_else(String::new, |v| v.to_string());
+    for route in routes {
+        table.row([
+            route.prefix.clone(),
+            route.next_hops.join(" "),
+            route.source.clone(),
+            number(route.local_pref),
+            number(route.med),
+            route.as_path.clone(),
+            route.origin.clone(),
+            communities(route),
+        ]);
+    }
+    table
+}
+
+fn communities(route: &Route) -> String {
+    let all = [
+        &route.communities,
+        &route.large_communities,
+        &route.ext_communities,
+    ];
+    all.map(|list| list.join(" "))
+        .into_iter()
+        .filter(|text| !text.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn event_table(events: &[Event]) -> Table {
+    let mut table = Table::new(["WHEN", "PEER", "FROM", "TO", "TIMES", "REASON"]);
+    for event in events {
+        let secs = i64::try_from(event.unix_secs).unwrap_or(i64::MAX);
+        let when =
+            Timestamp::from_second(secs).map_or_else(|_| secs.to_string(), |t| t.to_string());
+        table.row([
+            when,
+            event.peer.clone(),
+            event.from.clone(),
+            event.to.clone(),
+            event.count.to_string(),
+            event.reason.clone(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_api::bgp::FamilyCount;
+
+    use super::*;
+
+    #[test]
+    fn peers_have_a_line_for_each_family() {
+        let family = |family: &str, received| FamilyCount {
+            family: family.into(),
+            received,
+            advertised: 1,
+            end_of_rib: true,
+        };
+        let peer = Peer {
+            address: "192.0.2.1".into(),
+            name: "tor1".into(),
+            remote_as: 65000,
+            state: "Established".into(),
+            since_secs: 61,
+            families: vec![family("ipv4-unicast", 2), family("ipv6-unicast", 0)],
+            ..Peer::default()
+        };
+        assert_eq!(
+            peer_table(&[peer]).render(),
+            "\
+PEER        NAME   AS      STATE         SINCE   FAMILY         RECEIVED   ADVERTISED   LAST ERROR
+192.0.2.1   tor1   65000   Established   1m1s    ipv4-unicast   2          1
+                                                 ipv6-unicast   0          1
+"
+        );
+    }
+
+    #[test]
+    fn events_are_printed_with_their_reason() {
+        let event = Event {
+            peer: "192.0.2.1".into(),
+            unix_secs: 1_700_000_000,
+            first_unix_secs: 1_700_000_000,
+            count: 3,
+            from: "Established".into(),
+            to: "Idle".into(),
+            reason: "sent hold timer expired (4/0)".into(),
+        };
+        assert_eq!(
+            event_table(&[event]).render(),
+            "\
+WHEN                   PEER        FROM          TO     TIMES   REASON
+2023-11-14T22:13:20Z   192.0.2.1   Established   Idle   3       sent hold timer expired (4/0)
+"
+        );
+    }
+}
