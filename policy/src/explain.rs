@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use margay_model::kind::ResourceKey;
 
-use crate::program::{Action, Direction, EndpointPlan, Rule, View};
+use crate::program::{Action, Direction, EndpointPlan, HostPath, HostPlan, Rule, TierPlan, View};
 pub use mismatch::{Mismatch, Side, mismatch};
 
 /// A packet that opens a connection, as policy sees it.
@@ -111,6 +111,25 @@ pub fn trace(
     Walk::new(view, direction, packet, true).run(plan)
 }
 
+/// What the policies of a host's endpoint say of a packet on one of its ways, and how that came about;
+/// no verdict when they leave it to others. With `every_rule` as [`trace`].
+///
+/// Failsafe ports come before this, and replies of allowed connections do not get here, unless they are
+/// not tracked.
+pub fn host_verdict(
+    view: &View,
+    plan: &HostPlan,
+    path: HostPath,
+    direction: Direction,
+    packet: &Packet,
+    every_rule: bool,
+) -> (Option<Verdict>, Vec<Step>) {
+    let mut walk = Walk::new(view, direction, packet, every_rule);
+    let profiles = (path == HostPath::Own).then_some(&*plan.profiles);
+    let verdict = walk.decide(plan.tiers(path, direction), profiles);
+    (verdict, walk.steps)
+}
+
 struct Walk<'a> {
     view: &'a View,
     direction: Direction,
@@ -137,12 +156,13 @@ impl<'a> Walk<'a> {
     }
 
     fn run(mut self, plan: &EndpointPlan) -> (Verdict, Vec<Step>) {
-        let verdict = self.decide(plan);
-        (verdict, self.steps)
+        let verdict = self.decide(plan.tiers(self.direction), Some(&plan.profiles));
+        (verdict.unwrap_or(Verdict::Deny), self.steps)
     }
 
-    fn decide(&mut self, plan: &EndpointPlan) -> Verdict {
-        for tier in plan.tiers(self.direction) {
+    /// Without profiles, what no tier decides is left open.
+    fn decide(&mut self, tiers: &[TierPlan], profiles: Option<&[String]>) -> Option<Verdict> {
+        for tier in tiers {
             let decided = tier.policies.iter().find_map(|policy| {
                 let rules = self.view.policies.get(policy).map(|r| r.of(self.direction));
                 self.rules(
@@ -161,21 +181,21 @@ impl<'a> Walk<'a> {
                 tier.default_action
             });
             match action {
-                Action::Allow => return Verdict::Allow,
-                Action::Deny => return Verdict::Deny,
+                Action::Allow => return Some(Verdict::Allow),
+                Action::Deny => return Some(Verdict::Deny),
                 Action::Pass | Action::Log => {}
             }
         }
-        for name in &plan.profiles {
+        for name in profiles? {
             let rules = self.view.profiles.get(name).map(|r| r.of(self.direction));
             match self.rules(Place::Profile(name.clone()), rules) {
-                Some(Action::Allow) => return Verdict::Allow,
-                Some(Action::Deny) => return Verdict::Deny,
+                Some(Action::Allow) => return Some(Verdict::Allow),
+                Some(Action::Deny) => return Some(Verdict::Deny),
                 _ => {}
             }
         }
         self.steps.push(Step::End);
-        Verdict::Deny
+        Some(Verdict::Deny)
     }
 
     /// The action of the first matching rule that is not Log.

@@ -4,6 +4,9 @@
 //! [`program::Update`]s to a renderer in the order given. [`explain`] evaluates packets over the same
 //! programs. The crate never talks to a kernel, a datastore or a clock.
 
+#[cfg(test)]
+extern crate self as margay_policy;
+
 pub mod calc;
 pub mod explain;
 pub mod index;

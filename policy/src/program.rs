@@ -174,9 +174,23 @@ impl Rule {
     }
 }
 
+/// When rules are asked, as seen from a packet that comes in: the earliest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Before connections are tracked (`doNotTrack`); what is allowed is not tracked at all.
+    Untracked,
+    /// Before destinations are translated (`preDNAT`); only what comes in.
+    PreDnat,
+    /// When it is known where the packet goes. The only phase that workloads have.
+    #[default]
+    Filter,
+}
+
 /// Rules of a policy or a profile, in order, for each direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
+    /// When they are asked.
+    pub phase: Phase,
     /// For what the endpoint receives.
     pub ingress: Vec<Rule>,
     /// For what the endpoint sends.
@@ -247,6 +261,92 @@ impl EndpointPlan {
     }
 }
 
+/// Tiers for both directions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tiers {
+    /// For what comes in.
+    pub ingress: Vec<TierPlan>,
+    /// For what goes out.
+    pub egress: Vec<TierPlan>,
+}
+
+impl Tiers {
+    /// The tiers of one direction.
+    pub fn of(&self, direction: Direction) -> &[TierPlan] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// Which interfaces of a host an endpoint stands for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostInterface {
+    /// The one of this name.
+    Named(String),
+    /// Whichever has one of these addresses.
+    WithAddress(Vec<IpAddr>),
+    /// Every one that is no workload's, not the loopback, and that no other endpoint stands for.
+    All,
+}
+
+/// A way through an interface of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostPath {
+    /// Any traffic, before connections are tracked.
+    Untracked,
+    /// Any traffic that comes in, before destinations are translated.
+    PreDnat,
+    /// Traffic that the host itself receives or sends.
+    Own,
+    /// Traffic that the host forwards.
+    Forwarded,
+}
+
+/// What applies to the interfaces of this host that an endpoint stands for.
+///
+/// [`HostPath::Own`] is as with an [`EndpointPlan`]. The other paths know no profiles and no drop at the
+/// end: what no rule decides goes on. In [`HostPath::Untracked`] and [`HostPath::PreDnat`] no tier drops
+/// at its end either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPlan {
+    /// The endpoint.
+    pub key: ResourceKey,
+    /// Its interfaces.
+    pub interface: HostInterface,
+    /// See [`HostPath::Untracked`]. None for [`HostInterface::All`], which knows no such policies.
+    pub untracked: Tiers,
+    /// See [`HostPath::PreDnat`]; nothing in egress.
+    pub pre_dnat: Tiers,
+    /// See [`HostPath::Own`].
+    pub own: Tiers,
+    /// See [`HostPath::Forwarded`].
+    pub forwarded: Tiers,
+    /// Profiles, in order.
+    pub profiles: Vec<String>,
+}
+
+impl HostPlan {
+    /// The tiers of a path in one direction.
+    pub fn tiers(&self, path: HostPath, direction: Direction) -> &[TierPlan] {
+        match path {
+            HostPath::Untracked => &self.untracked,
+            HostPath::PreDnat => &self.pre_dnat,
+            HostPath::Own => &self.own,
+            HostPath::Forwarded => &self.forwarded,
+        }
+        .of(direction)
+    }
+
+    /// Every list of tiers.
+    pub fn all_tiers(&self) -> impl Iterator<Item = &TierPlan> {
+        [&self.untracked, &self.pre_dnat, &self.own, &self.forwarded]
+            .into_iter()
+            .flat_map(|tiers| tiers.ingress.iter().chain(&tiers.egress))
+    }
+}
+
 /// One change. Within a flush the variants come in the order they are declared here, so that nothing
 /// is referred to before it exists, and nothing is removed while it is referred to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -298,6 +398,18 @@ pub enum Update {
         /// What applies to it.
         plan: Arc<EndpointPlan>,
     },
+    /// An endpoint of this host itself that is gone.
+    HostEndpointRemoved {
+        /// The endpoint.
+        id: ResourceKey,
+    },
+    /// An endpoint of this host itself, new or replaced.
+    HostEndpoint {
+        /// The endpoint.
+        id: ResourceKey,
+        /// What applies to it.
+        plan: Arc<HostPlan>,
+    },
     /// A policy that no endpoint refers to any more.
     PolicyRemoved {
         /// The policy.
@@ -326,6 +438,8 @@ pub struct View {
     pub profiles: BTreeMap<String, Arc<Rules>>,
     /// Plans of endpoints.
     pub endpoints: BTreeMap<ResourceKey, Arc<EndpointPlan>>,
+    /// Plans of endpoints of hosts.
+    pub hosts: BTreeMap<ResourceKey, Arc<HostPlan>>,
 }
 
 impl View {
@@ -359,6 +473,12 @@ impl View {
             }
             Update::EndpointRemoved { id } => {
                 self.endpoints.remove(&id);
+            }
+            Update::HostEndpoint { id, plan } => {
+                self.hosts.insert(id, plan);
+            }
+            Update::HostEndpointRemoved { id } => {
+                self.hosts.remove(&id);
             }
             Update::PolicyRemoved { id } => {
                 self.policies.remove(&id);

@@ -7,9 +7,10 @@ use margay_model::net::Cidr;
 use margay_model::protocol::{Port, Protocol};
 use margay_model::rule::{EntityRule, Icmp, Rule as RuleSpec};
 
+use super::reduce::reduce;
 use super::scope::{self, BadSelector};
 use crate::program::{
-    Action, IcmpMatch, IpVersion, PortRange, Rule, Rules, SetId, SetKind, SideMatch,
+    Action, IcmpMatch, IpVersion, Phase, PortRange, Rule, Rules, SetId, SetKind, SideMatch,
 };
 use crate::selector::{Selector, uid_of};
 
@@ -55,6 +56,14 @@ pub(super) struct Program {
     pub(super) sets: BTreeMap<SetId, SetDef>,
 }
 
+impl Program {
+    /// The same, asked in another phase.
+    pub(super) fn in_phase(mut self, phase: Phase) -> Self {
+        Arc::make_mut(&mut self.rules).phase = phase;
+        self
+    }
+}
+
 /// Why a rule cannot be compiled. Nobody retries: the resource has to be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RuleError {
@@ -88,6 +97,10 @@ pub(super) enum RuleError {
     IcmpCode { field: &'static str },
     #[error("{field}: not supported, so the rule's meaning is unknown")]
     Unsupported { field: String },
+    #[error(
+        "{side}.services: found, but no resource tells the endpoints of a service; allowed: selector, nets and ports"
+    )]
+    Services { side: &'static str },
 }
 
 /// A [`RuleError`] and the rule it is in.
@@ -99,8 +112,24 @@ pub(super) struct CompileError {
     error: RuleError,
 }
 
-/// Compiles the rules of both directions. `namespace` is the policy's, if it has one.
+/// Compiles the rules of both directions. `namespace` is the policy's, if it has one. Rules that no packet
+/// can reach are left out, and so are the sets that only they refer to.
 pub(super) fn program(
+    ingress: &[RuleSpec],
+    egress: &[RuleSpec],
+    namespace: Option<&str>,
+) -> Result<Program, CompileError> {
+    let mut program = whole_program(ingress, egress, namespace)?;
+    let rules = Arc::make_mut(&mut program.rules);
+    rules.ingress = reduce(std::mem::take(&mut rules.ingress));
+    rules.egress = reduce(std::mem::take(&mut rules.egress));
+    let used = program.rules.set_ids();
+    program.sets.retain(|id, _| used.contains(id));
+    Ok(program)
+}
+
+/// As [`program`], with every rule that can match at all.
+pub(super) fn whole_program(
     ingress: &[RuleSpec],
     egress: &[RuleSpec],
     namespace: Option<&str>,
@@ -112,7 +141,11 @@ pub(super) fn program(
     let ingress = compiler.list("ingress", ingress)?;
     let egress = compiler.list("egress", egress)?;
     Ok(Program {
-        rules: Arc::new(Rules { ingress, egress }),
+        rules: Arc::new(Rules {
+            ingress,
+            egress,
+            ..Rules::default()
+        }),
         sets: compiler.sets,
     })
 }
@@ -124,6 +157,7 @@ pub(super) fn deny_all() -> Program {
         rules: Arc::new(Rules {
             ingress: rules(),
             egress: rules(),
+            ..Rules::default()
         }),
         sets: BTreeMap::new(),
     }
@@ -286,7 +320,7 @@ fn refuse_unknown(spec: &RuleSpec) -> Result<(), RuleError> {
             return unsupported(format!("{side}.{field}"));
         }
         if entity.services.is_some() {
-            return unsupported(format!("{side}.services"));
+            return Err(RuleError::Services { side });
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use margay_model::workload_endpoint::{EndpointPort, WorkloadEndpoint};
 use super::compile::NamedPort;
 use super::scope::{NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT};
 use crate::index::ItemId;
-use crate::program::SetMember;
+use crate::program::{HostInterface, SetMember};
 
 /// What an item adds to the sets that its labels put it in. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,7 +83,31 @@ impl Addresses {
 
 /// What only matters of an endpoint on the host it is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LocalEndpoint {
+pub(super) enum Local {
+    Workload(LocalWorkload),
+    Host(LocalHost),
+}
+
+impl Local {
+    /// In order.
+    pub(super) fn profiles(&self) -> &[String] {
+        match self {
+            Self::Workload(workload) => &workload.profiles,
+            Self::Host(host) => &host.profiles,
+        }
+    }
+}
+
+/// See [`Local`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LocalHost {
+    pub(super) interface: HostInterface,
+    pub(super) profiles: Vec<String>,
+}
+
+/// See [`Local`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LocalWorkload {
     pub(super) ifname: String,
     pub(super) addresses: Vec<Cidr>,
     pub(super) profiles: Vec<String>,
@@ -97,7 +121,7 @@ pub(super) struct ItemInput {
     pub(super) parents: Vec<String>,
     pub(super) contribution: Contribution,
     /// Only for endpoints that rules are calculated for.
-    pub(super) local: Option<LocalEndpoint>,
+    pub(super) local: Option<Local>,
 }
 
 impl ItemInput {
@@ -121,11 +145,13 @@ impl ItemInput {
         for (key, value) in implicit.into_iter().filter(|(_, value)| !value.is_empty()) {
             labels.insert(key.to_owned(), value.to_owned());
         }
-        let local = is_local.then(|| LocalEndpoint {
-            ifname: spec.interface_name.clone(),
-            addresses: spec.ip_networks.clone(),
-            profiles: spec.profiles.clone(),
-            allowed_source_prefixes: spec.allow_spoofed_source_prefixes.clone(),
+        let local = is_local.then(|| {
+            Local::Workload(LocalWorkload {
+                ifname: spec.interface_name.clone(),
+                addresses: spec.ip_networks.clone(),
+                profiles: spec.profiles.clone(),
+                allowed_source_prefixes: spec.allow_spoofed_source_prefixes.clone(),
+            })
         });
         Self {
             labels,
@@ -135,20 +161,27 @@ impl ItemInput {
         }
     }
 
-    /// A host endpoint counts as a member of sets; plans for it are not made here.
-    pub(super) fn host(endpoint: &HostEndpoint) -> Self {
-        let nets: Vec<_> = endpoint
-            .spec
-            .expected_ips
-            .iter()
-            .copied()
-            .map(Cidr::host)
-            .collect();
+    pub(super) fn host(endpoint: &HostEndpoint, is_local: bool) -> Self {
+        let spec = &endpoint.spec;
+        // It is in no namespace, whatever its labels say.
+        let mut labels = endpoint.metadata.labels.clone();
+        labels.remove(NAMESPACE);
+        let local = is_local.then(|| {
+            Local::Host(LocalHost {
+                interface: match &*spec.interface_name {
+                    "" => HostInterface::WithAddress(spec.expected_ips.clone()),
+                    "*" => HostInterface::All,
+                    name => HostInterface::Named(name.to_owned()),
+                },
+                profiles: spec.profiles.clone(),
+            })
+        });
+        let nets: Vec<_> = spec.expected_ips.iter().copied().map(Cidr::host).collect();
         Self {
-            labels: endpoint.metadata.labels.clone(),
-            parents: endpoint.spec.profiles.clone(),
-            contribution: Contribution::new(&nets, &endpoint.spec.ports),
-            local: None,
+            labels,
+            parents: spec.profiles.clone(),
+            contribution: Contribution::new(&nets, &spec.ports),
+            local,
         }
     }
 
@@ -176,7 +209,7 @@ impl ItemInput {
         let meta = resource.metadata();
         Some(match resource {
             AnyResource::WorkloadEndpoint(wep) => Self::workload(wep, is_local(&wep.spec.node)),
-            AnyResource::HostEndpoint(hep) => Self::host(hep),
+            AnyResource::HostEndpoint(hep) => Self::host(hep, is_local(&hep.spec.node)),
             AnyResource::NetworkSet(set) => {
                 let namespace = Some(meta.namespace.as_deref().unwrap_or_default());
                 Self::network_set(&meta.labels, namespace, &set.spec.nets)
@@ -205,7 +238,7 @@ pub(super) struct ItemTable {
 pub(super) struct Item {
     pub(super) key: ResourceKey,
     pub(super) contribution: Contribution,
-    pub(super) local: Option<LocalEndpoint>,
+    pub(super) local: Option<Local>,
 }
 
 impl ItemTable {

@@ -12,6 +12,7 @@ mod compile;
 mod items;
 mod plan;
 mod policies;
+mod reduce;
 mod scope;
 mod sets;
 #[cfg(test)]
@@ -26,7 +27,7 @@ use margay_model::meta::StringMap;
 use margay_model::profile::Profile as ProfileResource;
 
 use crate::index::{ItemId, LabelIndex, SelectorId};
-use crate::program::{Action, EndpointPlan, Rule, Rules, SetId, Update};
+use crate::program::{Action, EndpointPlan, HostPlan, Rule, Rules, SetId, Update};
 use crate::selector::Selector;
 use compile::{Program, deny_all};
 use items::{ItemInput, ItemTable, NAMESPACE_PROFILE};
@@ -40,7 +41,7 @@ pub const DEFAULT_ALLOW_PROFILE: &str = "projectcalico-default-allow";
 /// Which endpoints plans are made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The workload endpoints of this node.
+    /// The endpoints of this node: of its workloads and of itself.
     Node(String),
     /// Those of every node, to answer questions about the whole cluster.
     Cluster,
@@ -98,8 +99,8 @@ struct ProfileInput {
 #[derive(Debug)]
 struct PolicyState {
     policy: Policy,
-    /// Its selector among the local endpoints; `None` if it is not about those of workloads.
-    selector: Option<SelectorId>,
+    /// Its selector among the local endpoints.
+    selector: SelectorId,
 }
 
 /// What a flush has to look at again.
@@ -114,6 +115,7 @@ struct Dirty {
 #[derive(Debug, Default)]
 struct Emitted {
     endpoints: BTreeMap<ResourceKey, Arc<EndpointPlan>>,
+    hosts: BTreeMap<ResourceKey, Arc<HostPlan>>,
     policies: BTreeMap<ResourceKey, Arc<Program>>,
     profiles: BTreeMap<String, Arc<Program>>,
 }
@@ -143,6 +145,7 @@ impl Calc {
         let rules = Arc::new(Rules {
             ingress: allow(),
             egress: allow(),
+            ..Rules::default()
         });
         let program = Program {
             rules,
@@ -190,7 +193,9 @@ impl Calc {
         self.take_local_changes();
         let (policies, policies_gone) = self.settle_policies();
         let (profiles, profiles_gone) = self.settle_profiles();
-        let (endpoints_gone, endpoints) = self.settle_endpoints();
+        let dirty = std::mem::take(&mut self.dirty.endpoints);
+        let (endpoints_gone, endpoints) = self.settle_endpoints(&dirty);
+        let (hosts_gone, hosts) = self.settle_hosts(&dirty);
         let (sets, sets_gone) = self.sets.emit(&mut self.members);
         [
             sets,
@@ -198,6 +203,8 @@ impl Calc {
             profiles,
             endpoints_gone,
             endpoints,
+            hosts_gone,
+            hosts,
             policies_gone,
             profiles_gone,
             sets_gone,
@@ -308,18 +315,18 @@ impl Calc {
     fn local_endpoint_changed(
         &mut self,
         key: &ResourceKey,
-        old: Option<&items::LocalEndpoint>,
-        new: Option<&items::LocalEndpoint>,
+        old: Option<&items::Local>,
+        new: Option<&items::Local>,
     ) {
         if old == new {
             return;
         }
         self.dirty.endpoints.insert(key.clone());
-        for name in new.into_iter().flat_map(|local| &local.profiles) {
+        for name in new.into_iter().flat_map(items::Local::profiles) {
             *self.profile_uses.entry(name.clone()).or_insert(0) += 1;
             self.dirty.profiles.insert(name.clone());
         }
-        for name in old.into_iter().flat_map(|local| &local.profiles) {
+        for name in old.into_iter().flat_map(items::Local::profiles) {
             if let Some(uses) = self.profile_uses.get_mut(name) {
                 *uses -= 1;
                 if *uses == 0 {
@@ -402,21 +409,15 @@ impl Calc {
         self.touch_selected(key);
         if let Some(old) = self.policies.remove(key) {
             forget(&mut self.policies_by_tier, &old.policy.tier, key);
-            if let Some(selector) = old.selector {
-                forget(&mut self.policies_by_selector, &selector, key);
-                self.locals.release_selector(selector);
-            }
+            forget(&mut self.policies_by_selector, &old.selector, key);
+            self.locals.release_selector(old.selector);
         }
         if let Some(policy) = policy {
-            let selector = policy
-                .for_workloads
-                .then(|| self.locals.add_selector(&policy.selector));
-            if let Some(selector) = selector {
-                self.policies_by_selector
-                    .entry(selector)
-                    .or_default()
-                    .insert(key.clone());
-            }
+            let selector = self.locals.add_selector(&policy.selector);
+            self.policies_by_selector
+                .entry(selector)
+                .or_default()
+                .insert(key.clone());
             self.policies_by_tier
                 .entry(policy.tier.clone())
                 .or_default()
@@ -431,10 +432,10 @@ impl Calc {
 
     /// Marks the endpoints that a policy selects.
     fn touch_selected(&mut self, key: &ResourceKey) {
-        let Some(selector) = self.policies.get(key).and_then(|state| state.selector) else {
+        let Some(state) = self.policies.get(key) else {
             return;
         };
-        for id in self.locals.items_of(selector) {
+        for id in self.locals.items_of(state.selector) {
             self.dirty
                 .endpoints
                 .extend(self.items.get(id).map(|item| item.key.clone()));
@@ -472,8 +473,7 @@ impl Calc {
         let (mut set, mut gone) = (Vec::new(), Vec::new());
         for id in std::mem::take(&mut self.dirty.policies) {
             let state = self.policies.get(&id);
-            let active =
-                state.filter(|s| s.selector.is_some_and(|s| self.locals.match_count(s) > 0));
+            let active = state.filter(|s| self.locals.match_count(s.selector) > 0);
             let new = active.map(|s| Arc::clone(&s.policy.program));
             let old = self.emitted.policies.get(&id).cloned();
             self.switch_sets(old.as_deref(), new.as_deref());

@@ -10,7 +10,7 @@ use margay_model::tier::TierSpec;
 
 use super::compile::{self, Program};
 use super::scope::{self, BadSelector};
-use crate::program::{Action, Direction};
+use crate::program::{Action, Direction, Phase};
 use crate::selector::{Expr, Selector};
 
 /// A policy, ready for use.
@@ -22,8 +22,10 @@ pub(super) struct Policy {
     pub(super) selector: Selector,
     pub(super) ingress: bool,
     pub(super) egress: bool,
-    /// Whether it is about endpoints of workloads at all.
-    pub(super) for_workloads: bool,
+    /// When it is asked. Only those of [`Phase::Filter`] are about workloads.
+    pub(super) phase: Phase,
+    /// Whether it is about what hosts forward, too.
+    pub(super) on_forward: bool,
     pub(super) program: Arc<Program>,
     /// What is wrong with it; its program then drops everything.
     pub(super) problem: Option<String>,
@@ -73,7 +75,7 @@ impl Policy {
                 account_selector: p.spec.service_account_selector.as_ref(),
                 ingress: &p.spec.ingress,
                 egress: &p.spec.egress,
-                for_workloads: true,
+                phases: Phases::default(),
                 unknown: p.spec.extra.keys().next(),
             },
             AnyResource::GlobalNetworkPolicy(p) => Source {
@@ -85,7 +87,11 @@ impl Policy {
                 account_selector: p.spec.service_account_selector.as_ref(),
                 ingress: &p.spec.ingress,
                 egress: &p.spec.egress,
-                for_workloads: !p.spec.do_not_track && !p.spec.pre_dnat,
+                phases: Phases {
+                    do_not_track: p.spec.do_not_track,
+                    pre_dnat: p.spec.pre_dnat,
+                    on_forward: p.spec.apply_on_forward,
+                },
                 unknown: p.spec.extra.keys().next(),
             },
             _ => return None,
@@ -120,8 +126,26 @@ struct Source<'a> {
     account_selector: Option<&'a String>,
     ingress: &'a [RuleSpec],
     egress: &'a [RuleSpec],
-    for_workloads: bool,
+    phases: Phases,
     unknown: Option<&'a String>,
+}
+
+/// The fields of a policy that say when it is asked.
+#[derive(Clone, Copy, Default)]
+struct Phases {
+    do_not_track: bool,
+    pre_dnat: bool,
+    on_forward: bool,
+}
+
+impl Phases {
+    const fn phase(self) -> Phase {
+        match (self.do_not_track, self.pre_dnat) {
+            (true, _) => Phase::Untracked,
+            (false, true) => Phase::PreDnat,
+            (false, false) => Phase::Filter,
+        }
+    }
 }
 
 impl Source<'_> {
@@ -137,7 +161,15 @@ impl Source<'_> {
                 .map(|f| format!("{f}: not supported, so the policy's meaning is unknown")),
         );
         let covers = |direction| self.directions.contains(&direction);
-        let (ingress, egress) = (covers(Direction::Ingress), covers(Direction::Egress));
+        let (ingress, mut egress) = (covers(Direction::Ingress), covers(Direction::Egress));
+        let phase = self.phases.phase();
+        if self.phases.do_not_track && self.phases.pre_dnat {
+            problems.push("preDNAT: found beside doNotTrack, allowed: one of them".to_owned());
+        }
+        if phase == Phase::PreDnat && egress {
+            problems.push("egress: found with preDNAT, allowed: ingress alone".to_owned());
+            egress = false;
+        }
         let program = compile::program(
             if ingress { self.ingress } else { &[] },
             if egress { self.egress } else { &[] },
@@ -158,8 +190,9 @@ impl Source<'_> {
             selector,
             ingress,
             egress,
-            for_workloads: self.for_workloads,
-            program: Arc::new(program),
+            phase,
+            on_forward: self.phases.on_forward,
+            program: Arc::new(program.in_phase(phase)),
             problem: (!problems.is_empty()).then(|| {
                 format!(
                     "{}; it drops everything for what it selects",
@@ -185,11 +218,14 @@ impl Source<'_> {
             self.account_selector,
         ));
         let scoped = namespace.map(scope::in_namespace);
+        // Workloads know one phase only.
+        let hosts = (self.phases.phase() != Phase::Filter).then(scope::in_no_namespace);
         scope::conjunction(
             own.into_iter()
                 .chain(accounts.as_ref().map(scope::service_accounts))
                 .chain(namespaces.as_ref().map(scope::namespaces))
-                .chain(scoped),
+                .chain(scoped)
+                .chain(hosts),
         )
     }
 }

@@ -56,6 +56,11 @@ pub(super) fn in_namespace(namespace: &str) -> Expr {
     Expr::Equals(NAMESPACE.into(), namespace.into())
 }
 
+/// Endpoints of hosts and global network sets.
+pub(super) fn in_no_namespace() -> Expr {
+    Expr::Has(NAMESPACE.into()).negated()
+}
+
 /// The conjunction of what is there, without operands that are always true.
 pub(super) fn conjunction(parts: impl IntoIterator<Item = Expr>) -> Selector {
     let trivial = |e: &Expr| matches!(e, Expr::All | Expr::Global);

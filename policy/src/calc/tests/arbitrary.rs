@@ -1,11 +1,18 @@
 //! Random resources from small pools, so that they meet each other often.
 
+use std::collections::BTreeMap;
+
+use margay_model::any::AnyResource;
+use margay_policy::calc::DEFAULT_ALLOW_PROFILE;
+use margay_policy::explain::Packet;
 use proptest::collection::vec;
 use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
+use serde_json::{Value, json};
 
-use super::*;
+use super::fixtures::*;
+use super::oracle::BROKEN;
 
 /// Unknown to every endpoint of the pool, and inside some of the networks.
 const STRANGERS: [&str; 4] = ["192.0.2.7", "10.0.0.14", "fd00::e", "2001:db8::7"];
@@ -40,8 +47,6 @@ const NAMESPACE_SELECTORS: [&str; 5] = [
     "env != 'prod'",
     "has(env) && projectcalico.org/name == 'x'",
 ];
-/// Stands for everything that cannot be parsed; see the oracle.
-pub(super) const BROKEN: &str = "app ==";
 
 fn labels() -> impl Strategy<Value = Value> {
     (
@@ -118,7 +123,16 @@ fn set_of_nets() -> impl Strategy<Value = AnyResource> {
 }
 
 fn host() -> impl Strategy<Value = AnyResource> {
-    (labels(), some_of(&ADDRESSES, 1)).prop_map(|(l, ips)| host_endpoint("h", l, json!(ips)))
+    let name = select(vec!["h", "i"]);
+    let interface = weighted(0.6, select(vec!["eth0", "*"]));
+    let profiles = some_of(&["kns.x", "open", DEFAULT_ALLOW_PROFILE], 2);
+    (name, labels(), some_of(&ADDRESSES, 1), interface, profiles).prop_map(
+        |(name, labels, ips, interface, profiles)| {
+            let spec =
+                json!({"expectedIPs": ips, "interfaceName": interface, "profiles": profiles});
+            host_endpoint_with(name, labels, without_nulls(spec))
+        },
+    )
 }
 
 fn any_profile() -> impl Strategy<Value = AnyResource> {
@@ -229,8 +243,19 @@ fn rule() -> impl Strategy<Value = Value> {
     })
 }
 
-fn rules() -> impl Strategy<Value = Vec<Value>> {
+pub(super) fn rules() -> impl Strategy<Value = Vec<Value>> {
     vec(rule(), 0..3)
+}
+
+/// When a policy is asked.
+fn flags() -> impl Strategy<Value = Vec<&'static str>> {
+    select(vec![
+        vec!["applyOnForward"],
+        vec!["applyOnForward"],
+        vec!["applyOnForward", "doNotTrack"],
+        vec!["applyOnForward", "preDNAT"],
+        vec!["doNotTrack", "preDNAT"],
+    ])
 }
 
 fn policy() -> impl Strategy<Value = AnyResource> {
@@ -253,18 +278,29 @@ fn policy() -> impl Strategy<Value = AnyResource> {
         ),
         weighted(0.2, select(NAMESPACE_SELECTORS.to_vec())),
         weighted(0.1, Just("team == 'red'")),
-        (rules(), rules(), weighted(0.05, Just(true))),
+        (rules(), rules(), weighted(0.25, flags())),
     )
         .prop_map(
-            |(name, tier, order, selector, types, namespaces, accounts, (ingress, egress, raw))| {
+            |(
+                name,
+                tier,
+                order,
+                selector,
+                types,
+                namespaces,
+                accounts,
+                (ingress, egress, flags),
+            )| {
                 let global = !name.contains('/');
-                let spec = without_nulls(json!({
+                let mut spec = without_nulls(json!({
                     "tier": tier, "order": order, "selector": selector, "types": types,
                     "serviceAccountSelector": accounts, "ingress": ingress, "egress": egress,
                     "namespaceSelector": namespaces.filter(|_| global),
-                    "doNotTrack": raw.filter(|_| global),
                 }));
                 if global {
+                    for flag in flags.into_iter().flatten() {
+                        spec[flag] = json!(true);
+                    }
                     gnp(name, spec)
                 } else {
                     np(name, spec)
@@ -278,7 +314,7 @@ pub(super) fn any_resource() -> impl Strategy<Value = AnyResource> {
     prop_oneof![
         5 => workload(),
         2 => set_of_nets(),
-        1 => host(),
+        2 => host(),
         2 => any_profile(),
         1 => any_tier(),
         5 => policy(),

@@ -54,6 +54,8 @@ impl Checker {
             Update::ProfileRemoved { name } => view.profiles.contains_key(name),
             Update::Endpoint { id, plan } => view.endpoints.get(id) != Some(plan),
             Update::EndpointRemoved { id } => view.endpoints.contains_key(id),
+            Update::HostEndpoint { id, plan } => view.hosts.get(id) != Some(plan),
+            Update::HostEndpointRemoved { id } => view.hosts.contains_key(id),
         };
         assert!(known, "{update:?} does not fit what was said before");
     }
@@ -64,6 +66,7 @@ impl Checker {
             policies,
             profiles,
             endpoints,
+            hosts,
         } = &self.view;
         for rules in policies.values().chain(profiles.values()) {
             for id in rules.set_ids() {
@@ -86,6 +89,19 @@ impl Checker {
                 "{plan:?}"
             );
         }
+        for plan in hosts.values() {
+            for tier in plan.all_tiers() {
+                assert!(!tier.policies.is_empty());
+                assert!(
+                    tier.policies.iter().all(|p| policies.contains_key(p)),
+                    "{plan:?}"
+                );
+            }
+            assert!(
+                plan.profiles.iter().all(|p| profiles.contains_key(p)),
+                "{plan:?}"
+            );
+        }
     }
 }
 
@@ -97,7 +113,9 @@ fn key_of(update: &Update) -> String {
         Update::PolicyRules { id, .. }
         | Update::PolicyRemoved { id }
         | Update::Endpoint { id, .. }
-        | Update::EndpointRemoved { id } => id.to_string(),
+        | Update::EndpointRemoved { id }
+        | Update::HostEndpoint { id, .. }
+        | Update::HostEndpointRemoved { id } => id.to_string(),
         Update::ProfileRules { name, .. } | Update::ProfileRemoved { name } => {
             format!("profile {name}")
         }

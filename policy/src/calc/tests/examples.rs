@@ -1,5 +1,7 @@
 //! One example for each rule of the semantics.
 
+use serde_json::Value;
+
 use super::*;
 
 const TCP_80: &str = "10.0.0.2 10.0.0.1 tcp 40000 80";
@@ -737,7 +739,7 @@ fn what_cannot_be_compiled_drops_everything_it_selects_and_says_so() {
         ),
         (
             json!({"ingress": [{"action": "Allow", "source": {"services": {"name": "s"}}}]}),
-            "source.services",
+            "source.services: found",
         ),
         (
             json!({"ingress": [{"action": "Allow", "source": {"domains": ["x"]}}]}),

@@ -4,22 +4,36 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use margay_model::any::AnyResource;
+use margay_model::host_endpoint::HostEndpoint;
 use margay_model::net::Cidr;
+use margay_model::policy::PolicyType as Direction;
 use margay_model::protocol::{Port, Protocol};
-use margay_model::rule::{EntityRule, Icmp, Rule as RuleSpec};
+use margay_model::rule::{Action, EntityRule, Icmp, Rule as RuleSpec};
 use margay_model::workload_endpoint::{EndpointPort, WorkloadEndpoint};
-use proptest::prelude::*;
+use margay_policy::calc::DEFAULT_ALLOW_PROFILE;
+use margay_policy::explain::Packet;
+use margay_policy::program::HostPath;
+use margay_policy::selector::Selector;
 
-use super::arbitrary::{BROKEN, any_cluster, any_packet};
-use super::*;
-use crate::selector::Selector;
+/// Stands for everything that cannot be parsed.
+pub(super) const BROKEN: &str = "app ==";
 
-struct Oracle<'a>(&'a [AnyResource]);
+/// The resources of a cluster.
+pub(super) struct Oracle<'a>(pub(super) &'a [AnyResource]);
 
 /// Somebody known who has an address.
 struct Known<'a> {
     labels: BTreeMap<String, String>,
     ports: &'a [EndpointPort],
+}
+
+/// Whom policies are looked for.
+struct Subject<'a> {
+    labels: BTreeMap<String, String>,
+    namespace: Option<&'a str>,
+    /// The way through a host's interface; none for workloads.
+    path: Option<HostPath>,
 }
 
 /// What is needed of a policy, for one direction.
@@ -130,6 +144,12 @@ impl<'a> Oracle<'a> {
         labels
     }
 
+    fn host_labels(&self, hep: &HostEndpoint) -> BTreeMap<String, String> {
+        let mut labels = hep.metadata.labels.clone();
+        self.inherit(&mut labels, &hep.spec.profiles);
+        labels
+    }
+
     fn known_at(&self, addr: IpAddr) -> Vec<Known<'a>> {
         let inside = |nets: &[Cidr]| nets.iter().any(|net| net.contains(addr));
         let mut found = Vec::new();
@@ -144,7 +164,7 @@ impl<'a> Oracle<'a> {
                 }
                 AnyResource::HostEndpoint(hep) if hep.spec.expected_ips.contains(&addr) => {
                     found.push(Known {
-                        labels: meta.labels.clone(),
+                        labels: self.host_labels(hep),
                         ports: &hep.spec.ports,
                     });
                 }
@@ -248,17 +268,17 @@ impl<'a> Oracle<'a> {
             .map(|r| r.action)
     }
 
-    fn applying(&self, wep: &WorkloadEndpoint, direction: Direction) -> Vec<Applying<'a>> {
-        let labels = self.workload_labels(wep);
+    fn applying(&self, subject: &Subject<'_>, direction: Direction) -> Vec<Applying<'a>> {
+        let labels = &subject.labels;
         let mut found: Vec<Applying<'a>> = Vec::new();
         for resource in self.0 {
-            let (directions, order, tier, selector, accounts, namespaces, ingress, egress, raw);
+            let (directions, order, tier, selector, accounts, namespaces, ingress, egress, flags);
             match resource {
                 AnyResource::NetworkPolicy(p) => {
                     let s = &p.spec;
                     (
                         directions, order, tier, selector, accounts, namespaces, ingress, egress,
-                        raw,
+                        flags,
                     ) = (
                         &s.types,
                         s.order,
@@ -268,14 +288,14 @@ impl<'a> Oracle<'a> {
                         &None,
                         &s.ingress,
                         &s.egress,
-                        false,
+                        (false, false, false),
                     );
                 }
                 AnyResource::GlobalNetworkPolicy(p) => {
                     let s = &p.spec;
                     (
                         directions, order, tier, selector, accounts, namespaces, ingress, egress,
-                        raw,
+                        flags,
                     ) = (
                         &s.types,
                         s.order,
@@ -285,17 +305,18 @@ impl<'a> Oracle<'a> {
                         &s.namespace_selector,
                         &s.ingress,
                         &s.egress,
-                        s.do_not_track,
+                        (s.do_not_track, s.pre_dnat, s.apply_on_forward),
                     );
                 }
                 _ => continue,
             }
             let meta = resource.metadata();
             let unreadable = selector.as_deref() == Some(BROKEN);
-            let in_scope = meta.namespace.is_none() || meta.namespace == wep.metadata.namespace;
-            let selected = (unreadable || holds(selector.as_ref(), &labels))
-                && holds(accounts.as_ref(), &stripped(&labels, "pcsa."))
-                && namespace_holds(namespaces.as_ref(), &labels);
+            let in_scope =
+                meta.namespace.is_none() || meta.namespace.as_deref() == subject.namespace;
+            let selected = (unreadable || holds(selector.as_ref(), labels))
+                && holds(accounts.as_ref(), &stripped(labels, "pcsa."))
+                && namespace_holds(namespaces.as_ref(), labels);
             let (has_ingress, has_egress) = if directions.is_empty() {
                 (!ingress.is_empty() || egress.is_empty(), !egress.is_empty())
             } else {
@@ -304,12 +325,21 @@ impl<'a> Oracle<'a> {
                     directions.contains(&Direction::Egress),
                 )
             };
+            let (untracked, pre_dnat, on_forward) = flags;
+            let takes_part = match subject.path {
+                None | Some(HostPath::Own) => !untracked && !pre_dnat,
+                Some(HostPath::Untracked) => untracked,
+                Some(HostPath::PreDnat) => pre_dnat && !untracked,
+                Some(HostPath::Forwarded) => on_forward && !untracked && !pre_dnat,
+            };
+            let contradiction = pre_dnat && (untracked || has_egress);
+            let has_egress = has_egress && (untracked || !pre_dnat);
             let (covered, rules) = match direction {
                 Direction::Ingress => (has_ingress, ingress),
                 Direction::Egress => (has_egress, egress),
             };
             let broken = |used: bool, rules: &[RuleSpec]| used && rules.iter().any(rule_is_broken);
-            if in_scope && selected && covered && !raw {
+            if in_scope && selected && covered && takes_part {
                 found.push(Applying {
                     sort: (
                         order.unwrap_or(f64::INFINITY),
@@ -321,6 +351,7 @@ impl<'a> Oracle<'a> {
                     namespace: meta.namespace.as_deref(),
                     rules,
                     broken: unreadable
+                        || contradiction
                         || broken(has_ingress, ingress)
                         || broken(has_egress, egress),
                 });
@@ -350,8 +381,55 @@ impl<'a> Oracle<'a> {
         )
     }
 
-    fn allows(&self, wep: &WorkloadEndpoint, direction: Direction, packet: &Packet) -> bool {
-        let policies = self.applying(wep, direction);
+    /// Whether an endpoint may send (egress) or receive (ingress) a packet.
+    pub(super) fn allows(
+        &self,
+        wep: &WorkloadEndpoint,
+        direction: Direction,
+        packet: &Packet,
+    ) -> bool {
+        let subject = Subject {
+            labels: self.workload_labels(wep),
+            namespace: wep.metadata.namespace.as_deref(),
+            path: None,
+        };
+        let by_tiers = self.by_tiers(&subject, direction, packet);
+        by_tiers.unwrap_or_else(|| self.by_profiles(&wep.spec.profiles, direction, packet))
+    }
+
+    /// What the policies of a host's endpoint say; nothing if they leave it to others.
+    pub(super) fn host_says(
+        &self,
+        hep: &HostEndpoint,
+        path: HostPath,
+        direction: Direction,
+        packet: &Packet,
+    ) -> Option<bool> {
+        if path == HostPath::Untracked && hep.spec.interface_name == "*" {
+            return None;
+        }
+        let subject = Subject {
+            labels: self.host_labels(hep),
+            namespace: None,
+            path: Some(path),
+        };
+        let by_tiers = self.by_tiers(&subject, direction, packet);
+        match path {
+            HostPath::Own => Some(
+                by_tiers.unwrap_or_else(|| self.by_profiles(&hep.spec.profiles, direction, packet)),
+            ),
+            _ => by_tiers,
+        }
+    }
+
+    fn by_tiers(
+        &self,
+        subject: &Subject<'_>,
+        direction: Direction,
+        packet: &Packet,
+    ) -> Option<bool> {
+        let policies = self.applying(subject, direction);
+        let early = matches!(subject.path, Some(HostPath::Untracked | HostPath::PreDnat));
         let mut tiers: Vec<&str> = policies.iter().map(|p| p.tier).collect();
         tiers.sort_by(|a, b| {
             (self.tier(a).0, *a)
@@ -360,7 +438,11 @@ impl<'a> Oracle<'a> {
         });
         tiers.dedup();
         for tier in tiers {
-            let mut action = self.tier(tier).1;
+            let mut action = if early {
+                Action::Pass
+            } else {
+                self.tier(tier).1
+            };
             for policy in policies.iter().filter(|p| p.tier == tier) {
                 let decided = match policy.broken {
                     true => Some(Action::Deny),
@@ -372,17 +454,18 @@ impl<'a> Oracle<'a> {
                 }
             }
             if action != Action::Pass {
-                return action == Action::Allow;
+                return Some(action == Action::Allow);
             }
         }
-        for name in &wep.spec.profiles {
-            match self.profile_action(name, direction, packet) {
-                Some(Action::Allow) => return true,
-                Some(Action::Deny) => return false,
-                _ => {}
-            }
-        }
-        false
+        None
+    }
+
+    fn by_profiles(&self, profiles: &[String], direction: Direction, packet: &Packet) -> bool {
+        let mut actions = profiles
+            .iter()
+            .map(|name| self.profile_action(name, direction, packet));
+        let decided = actions.find_map(|a| a.filter(|a| matches!(a, Action::Allow | Action::Deny)));
+        decided == Some(Action::Allow)
     }
 
     fn profile_action(&self, name: &str, direction: Direction, packet: &Packet) -> Option<Action> {
@@ -426,31 +509,4 @@ fn entity_selects(entity: &EntityRule, namespace: Option<&str>, known: &Known<'_
             accounts.and_then(|a| a.selector.as_ref()),
             &stripped(&known.labels, "pcsa."),
         )
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
-
-    #[test]
-    fn the_program_agrees_with_the_oracle(
-        cluster in any_cluster(),
-        packets in proptest::collection::vec(any_packet(), 12),
-    ) {
-        let view = view_of(Scope::Cluster, &cluster);
-        let oracle = Oracle(&cluster);
-        for resource in &cluster {
-            let AnyResource::WorkloadEndpoint(wep) = resource else { continue };
-            let plan = &view.endpoints[&resource.key()];
-            for packet in &packets {
-                for direction in [Direction::Ingress, Direction::Egress] {
-                    let (found, steps) = verdict(&view, plan, direction, packet);
-                    let expected = oracle.allows(wep, direction, packet);
-                    prop_assert_eq!(
-                        found == Verdict::Allow, expected,
-                        "{} {:?} {:?}: {:?}", wep.key(), direction, packet, steps
-                    );
-                }
-            }
-        }
-    }
 }

@@ -2,6 +2,7 @@
 //! every step on the way keeps the promised order.
 
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::arbitrary::any_resource;
 use super::checker::Checker;
@@ -250,6 +251,40 @@ fn profiles_come_and_go_under_their_endpoints() {
         ],
         vec![by_env.clone(), namespace_profile("prod"), set.clone()],
         vec![a, by_env, set],
+    ]);
+}
+
+#[test]
+fn endpoints_of_hosts_come_go_and_change() {
+    let host = |interface: &str, role: &str| {
+        let spec = json!({"interfaceName": interface, "profiles": ["kns.x"]});
+        host_endpoint_with("h", json!({"role": role}), spec)
+    };
+    let edge = |more: Value| {
+        let mut spec = json!({"selector": "role == 'edge'", "applyOnForward": true, "ingress": [
+            {"action": "Allow", "source": {"selector": "app == 'a'"}},
+        ]});
+        spec.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        gnp("edge", spec)
+    };
+    let a = endpoint("x/a", "10.0.0.1", "a");
+    run(&[
+        vec![host("eth0", "edge")],
+        vec![host("eth0", "edge"), edge(json!({})), a.clone()],
+        vec![
+            host("eth0", "edge"),
+            edge(json!({"doNotTrack": true})),
+            a.clone(),
+        ],
+        vec![host("*", "edge"), edge(json!({"doNotTrack": true}))],
+        vec![
+            host("*", "core"),
+            edge(json!({"preDNAT": true})),
+            namespace_profile("prod"),
+        ],
+        vec![host("*", "edge"), edge(json!({"preDNAT": true})), a],
     ]);
 }
 
