@@ -9,6 +9,7 @@ use ipnetwork::IpNetwork;
 use margay_dataplane::filter as to;
 use margay_model::kind::ResourceKey;
 use margay_model::net::Cidr;
+use margay_policy::failsafe::Failsafe;
 use margay_policy::program as from;
 
 pub(crate) fn set_id(id: &from::SetId) -> to::SetId {
@@ -48,6 +49,11 @@ pub(crate) fn set_member(member: from::SetMember) -> to::SetMember {
 pub(crate) fn rules(rules: &from::Rules, log_prefix: &str) -> to::PolicyRules {
     let all = |list: &[from::Rule]| list.iter().map(|r| rule(r, log_prefix)).collect();
     to::PolicyRules {
+        phase: match rules.phase {
+            from::Phase::Untracked => to::Phase::Untracked,
+            from::Phase::PreDnat => to::Phase::PreDnat,
+            from::Phase::Filter => to::Phase::Filter,
+        },
         ingress: all(&rules.ingress),
         egress: all(&rules.egress),
     }
@@ -121,6 +127,32 @@ pub(crate) fn endpoint(plan: &from::EndpointPlan) -> to::Endpoint {
         admin_up: plan.admin_up,
         allowed_source_prefixes: networks(&plan.allowed_source_prefixes),
     }
+}
+
+pub(crate) fn host(plan: &from::HostPlan) -> to::HostEndpoint {
+    to::HostEndpoint {
+        untracked: ways(&plan.untracked),
+        pre_dnat: direction(&plan.pre_dnat.ingress),
+        own: ways(&plan.own),
+        forwarded: ways(&plan.forwarded),
+        profiles: plan.profiles.iter().map(|name| profile_id(name)).collect(),
+    }
+}
+
+fn ways(tiers: &from::Tiers) -> to::Ways {
+    to::Ways {
+        ingress: direction(&tiers.ingress),
+        egress: direction(&tiers.egress),
+    }
+}
+
+pub(crate) fn failsafes(list: &[Failsafe]) -> Vec<to::Failsafe> {
+    let one = |failsafe: &Failsafe| to::Failsafe {
+        protocol: failsafe.protocol,
+        port: failsafe.port,
+        net: failsafe.net.map(|net| net.network()),
+    };
+    list.iter().map(one).collect()
 }
 
 fn direction(tiers: &[from::TierPlan]) -> to::Direction {

@@ -9,6 +9,7 @@ extern crate self as margay_policy;
 
 pub mod calc;
 pub mod explain;
+pub mod failsafe;
 pub mod index;
 pub mod program;
 pub mod selector;

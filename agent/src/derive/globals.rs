@@ -10,9 +10,11 @@ use margay_model::felix_configuration::{
 };
 use margay_model::ippool::EncapMode;
 use margay_model::kind::{Kind, ResourceKey};
+use margay_policy::failsafe::Failsafes;
 use tracing::warn;
 
 use crate::graph::Cache;
+use crate::translate;
 
 /// The settings that hold on this node: its own object wins over `default`, field by field.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,6 +62,14 @@ pub(crate) fn globals(cache: &Cache, node: &str) -> Globals {
             warn!(mask, "iptablesMarkMask has fewer than two bits, ignored");
         }
     }
+    let inbound = felix.first(|f| f.failsafe_inbound_host_ports.clone());
+    let outbound = felix.first(|f| f.failsafe_outbound_host_ports.clone());
+    let (failsafes, problems) = Failsafes::of(inbound.as_deref(), outbound.as_deref());
+    for problem in problems {
+        warn!(problem, "FelixConfiguration: failsafe port ignored");
+    }
+    globals.failsafe_in = translate::failsafes(&failsafes.inbound);
+    globals.failsafe_out = translate::failsafes(&failsafes.outbound);
     match felix.first(|f| f.nat_outgoing_address) {
         Some(IpAddr::V4(addr)) => globals.nat_outgoing_v4 = Some(addr),
         Some(IpAddr::V6(addr)) => globals.nat_outgoing_v6 = Some(addr),

@@ -472,6 +472,7 @@ fn usable(resource: AnyResource, key: &str) -> Option<AnyResource> {
         Kind::NetworkPolicy
             | Kind::GlobalNetworkPolicy
             | Kind::Profile
+            | Kind::HostEndpoint
             | Kind::WorkloadEndpoint
             | Kind::Tier
     );

@@ -8,6 +8,7 @@
 //! a new one reads the kernel back.
 
 mod conntrack;
+mod hosts;
 mod local;
 mod next_hops;
 mod routes;
@@ -31,6 +32,7 @@ use tracing::{debug, info, warn};
 use crate::fault;
 use crate::translate;
 use conntrack::Flusher;
+use hosts::Hosts;
 use local::LocalPrefixes;
 use routes::Routes;
 
@@ -219,6 +221,7 @@ fn run(
             announce: setup.announce,
             flusher: Flusher::spawn()?,
             plans: BTreeMap::new(),
+            hosts: Hosts::default(),
             refused: BTreeMap::new(),
             rules_of: BTreeMap::new(),
             unused: BTreeSet::new(),
@@ -244,6 +247,7 @@ struct Kernel {
     announce: Announce,
     flusher: Flusher,
     plans: BTreeMap<ResourceKey, Arc<EndpointPlan>>,
+    hosts: Hosts,
     /// Endpoints that cannot be programmed as they are, and why.
     refused: BTreeMap<ResourceKey, String>,
     /// Rules as the calculation gave them, to be rendered anew when the log prefix changes.
@@ -439,6 +443,8 @@ impl Kernel {
                 }
                 Update::EndpointRemoved { id } => self.remove_endpoint(&id, moves),
                 Update::Endpoint { id, plan } => self.set_endpoint(id, plan, moves),
+                Update::HostEndpoint { id, plan } => self.hosts.set(id, plan),
+                Update::HostEndpointRemoved { id } => self.hosts.remove(&id),
                 Update::PolicyRemoved { id } => {
                     self.unused.insert(Unused::Rules(RulesKey::Policy(id)));
                 }
@@ -630,6 +636,7 @@ impl Kernel {
         }
         if now >= self.look_at_routes {
             self.look_at_routes = self.look_at_all;
+            self.hosts.interfaces_changed();
             self.routes.refresh_next_hops();
             let (drift, _) = self.routes.resync();
             if drift > 0 {
@@ -642,6 +649,9 @@ impl Kernel {
     /// Policy, then routes, then what the neighbours hear of.
     fn apply(&mut self) {
         self.withdraw();
+        if let Some(hosts) = self.hosts.settle(&self.interface_prefix) {
+            self.filter.set_hosts(hosts);
+        }
         let filter = self.filter.apply();
         fault::point("after-policy");
         let routes = self.routes.apply();
@@ -732,7 +742,12 @@ impl Kernel {
             backend: format!("iptables-{}", self.filter.backend().name()),
             endpoints: self.plans.len() as u64,
             routes: self.routes.len() as u64,
-            failing: self.failing.clone(),
+            failing: self
+                .failing
+                .iter()
+                .cloned()
+                .chain(self.hosts.idle())
+                .collect(),
         }
     }
 }

@@ -43,16 +43,42 @@ impl Verdicts {
         }
     }
 
+    /// For tables in which nothing can be rejected.
+    pub(super) fn early(&self) -> Self {
+        Self {
+            deny: "-j DROP",
+            ..self.clone()
+        }
+    }
+
+    /// Forgets verdicts.
+    pub(super) fn clear_both(&self) -> String {
+        self.clear(self.accept_bit | self.pass_bit)
+    }
+
+    /// `then` for what has been accepted.
+    pub(super) fn if_accepted(&self, then: &str) -> String {
+        format!("-m mark --mark {0:#x}/{0:#x} {then}", self.accept_bit)
+    }
+
+    /// The chains that policies of a table end in.
+    pub(super) fn chains(&self, table: Table) -> [ChainText; 2] {
+        [(ACCEPT_CHAIN, self.accept_bit), (PASS_CHAIN, self.pass_bit)].map(|(name, bit)| {
+            ChainText {
+                table,
+                name: name.to_owned(),
+                rank: Rank::Verdict,
+                lines: vec![Self::set(bit)],
+            }
+        })
+    }
+
     fn set(bit: u32) -> String {
         format!("-j MARK --set-xmark {bit:#x}/{bit:#x}")
     }
 
     fn clear(&self, bits: u32) -> String {
         format!("-j MARK --set-xmark 0x0/{bits:#x}")
-    }
-
-    fn return_if_accepted(&self) -> String {
-        format!("-m mark --mark {0:#x}/{0:#x} -j RETURN", self.accept_bit)
     }
 
     fn unless_passed(&self) -> String {
@@ -96,26 +122,13 @@ pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> V
         rank,
         lines,
     };
-    let (accept, pass) = (verdicts.accept_bit, verdicts.pass_bit);
     let prefix = globals.interface_prefix.as_str();
-    vec![
+    let chains = vec![
         chain(
             Table::Raw,
             "mgy-PREROUTING",
             Rank::Base,
             prerouting(prefix, family),
-        ),
-        chain(
-            Table::Filter,
-            ACCEPT_CHAIN,
-            Rank::Verdict,
-            vec![Verdicts::set(accept)],
-        ),
-        chain(
-            Table::Filter,
-            PASS_CHAIN,
-            Rank::Verdict,
-            vec![Verdicts::set(pass)],
         ),
         chain(
             Table::Filter,
@@ -127,7 +140,10 @@ pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> V
             Table::Filter,
             "mgy-INPUT",
             Rank::Base,
-            vec![format!("-i {prefix}+ -g {WORKLOAD_TO_HOST}")],
+            vec![
+                format!("-i {prefix}+ -g {WORKLOAD_TO_HOST}"),
+                "-j mgy-host-in".to_owned(),
+            ],
         ),
         chain(
             Table::Filter,
@@ -139,7 +155,10 @@ pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> V
             Table::Filter,
             "mgy-OUTPUT",
             Rank::Base,
-            vec![format!("-o {prefix}+ -j ACCEPT")],
+            vec![
+                format!("-o {prefix}+ -j ACCEPT"),
+                "-j mgy-host-out".to_owned(),
+            ],
         ),
         chain(
             Table::Nat,
@@ -147,7 +166,9 @@ pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> V
             Rank::Base,
             postrouting(globals, family),
         ),
-    ]
+    ];
+    let verdicts = verdicts.chains(Table::Filter);
+    verdicts.into_iter().chain(chains).collect()
 }
 
 /// Packets whose source is not the interface's own go no further.
@@ -165,11 +186,13 @@ fn prerouting(prefix: &str, family: Family) -> Vec<String> {
     lines.push(format!(
         "not from this workload\t-i {prefix}+ -m set ! --match-set {known} src,src -j DROP"
     ));
+    lines.push(format!("-i {prefix}+ -j RETURN"));
+    lines.push("-j mgy-host-in".to_owned());
     lines
 }
 
-const ESTABLISHED: &str = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
-const INVALID: &str = "-m conntrack --ctstate INVALID -j DROP";
+pub(super) const ESTABLISHED: &str = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
+pub(super) const INVALID: &str = "-m conntrack --ctstate INVALID -j DROP";
 
 fn forward(globals: &Globals, family: Family) -> Vec<String> {
     let prefix = globals.interface_prefix.as_str();
@@ -183,8 +206,10 @@ fn forward(globals: &Globals, family: Family) -> Vec<String> {
         lines.push(format!("-i {prefix}+ {INVALID}"));
         lines.push(format!("-o {prefix}+ {INVALID}"));
     }
+    lines.push("-j mgy-hfwd-in".to_owned());
     lines.push(format!("-i {prefix}+ -j {}", dispatch_chain(Way::Egress)));
     lines.push(format!("-o {prefix}+ -j {}", dispatch_chain(Way::Ingress)));
+    lines.push("-j mgy-hfwd-out".to_owned());
     lines.push(format!("-i {prefix}+ -j ACCEPT"));
     lines.push(format!("-o {prefix}+ -j ACCEPT"));
     lines
@@ -260,7 +285,36 @@ pub(super) fn group(
     profiles: &[ProfileId],
     verdicts: &Verdicts,
 ) -> ChainText {
-    let mut lines = vec![verdicts.clear(verdicts.accept_bit | verdicts.pass_bit)];
+    let end = WalkEnd {
+        accepted: "-j RETURN".to_owned(),
+        otherwise: Some(verdicts.deny.to_owned()),
+    };
+    let name = names::group_chain(way, group);
+    ChainText {
+        table: Table::Filter,
+        name,
+        rank: Rank::Group,
+        lines: walk(way, direction, profiles, verdicts, &end),
+    }
+}
+
+/// What becomes of a packet after the policies.
+pub(super) struct WalkEnd {
+    /// Of one that a policy or profile accepts, as soon as it does.
+    pub(super) accepted: String,
+    /// Of one that nothing decided; it goes on when absent.
+    pub(super) otherwise: Option<String>,
+}
+
+/// The lines that ask the policies of each tier, then the profiles.
+pub(super) fn walk(
+    way: Way,
+    direction: &Direction,
+    profiles: &[ProfileId],
+    verdicts: &Verdicts,
+    end: &WalkEnd,
+) -> Vec<String> {
+    let mut lines = vec![verdicts.clear_both()];
     let mut first = true;
     for tier in direction
         .tiers
@@ -281,7 +335,7 @@ pub(super) fn group(
             let chain = names::policy_chain(way, policy);
             let title = super::rules::clean(policy.as_str(), 60);
             lines.push(format!("{title}\t{unless}-j {chain}"));
-            lines.push(verdicts.return_if_accepted());
+            lines.push(verdicts.if_accepted(&end.accepted));
         }
         if tier.default_action == TierDefault::Deny {
             lines.push(format!(
@@ -297,14 +351,9 @@ pub(super) fn group(
             "profile {title}\t-j {}",
             names::profile_chain(way, profile)
         ));
-        lines.push(verdicts.return_if_accepted());
+        lines.push(verdicts.if_accepted(&end.accepted));
     }
-    lines.push(format!("nothing allowed it\t{}", verdicts.deny));
-    let name = names::group_chain(way, group);
-    ChainText {
-        table: Table::Filter,
-        name,
-        rank: Rank::Group,
-        lines,
-    }
+    let otherwise = end.otherwise.iter();
+    lines.extend(otherwise.map(|target| format!("nothing allowed it\t{target}")));
+    lines
 }

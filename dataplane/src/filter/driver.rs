@@ -1,6 +1,7 @@
 //! [`Filter`]: the one object that the owner of the dataplane holds.
 
 use std::{
+    collections::BTreeMap,
     thread,
     time::{Duration, Instant},
 };
@@ -10,8 +11,8 @@ use super::{
     sets::{Sets, SetsReport},
     state::{Families, RulesId, State},
     types::{
-        Endpoint, EndpointId, Family, Globals, PolicyId, PolicyRules, ProfileId, SetId, SetMember,
-        SetSpec,
+        Endpoint, EndpointId, Family, Globals, HostEndpoint, HostInterface, PolicyId, PolicyRules,
+        ProfileId, SetId, SetMember, SetSpec,
     },
 };
 use crate::{
@@ -245,6 +246,31 @@ impl Filter {
     /// Removes an endpoint; its addresses drop from the next apply on.
     pub fn remove_endpoint(&mut self, id: &EndpointId) {
         self.state.remove_endpoint(&mut self.sets, id);
+    }
+
+    /// Sets all endpoints of the host itself. They come into force with [`Filter::allow_deletes`].
+    /// Interfaces whose names no interface can have are left out, and so are those of workloads.
+    pub fn set_hosts(&mut self, mut hosts: BTreeMap<HostInterface, HostEndpoint>) {
+        let prefix = &self.state.globals().interface_prefix;
+        hosts.retain(|interface, _| match interface {
+            HostInterface::Named(name) => {
+                let plain =
+                    |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'\\' | b'+');
+                let usable = IfName::new(name).is_some()
+                    && name.bytes().all(plain)
+                    && !name.starts_with(['!', '-'])
+                    && !name.starts_with(prefix.as_str());
+                if !usable {
+                    tracing::warn!(
+                        name,
+                        "no interface of the host can have this name; left out"
+                    );
+                }
+                usable
+            }
+            HostInterface::All => true,
+        });
+        self.state.set_hosts(hosts);
     }
 
     /// The endpoint as last set.

@@ -10,6 +10,9 @@
 //! workload's (address, interface): packets from a workload that are not in it are dropped in `raw`,
 //! packets to one that are not in it in `FORWARD`.
 //!
+//! The host's own interfaces have chains each, in `raw`, `mangle` and `filter`; see [`hosts`]. They come
+//! into force with [`Filter::allow_deletes`]: a host must not be cut off by policy that is half known.
+//!
 //! **Order of an apply.** Sets and members in; one `iptables-restore --noflush` for each family with
 //! the chains that differ; members out; sets that no rule refers to destroyed. At each instant a
 //! packet meets the old or the new rules, never none.
@@ -19,6 +22,7 @@
 
 mod chains;
 mod driver;
+mod hosts;
 mod members;
 pub(crate) mod names;
 mod rules;
@@ -31,9 +35,9 @@ pub mod types;
 pub use self::{
     driver::{ApplyReport, Config, Failure, Filter, FilterError},
     types::{
-        Action, DenyAction, Direction, Endpoint, EndpointId, EntityMatch, Family, Globals,
-        HostAction, IcmpMatch, PolicyId, PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember,
-        SetSpec, Tier, TierDefault,
+        Action, DenyAction, Direction, Endpoint, EndpointId, EntityMatch, Failsafe, Family,
+        Globals, HostAction, HostEndpoint, HostInterface, IcmpMatch, Phase, PolicyId, PolicyRules,
+        ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier, TierDefault, Ways,
     },
 };
 pub use crate::iptables::{Backend, Programs};

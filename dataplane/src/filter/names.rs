@@ -6,7 +6,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
-use super::types::{Family, PolicyId, ProfileId, SetId, SetKind};
+use super::types::{Family, HostInterface, PolicyId, ProfileId, SetId, SetKind};
 
 /// Every chain of ours starts with this.
 pub(crate) const CHAIN_PREFIX: &str = "mgy-";
@@ -56,6 +56,30 @@ pub(crate) fn group_chain(way: Way, group: &str) -> String {
         Way::Egress => "mgy-fw-",
     };
     format!("{prefix}{group}")
+}
+
+/// A way through an interface of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostWay {
+    /// To or from the host itself, in any table.
+    Own(Way),
+    /// Through the host.
+    Forwarded(Way),
+}
+
+pub(crate) fn host_chain(way: HostWay, interface: &HostInterface) -> String {
+    let prefix = match way {
+        HostWay::Own(Way::Ingress) => "mgy-hi-",
+        HostWay::Own(Way::Egress) => "mgy-ho-",
+        HostWay::Forwarded(Way::Ingress) => "mgy-hfi-",
+        HostWay::Forwarded(Way::Egress) => "mgy-hfo-",
+    };
+    let name = match interface {
+        HostInterface::Named(name) => name,
+        // No interface can be called so.
+        HostInterface::All => "all interfaces",
+    };
+    format!("{prefix}{}", short_hash(name))
 }
 
 /// The group of a chain that [`group_chain`] named.

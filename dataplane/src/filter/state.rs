@@ -8,17 +8,18 @@ use ipnetwork::IpNetwork;
 
 use super::{
     chains::Verdicts,
+    hosts::Hosts,
     members::{entries, group_name, hold_one, member_entries, release_one, set_type},
     names::{self, Way},
     sets::Sets,
     types::{
-        Direction, Endpoint, EndpointId, Family, Globals, PolicyId, PolicyRules, ProfileId, SetId,
-        SetKind, SetMember, SetSpec,
+        Direction, Endpoint, EndpointId, Family, Globals, HostEndpoint, Phase, PolicyId,
+        PolicyRules, ProfileId, SetId, SetKind, SetMember, SetSpec,
     },
 };
 use crate::{
     ipset::{Entry, SetType},
-    iptables::Tables,
+    iptables::{Table, Tables},
 };
 
 /// A policy or a profile.
@@ -34,6 +35,40 @@ impl RulesId {
             Self::Policy(id) => names::policy_chain(way, id),
             Self::Profile(id) => names::profile_chain(way, id),
         }
+    }
+}
+
+impl Phase {
+    /// Every phase.
+    const ALL: [Self; 3] = [Self::Untracked, Self::PreDnat, Self::Filter];
+
+    fn table(self) -> Table {
+        match self {
+            Self::Untracked => Table::Raw,
+            Self::PreDnat => Table::Mangle,
+            Self::Filter => Table::Filter,
+        }
+    }
+}
+
+impl HostEndpoint {
+    /// The policies and profiles that it refers to, with the phase it asks them in.
+    fn rules(&self) -> impl Iterator<Item = (Phase, RulesId)> + '_ {
+        let directions = [
+            (Phase::Untracked, &self.untracked.ingress),
+            (Phase::Untracked, &self.untracked.egress),
+            (Phase::PreDnat, &self.pre_dnat),
+            (Phase::Filter, &self.own.ingress),
+            (Phase::Filter, &self.own.egress),
+            (Phase::Filter, &self.forwarded.ingress),
+            (Phase::Filter, &self.forwarded.egress),
+        ];
+        let policies = directions.into_iter().flat_map(|(phase, direction)| {
+            let policies = direction.tiers.iter().flat_map(|tier| &tier.policies);
+            policies.map(move |id| (phase, RulesId::Policy(id.clone())))
+        });
+        let profiles = self.profiles.iter().cloned().map(RulesId::Profile);
+        policies.chain(profiles.map(|id| (Phase::Filter, id)))
     }
 }
 
@@ -94,12 +129,16 @@ pub(super) struct State {
     rules: BTreeMap<RulesId, RulesState>,
     groups: BTreeMap<String, Group>,
     endpoints: BTreeMap<EndpointId, Attached>,
+    hosts: Hosts,
+    /// Chains of `hosts` as last rendered.
+    host_chains: BTreeSet<(Table, String)>,
     /// How many endpoints hold each (network, interface).
     workloads: HashMap<Entry, u32>,
     /// Chains programmed or adopted for rules, known or not.
     programmed: BTreeSet<RulesId>,
     helpers: BTreeSet<String>,
     globals_dirty: bool,
+    hosts_dirty: bool,
     /// Rules to be rendered.
     rules_dirty: BTreeSet<RulesId>,
     /// Groups to be rendered.
@@ -125,10 +164,13 @@ impl State {
             rules: BTreeMap::new(),
             groups: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            hosts: Hosts::new(),
+            host_chains: BTreeSet::new(),
             workloads: HashMap::new(),
             programmed: BTreeSet::new(),
             helpers: BTreeSet::new(),
             globals_dirty: true,
+            hosts_dirty: true,
             rules_dirty: BTreeSet::new(),
             groups_dirty: BTreeSet::new(),
             structure_dirty: true,
@@ -155,6 +197,15 @@ impl State {
         }
         self.globals = globals;
         self.globals_dirty = true;
+        self.hosts_dirty = true;
+    }
+
+    pub(super) fn set_hosts(&mut self, hosts: Hosts) {
+        if hosts != self.hosts {
+            self.hosts = hosts;
+            self.hosts_dirty = true;
+            self.structure_dirty = true;
+        }
     }
 
     // Sets.
@@ -248,7 +299,10 @@ impl State {
     pub(super) fn set_rules(&mut self, id: RulesId, rules: PolicyRules) {
         match self.rules.get_mut(&id) {
             Some(state) if state.rules == rules => return,
-            Some(state) => state.rules = rules,
+            Some(state) => {
+                self.structure_dirty |= state.rules.phase != rules.phase;
+                state.rules = rules;
+            }
             None => {
                 let (helpers, sets) = (BTreeMap::new(), BTreeSet::new());
                 self.rules.insert(
@@ -378,6 +432,7 @@ impl State {
     /// Looks at everything again: what the kernel holds may have changed, or what may be deleted.
     pub(super) fn mark_structure(&mut self) {
         self.structure_dirty = true;
+        self.hosts_dirty = true;
         self.rules_dirty.extend(self.rules.keys().cloned());
     }
 
@@ -390,6 +445,7 @@ impl State {
             return false;
         };
         let pending = self.globals_dirty
+            || self.hosts_dirty
             || self.structure_dirty
             || self.groups_dirty.contains(&attached.group)
             || group.rules().any(|id| self.rules_dirty.contains(&id));

@@ -4,6 +4,7 @@ use std::{fmt::Write, path::Path};
 
 use super::{
     chains::{self, ChainText, Verdicts},
+    hosts,
     names::{Way, short_hash},
     rules::render,
     types::*,
@@ -228,6 +229,60 @@ fn a_group_goes_through_its_tiers_then_its_profiles() {
         );
     }
     check("group.txt", &text);
+}
+
+#[test]
+fn the_hosts_own_interfaces_in_every_table() {
+    let direction = |policy: &str, default_action| Direction {
+        tiers: vec![Tier {
+            name: "default".into(),
+            policies: vec![PolicyId::from(policy)],
+            default_action,
+        }],
+    };
+    let both = |policy: &str, default_action| Ways {
+        ingress: direction(policy, default_action),
+        egress: direction(policy, default_action),
+    };
+    let named = HostEndpoint {
+        untracked: both("raw", TierDefault::Pass),
+        pre_dnat: direction("early", TierDefault::Pass),
+        own: both("own", TierDefault::Deny),
+        forwarded: Ways {
+            ingress: direction("forward", TierDefault::Deny),
+            egress: Direction::default(),
+        },
+        profiles: vec!["open".into()],
+    };
+    let all = HostEndpoint {
+        forwarded: both("forward", TierDefault::Deny),
+        ..HostEndpoint::default()
+    };
+    let hosts = [
+        (HostInterface::Named("eth0".to_owned()), named),
+        (HostInterface::All, all),
+    ];
+    let net: ipnetwork::IpNetwork = "192.0.2.0/24".parse().unwrap();
+    let failsafe = |port, net| Failsafe {
+        protocol: 6,
+        port,
+        net,
+    };
+    let globals = Globals {
+        failsafe_in: vec![failsafe(22, Some(net)), failsafe(179, None)],
+        failsafe_out: vec![failsafe(2379, None)],
+        deny_action: DenyAction::Reject,
+        ..Globals::default()
+    };
+    let verdicts = Verdicts::new(&globals);
+    let mut text = String::new();
+    for family in Family::ALL {
+        writeln!(text, "# {family}").unwrap();
+        for chain in hosts::render(&hosts.clone().into(), &globals, &verdicts, family) {
+            write_chain(&mut text, &chain);
+        }
+    }
+    check("hosts.txt", &text);
 }
 
 #[test]

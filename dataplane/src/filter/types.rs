@@ -221,9 +221,23 @@ impl Rule {
     }
 }
 
+/// When rules are asked; each has a table of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Before connections are tracked: `raw`. Only for the host's own interfaces.
+    Untracked,
+    /// Before destinations are translated: `mangle`. Only for the host's own interfaces, and ingress.
+    PreDnat,
+    /// `filter`.
+    #[default]
+    Filter,
+}
+
 /// The rules of a policy or of a profile, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyRules {
+    /// When they are asked.
+    pub phase: Phase,
     /// Applied to traffic towards the endpoint.
     pub ingress: Vec<Rule>,
     /// Applied to traffic from the endpoint.
@@ -277,6 +291,51 @@ pub struct Endpoint {
     pub allowed_source_prefixes: Vec<IpNetwork>,
 }
 
+/// Policy for both directions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// For what comes in.
+    pub ingress: Direction,
+    /// For what goes out.
+    pub egress: Direction,
+}
+
+/// Interfaces of the host that are no workload's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostInterface {
+    /// One, by name; 1 to 15 bytes.
+    Named(String),
+    /// All that have no endpoint of their own, the loopback apart.
+    All,
+}
+
+/// What applies to interfaces of the host. Where a tier is to drop at its end depends on its default;
+/// only `own` drops what nothing decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostEndpoint {
+    /// Policies of [`Phase::Untracked`].
+    pub untracked: Ways,
+    /// Policies of [`Phase::PreDnat`].
+    pub pre_dnat: Direction,
+    /// Policies for what the host itself receives and sends.
+    pub own: Ways,
+    /// Policies for what the host forwards through the interface.
+    pub forwarded: Ways,
+    /// Profiles, for `own` alone, tried in order after the last tier.
+    pub profiles: Vec<ProfileId>,
+}
+
+/// A port that policy of the host cannot close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Failsafe {
+    /// IP protocol number: TCP 6, UDP 17, SCTP 132 or UDPLite 136.
+    pub protocol: u8,
+    /// The port of the receiver.
+    pub port: u16,
+    /// Only for this network at the other end.
+    pub net: Option<IpNetwork>,
+}
+
 /// Verdict for packets from a workload to its own host that egress policy allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostAction {
@@ -318,6 +377,10 @@ pub struct Globals {
     pub mark_mask: u32,
     /// Let packets pass that conntrack calls INVALID (asymmetric routing).
     pub disable_conntrack_invalid: bool,
+    /// Ports that are open towards the host whatever its policies say.
+    pub failsafe_in: Vec<Failsafe>,
+    /// Ports that are open from the host whatever its policies say.
+    pub failsafe_out: Vec<Failsafe>,
 }
 
 impl Default for Globals {
@@ -332,6 +395,8 @@ impl Default for Globals {
             deny_action: DenyAction::Drop,
             mark_mask: 0xffff_0000,
             disable_conntrack_invalid: false,
+            failsafe_in: Vec::new(),
+            failsafe_out: Vec::new(),
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) use self::{
 pub(crate) enum Table {
     /// Before conntrack.
     Raw,
+    /// Before translation of destinations.
+    Mangle,
     /// The verdict.
     Filter,
     /// Address translation.
@@ -31,11 +33,12 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 3] = [Self::Raw, Self::Filter, Self::Nat];
+    pub(crate) const ALL: [Self; 4] = [Self::Raw, Self::Mangle, Self::Filter, Self::Nat];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            Self::Mangle => "mangle",
             Self::Filter => "filter",
             Self::Nat => "nat",
         }

@@ -153,6 +153,13 @@ impl Tables {
         }
     }
 
+    /// No longer wants the first rule of a chain of others to be ours.
+    pub(crate) fn unhook(&mut self, table: Table, builtin: &str) {
+        if self.hooks.remove(&(table, builtin.to_owned())).is_some() {
+            self.hooks_dirty = !self.hooks_match(&self.kernel_hooks);
+        }
+    }
+
     /// The chains that the kernel was last seen or made to have.
     pub(crate) fn kernel_chains(&self) -> impl Iterator<Item = &str> {
         self.kernel.keys().map(|(_, name)| name.as_str())

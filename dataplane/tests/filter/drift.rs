@@ -387,6 +387,7 @@ fn globals_out_of_range_are_refused() {
         PolicyRules {
             ingress: vec![lone],
             egress: Vec::new(),
+            ..PolicyRules::default()
         },
     );
     apply(&mut filter);

@@ -279,6 +279,7 @@ pub(crate) fn allow_all() -> PolicyRules {
     PolicyRules {
         ingress: vec![Rule::any(Action::Allow)],
         egress: vec![Rule::any(Action::Allow)],
+        ..PolicyRules::default()
     }
 }
 
@@ -286,6 +287,7 @@ pub(crate) fn ingress(rules: Vec<Rule>) -> PolicyRules {
     PolicyRules {
         ingress: rules,
         egress: Vec::new(),
+        ..PolicyRules::default()
     }
 }
 

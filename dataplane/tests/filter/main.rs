@@ -17,6 +17,7 @@
 
 mod drift;
 mod faults;
+mod hosts;
 mod lab;
 mod random;
 mod verdicts;

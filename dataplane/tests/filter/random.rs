@@ -125,6 +125,7 @@ fn any_rules_are_accepted_by_the_kernel(backend: Backend) {
                 PolicyRules {
                     ingress: rules.clone(),
                     egress: vec![],
+                    ..PolicyRules::default()
                 },
             );
             filter.apply()

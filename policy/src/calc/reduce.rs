@@ -59,11 +59,11 @@ fn all_in(some: &[SetId], all: &[SetId]) -> bool {
 }
 
 fn nets_cover(wide: &SideMatch, narrow: &SideMatch) -> bool {
-    let within_any = |net: &Cidr, nets: &[Cidr]| nets.iter().any(|n| net_within(net, n));
+    let within_any = |net: &Cidr, nets: &[Cidr]| nets.iter().any(|n| n.covers(*net));
     let positive = wide.nets.is_empty()
         || (!narrow.nets.is_empty() && narrow.nets.iter().all(|net| within_any(net, &wide.nets)));
     let apart = |net: &Cidr| {
-        let apart = |n: &Cidr| !net_within(n, net) && !net_within(net, n);
+        let apart = |n: &Cidr| !net.covers(*n) && !n.covers(*net);
         !narrow.nets.is_empty() && narrow.nets.iter().all(apart)
     };
     positive
@@ -71,10 +71,6 @@ fn nets_cover(wide: &SideMatch, narrow: &SideMatch) -> bool {
             .not_nets
             .iter()
             .all(|net| within_any(net, &narrow.not_nets) || apart(net))
-}
-
-fn net_within(narrow: &Cidr, wide: &Cidr) -> bool {
-    narrow.prefix_len() >= wide.prefix_len() && wide.contains(narrow.addr())
 }
 
 fn ports_cover(wide: &SideMatch, narrow: &SideMatch) -> bool {

@@ -6,10 +6,11 @@ use super::{Families, Group, RulesId, State};
 use crate::{
     filter::{
         chains::{self, ChainText},
+        hosts,
         names::{self, Way},
         rules::{self, Rendered},
         sets::Sets,
-        types::{Family, SetId, SetSpec},
+        types::{Family, HostEndpoint, Phase, SetId, SetSpec},
     },
     ipset::{Entry, SetType, storable},
     iptables::{Chain, Rank, Table, Tables},
@@ -38,8 +39,14 @@ impl State {
         if structure {
             self.drop_useless_groups(kernel);
         }
+        if structure || self.hosts_dirty {
+            self.flush_early_verdicts(tables);
+        }
         self.flush_rules(kernel, tables, may_delete);
         self.flush_groups(tables);
+        if std::mem::take(&mut self.hosts_dirty) {
+            self.flush_hosts(tables, may_delete);
+        }
         if structure {
             self.flush_unknown_rules(tables, may_delete);
             self.flush_dispatch(kernel, tables, may_delete);
@@ -98,13 +105,23 @@ impl State {
             };
             state.helpers.clear();
             state.sets.clear();
+            let table = state.rules.phase.table();
+            let verdicts = match state.rules.phase {
+                Phase::Filter => self.verdicts.clone(),
+                Phase::Untracked | Phase::PreDnat => self.verdicts.early(),
+            };
             for (family, tables) in tables.iter_mut() {
                 for way in Way::BOTH {
+                    for other in Phase::ALL.map(Phase::table) {
+                        if other != table {
+                            tables.remove(other, &id.chain(way));
+                        }
+                    }
                     let rules = match way {
                         Way::Ingress => &state.rules.ingress,
                         Way::Egress => &state.rules.egress,
                     };
-                    let rendered = rules::render(rules, *family, &self.verdicts);
+                    let rendered = rules::render(rules, *family, &verdicts);
                     let complete = complete(&rendered, &self.sets);
                     let helpers = rendered.helpers.into_iter();
                     state
@@ -113,9 +130,9 @@ impl State {
                     state.sets.extend(rendered.sets);
                     let name = id.chain(way);
                     if complete {
-                        program_rules(tables, name, rendered.lines);
-                    } else if may_delete || !tables.has_chain(Table::Filter, &name) {
-                        program_rules(tables, name, vec![SET_UNKNOWN.to_owned()]);
+                        program_rules(tables, table, name, rendered.lines);
+                    } else if may_delete || !tables.has_chain(table, &name) {
+                        program_rules(tables, table, name, vec![SET_UNKNOWN.to_owned()]);
                     }
                 }
             }
@@ -143,6 +160,57 @@ impl State {
         self.helpers = wanted;
     }
 
+    /// The chains that early policies end in, as long as there are such policies.
+    fn flush_early_verdicts(&self, tables: &mut Families) {
+        let hosts = self.hosts.values().flat_map(HostEndpoint::rules);
+        let mut used: BTreeSet<Phase> = hosts.map(|(phase, _)| phase).collect();
+        used.extend(self.rules.values().map(|state| state.rules.phase));
+        for tables in tables.values_mut() {
+            for phase in [Phase::Untracked, Phase::PreDnat] {
+                for chain in self.verdicts.chains(phase.table()) {
+                    match used.contains(&phase) {
+                        true => program(tables, chain),
+                        false => tables.remove(chain.table, &chain.name),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Policy of the host itself, once it is known whole. Until then what an earlier agent left stays.
+    fn flush_hosts(&mut self, tables: &mut Families, may_delete: bool) {
+        let mut now = BTreeSet::new();
+        for (family, tables) in tables.iter_mut() {
+            if !may_delete {
+                for chain in hosts::none() {
+                    if !tables.has_chain(chain.table, &chain.name) {
+                        program(tables, chain);
+                    }
+                }
+                for (table, builtin, target) in hosts::EARLY_HOOKS {
+                    if tables.has_chain(table, target) {
+                        tables.hook(table, builtin, target);
+                    }
+                }
+                continue;
+            }
+            for chain in hosts::render(&self.hosts, &self.globals, &self.verdicts, *family) {
+                now.insert((chain.table, chain.name.clone()));
+                program(tables, chain);
+            }
+            for (table, builtin, target) in hosts::EARLY_HOOKS {
+                match now.contains(&(table, target.to_owned())) {
+                    true => tables.hook(table, builtin, target),
+                    false => tables.unhook(table, builtin),
+                }
+            }
+            for (table, name) in self.host_chains.difference(&now) {
+                tables.remove(*table, name);
+            }
+        }
+        self.host_chains = now;
+    }
+
     fn flush_groups(&mut self, tables: &mut Families) {
         for name in std::mem::take(&mut self.groups_dirty) {
             for tables in tables.values_mut() {
@@ -166,19 +234,31 @@ impl State {
 
     /// A policy that is referred to but not known drops; chains nobody refers to go.
     fn flush_unknown_rules(&mut self, tables: &mut Families, may_delete: bool) {
-        let referenced: BTreeSet<RulesId> = self.groups.values().flat_map(Group::rules).collect();
+        let groups = self.groups.values().flat_map(Group::rules);
+        let groups = groups.map(|id| (Phase::Filter, id));
+        let hosts = self.hosts.values().flat_map(HostEndpoint::rules);
+        let references: BTreeSet<(Phase, RulesId)> = groups.chain(hosts).collect();
+        let referenced: BTreeSet<RulesId> = references.iter().map(|(_, id)| id.clone()).collect();
+        let known = |phase: Phase, id: &RulesId| {
+            self.rules
+                .get(id)
+                .is_some_and(|state| state.rules.phase == phase)
+        };
         let gone = |id: &&RulesId| !self.rules.contains_key(id) && !referenced.contains(id);
         let gone: Vec<RulesId> = self.programmed.iter().filter(gone).cloned().collect();
         for tables in tables.values_mut() {
             for id in &gone {
                 for way in Way::BOTH {
-                    tables.remove(Table::Filter, &id.chain(way));
+                    for phase in Phase::ALL {
+                        tables.remove(phase.table(), &id.chain(way));
+                    }
                 }
             }
-            for id in referenced.iter().filter(|id| !self.rules.contains_key(id)) {
+            for (phase, id) in references.iter().filter(|(p, id)| !known(*p, id)) {
+                let table = phase.table();
                 for name in Way::BOTH.map(|way| id.chain(way)) {
-                    if may_delete || !tables.has_chain(Table::Filter, &name) {
-                        program_rules(tables, name, vec![RULES_UNKNOWN.to_owned()]);
+                    if may_delete || !tables.has_chain(table, &name) {
+                        program_rules(tables, table, name, vec![RULES_UNKNOWN.to_owned()]);
                     }
                 }
             }
@@ -215,11 +295,11 @@ fn program(tables: &mut Tables, chain: ChainText) {
     tables.set(chain.table, &chain.name, content);
 }
 
-fn program_rules(tables: &mut Tables, name: String, lines: Vec<String>) {
+fn program_rules(tables: &mut Tables, table: Table, name: String, lines: Vec<String>) {
     program(
         tables,
         ChainText {
-            table: Table::Filter,
+            table,
             name,
             rank: Rank::Policy,
             lines,
