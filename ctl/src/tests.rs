@@ -4,6 +4,7 @@ mod bgp;
 mod change;
 mod diff;
 mod get;
+mod hosts;
 mod ipam;
 mod kubernetes;
 mod policy;

@@ -5,6 +5,7 @@ mod chain;
 pub(crate) mod cluster;
 mod decision;
 mod explain;
+mod host;
 mod matrix;
 mod show;
 mod test;

@@ -15,6 +15,12 @@ impl Cluster {
         let packet = &decision.packet;
         let mut text = format!("{}\n", packet_text(packet));
         text += &self.hop_text("Egress", Direction::Egress, &decision.egress, packet);
+        if let Some(hop) = &decision.egress_host {
+            text += &self.hop_text("Forwarding", Direction::Egress, hop, packet);
+        }
+        if let Some(hop) = &decision.ingress_host {
+            text += &self.hop_text("Forwarding", Direction::Ingress, hop, packet);
+        }
         text += &self.hop_text("Ingress", Direction::Ingress, &decision.ingress, packet);
         let (way, hop) = decision.deciding();
         text += &format!(
@@ -108,6 +114,10 @@ impl Cluster {
             .icmp
             .map(|(kind, code)| json!({"type": kind, "code": code}));
         let port = |port: u16| (port > 0).then_some(port);
+        let host = |direction, hop: &Option<Hop>| {
+            hop.as_ref()
+                .map(|hop| self.hop_json(direction, hop, packet))
+        };
         json!({
             "packet": {
                 "protocol": protocol_name(packet.protocol), "source": packet.source,
@@ -118,6 +128,8 @@ impl Cluster {
             "decidedOn": way,
             "decidedBy": hop.decided_by(),
             "egress": self.hop_json(Direction::Egress, &decision.egress, packet),
+            "egressHost": host(Direction::Egress, &decision.egress_host),
+            "ingressHost": host(Direction::Ingress, &decision.ingress_host),
             "ingress": self.hop_json(Direction::Ingress, &decision.ingress, packet),
         })
     }

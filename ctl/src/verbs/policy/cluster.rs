@@ -147,15 +147,7 @@ impl Cluster {
 
     /// What becomes of traffic from an endpoint to its own host, after its policy.
     pub(crate) fn to_host_action(&self, node: &str) -> EndpointToHostAction {
-        let of = |name: &str| match self
-            .resources
-            .get(&ResourceKey::global(Kind::FelixConfiguration, name))
-        {
-            Some(AnyResource::FelixConfiguration(felix)) => {
-                felix.spec.default_endpoint_to_host_action
-            }
-            _ => None,
-        };
+        let of = |name: &str| self.felix(name)?.default_endpoint_to_host_action;
         of(&format!("node.{node}"))
             .or_else(|| of("default"))
             .unwrap_or(EndpointToHostAction::Drop)

@@ -29,7 +29,13 @@ pub(crate) enum Hop {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Decision {
     pub(crate) packet: Packet,
+    /// At the sender.
     pub(crate) egress: Hop,
+    /// Forwarding at the sender's host, where that has policy for it.
+    pub(crate) egress_host: Option<Hop>,
+    /// Forwarding at the receiver's host, where that has policy for it.
+    pub(crate) ingress_host: Option<Hop>,
+    /// At the receiver.
     pub(crate) ingress: Hop,
 }
 
@@ -40,6 +46,10 @@ impl Hop {
             Self::Asked { verdict, .. } | Self::NotAsked { verdict, .. } => Some(*verdict),
             Self::NotReached => None,
         }
+    }
+
+    fn is_denied(&self) -> bool {
+        self.verdict() == Some(Verdict::Deny)
     }
 
     /// What decided, in words.
@@ -94,26 +104,28 @@ pub(crate) fn place_name(place: &Place) -> String {
 impl Decision {
     /// Whether the packet arrives.
     pub(crate) fn verdict(&self) -> Verdict {
-        let denied = |hop: &Hop| hop.verdict() == Some(Verdict::Deny);
-        match denied(&self.egress) || denied(&self.ingress) {
+        match self.hops().any(|(_, hop)| hop.is_denied()) {
             true => Verdict::Deny,
             false => Verdict::Allow,
         }
     }
 
+    /// Every part of the way, in order.
+    fn hops(&self) -> impl Iterator<Item = (&'static str, &Hop)> {
+        let egress = [Some(&self.egress), self.egress_host.as_ref()];
+        let ingress = [self.ingress_host.as_ref(), Some(&self.ingress)];
+        let egress = egress.into_iter().flatten().map(|hop| ("egress", hop));
+        egress.chain(ingress.into_iter().flatten().map(|hop| ("ingress", hop)))
+    }
+
     /// The part of the way that decided, and its name: where it is denied, else the last one that has
     /// policies.
     pub(crate) fn deciding(&self) -> (&'static str, &Hop) {
-        let asked = |hop: &Hop| matches!(hop, Hop::Asked { .. });
-        if self.egress.verdict() == Some(Verdict::Deny)
-            || (self.ingress.verdict() == Some(Verdict::Allow)
-                && !asked(&self.ingress)
-                && asked(&self.egress))
-        {
-            ("egress", &self.egress)
-        } else {
-            ("ingress", &self.ingress)
-        }
+        let asked = |(_, hop): &(_, &Hop)| matches!(hop, Hop::Asked { .. });
+        let denied = self.hops().find(|(_, hop)| hop.is_denied());
+        denied
+            .or_else(|| self.hops().filter(asked).last())
+            .unwrap_or(("ingress", &self.ingress))
     }
 }
 
@@ -131,16 +143,35 @@ impl Cluster {
             return Decision {
                 packet,
                 egress: hop.clone(),
+                egress_host: None,
+                ingress_host: None,
                 ingress: hop,
             };
         }
         let egress = match &from.who {
             Who::Endpoint(key) => self.ask(key, Direction::Egress, &packet, every_rule),
-            Who::Host(node) => allowed(&format!("host {node}: policy of hosts is not looked at")),
+            Who::Host(node) if self.is_on(&to.who, node) => {
+                allowed("traffic of a host to itself and its endpoints does not leave it")
+            }
+            Who::Host(node) => self.ask_host(node, Direction::Egress, &packet, every_rule),
             Who::Outside => allowed("the sender is not an endpoint of the cluster"),
         };
-        let ingress = match (&egress.verdict(), &to.who) {
-            (Some(Verdict::Deny), _) => Hop::NotReached,
+        let forwarding = |who: &Who, other: &Who, direction| match who {
+            Who::Endpoint(key) if !self.is_on(other, self.node_of(key)) => {
+                self.ask_forwarding(self.node_of(key), direction, &packet, every_rule)
+            }
+            _ => None,
+        };
+        let egress_host = (!egress.is_denied())
+            .then(|| forwarding(&from.who, &to.who, Direction::Egress))
+            .flatten();
+        let mut denied = egress.is_denied() || egress_host.as_ref().is_some_and(Hop::is_denied);
+        let ingress_host = (!denied)
+            .then(|| forwarding(&to.who, &from.who, Direction::Ingress))
+            .flatten();
+        denied |= ingress_host.as_ref().is_some_and(Hop::is_denied);
+        let ingress = match (denied, &to.who) {
+            (true, _) => Hop::NotReached,
             (_, Who::Endpoint(key)) => {
                 let node = self.node_of(key);
                 match &from.who {
@@ -150,13 +181,24 @@ impl Cluster {
                     _ => self.ask(key, Direction::Ingress, &packet, every_rule),
                 }
             }
-            (_, Who::Host(host)) => self.to_host(from, host),
+            (_, Who::Host(host)) => self.to_host(from, host, &packet, every_rule),
             (_, Who::Outside) => allowed("the receiver is not an endpoint of the cluster"),
         };
         Decision {
             packet,
             egress,
+            egress_host,
+            ingress_host,
             ingress,
+        }
+    }
+
+    /// Whether somebody is on a host, or is it.
+    fn is_on(&self, who: &Who, node: &str) -> bool {
+        match who {
+            Who::Endpoint(key) => self.node_of(key) == node,
+            Who::Host(host) => host == node,
+            Who::Outside => false,
         }
     }
 
@@ -164,13 +206,13 @@ impl Cluster {
         self.endpoint(key).map_or("", |e| &e.spec.node)
     }
 
-    fn to_host(&self, from: &Party, host: &str) -> Hop {
-        let local = match &from.who {
-            Who::Endpoint(key) => self.node_of(key) == host,
-            _ => false,
-        };
-        if !local {
-            return allowed(&format!("host {host}: policy of hosts is not looked at"));
+    fn to_host(&self, from: &Party, host: &str, packet: &Packet, every_rule: bool) -> Hop {
+        match &from.who {
+            Who::Endpoint(key) if self.node_of(key) == host => {}
+            Who::Host(sender) if sender == host => {
+                return allowed("traffic of a host to itself does not leave it");
+            }
+            _ => return self.ask_host(host, Direction::Ingress, packet, every_rule),
         }
         match self.to_host_action(host) {
             EndpointToHostAction::Drop => Hop::NotAsked {
@@ -215,7 +257,7 @@ impl Cluster {
     }
 }
 
-fn allowed(why: &str) -> Hop {
+pub(crate) fn allowed(why: &str) -> Hop {
     Hop::NotAsked {
         verdict: Verdict::Allow,
         why: why.to_owned(),
