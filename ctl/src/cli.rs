@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::verbs::convert::Convert;
+use crate::verbs::datastore::DatastoreCommand;
 use crate::verbs::diff::Diff;
 use crate::verbs::get::Get;
 use crate::verbs::policy::PolicyCommand;
@@ -100,6 +101,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         files: Files,
     },
+    /// Export, import and lock the datastore as a whole
+    #[command(subcommand)]
+    Datastore(DatastoreCommand),
     /// Show, check, release and configure addresses
     #[command(subcommand)]
     Ipam(IpamCommand),

@@ -221,7 +221,8 @@ impl Client {
         Ok(done.then_some(written))
     }
 
-    fn stamp(&self, resource: &mut AnyResource) {
+    /// Gives a new resource its identity.
+    pub(crate) fn stamp(&self, resource: &mut AnyResource) {
         let metadata = resource.metadata_mut();
         metadata.uid = Some((self.new_uid)());
         metadata.creation_timestamp = Some(self.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());

@@ -12,6 +12,7 @@ mod failure;
 mod files;
 mod labels;
 mod output;
+mod progress;
 mod table;
 mod terminal;
 mod verbs;
@@ -211,6 +212,7 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Patch(args) => verbs::modify::patch(args, context).await,
         Command::Label(args) => verbs::modify::label(args, context).await,
         Command::Validate { files } => verbs::write::validate(files, &mut context.streams),
+        Command::Datastore(command) => verbs::datastore::run(command, context).await,
         Command::Ipam(command) => ipam(command, context).await,
         Command::Bgp(command) => verbs::bgp::online(command, context).await,
         Command::Node(NodeCommand::Status { output }) => {

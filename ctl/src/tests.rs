@@ -2,6 +2,7 @@
 
 mod bgp;
 mod change;
+mod datastore;
 mod diff;
 mod get;
 mod hosts;

@@ -2,6 +2,7 @@
 
 pub(crate) mod bgp;
 pub(crate) mod convert;
+pub(crate) mod datastore;
 pub(crate) mod delete;
 pub(crate) mod diff;
 pub(crate) mod get;
