@@ -4,8 +4,9 @@
 //! One task owns the [`Speaker`], whose thread does the work. A speaker that cannot start (its port is
 //! taken) is tried again; the rest of the agent goes on without it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ipnetwork::IpNetwork;
@@ -21,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::causes::in_full;
 use crate::kernel::{Announce, BgpNextHop, Learned};
+use crate::world::World;
 
 /// Pause before another attempt to start the speaker.
 const RETRY: Duration = Duration::from_secs(5);
@@ -75,7 +77,12 @@ pub(crate) struct Keeper {
     pub(crate) config: watch::Receiver<Option<SpeakerConfig>>,
     pub(crate) local: mpsc::UnboundedReceiver<Local>,
     pub(crate) learned: mpsc::Sender<Learned>,
+    /// Tells how often a sticky address has moved.
+    pub(crate) world: watch::Receiver<Arc<World>>,
 }
+
+/// What is announced, each with how often it has moved if it is sticky.
+type Announced = BTreeMap<IpNetwork, Option<u32>>;
 
 struct Running {
     speaker: Speaker,
@@ -96,7 +103,7 @@ impl Keeper {
 
     async fn run(mut self, asked: watch::Sender<Option<Asked>>, cancel: CancellationToken) {
         // What a speaker that starts later must announce.
-        let mut prefixes = BTreeSet::new();
+        let mut prefixes = Announced::new();
         let mut running: Option<Running> = None;
         loop {
             // All arms are cancel-safe: receives, the watch's `changed`, a timer.
@@ -111,9 +118,16 @@ impl Keeper {
                     self.configure(&mut running, &prefixes).await;
                 }
                 Some(change) = self.local.recv() => {
-                    note(&mut prefixes, &change);
-                    if let Some(running) = &running {
-                        originate(&running.speaker, &change).await;
+                    self.tell(&mut prefixes, running.as_ref(), &change).await;
+                }
+                changed = self.world.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let moved = moved(&prefixes, &self.world.borrow_and_update().moves);
+                    if !moved.is_empty() {
+                        let change = Local::Announce(moved);
+                        self.tell(&mut prefixes, running.as_ref(), &change).await;
                     }
                 }
                 batch = next_batch(&mut running) => match batch {
@@ -140,16 +154,42 @@ impl Keeper {
     }
 
     /// Local routes that the kernel has already reported come before a new configuration.
-    async fn take_local(&mut self, prefixes: &mut BTreeSet<IpNetwork>, running: Option<&Running>) {
+    async fn take_local(&mut self, prefixes: &mut Announced, running: Option<&Running>) {
         while let Ok(change) = self.local.try_recv() {
-            note(prefixes, &change);
-            if let Some(running) = running {
-                originate(&running.speaker, &change).await;
-            }
+            self.tell(prefixes, running, &change).await;
         }
     }
 
-    async fn configure(&mut self, running: &mut Option<Running>, prefixes: &BTreeSet<IpNetwork>) {
+    /// Takes note of a change, and tells a speaker that runs. The graph publishes an endpoint before the
+    /// kernel has its route, so how often its addresses have moved is known here.
+    async fn tell(&self, prefixes: &mut Announced, running: Option<&Running>, change: &Local) {
+        let changes = match change {
+            Local::Announce(added) => {
+                let moves = Arc::clone(&self.world.borrow().moves);
+                let added: Announced = added
+                    .iter()
+                    .map(|net| (*net, moves.get(net).copied()))
+                    .collect();
+                let changes = announcements(&added);
+                prefixes.extend(added);
+                changes
+            }
+            Local::Withdraw(gone) => {
+                for net in gone {
+                    prefixes.remove(net);
+                }
+                withdrawals(gone)
+            }
+        };
+        if let Some(running) = running
+            && !changes.is_empty()
+            && let Err(error) = running.speaker.originate(changes).await
+        {
+            warn!(%error, "local routes not told to the speaker");
+        }
+    }
+
+    async fn configure(&mut self, running: &mut Option<Running>, prefixes: &Announced) {
         let Some(config) = self.config.borrow_and_update().clone() else {
             return;
         };
@@ -183,49 +223,57 @@ async fn next_batch(running: &mut Option<Running>) -> Option<FibBatch> {
     }
 }
 
-fn note(prefixes: &mut BTreeSet<IpNetwork>, change: &Local) {
-    match change {
-        Local::Announce(added) => prefixes.extend(added),
-        Local::Withdraw(gone) => gone.iter().for_each(|prefix| {
-            prefixes.remove(prefix);
-        }),
-    }
-}
-
-async fn originate(speaker: &Speaker, change: &Local) {
-    let changes = match change {
-        Local::Announce(prefixes) => announcements(prefixes),
-        Local::Withdraw(prefixes) => {
-            let withdraw = |prefix| LocalRouteChange {
-                prefix,
-                action: LocalAction::Withdraw,
-            };
-            bgp_prefixes(prefixes).map(withdraw).collect()
-        }
+/// What is announced as having moved less or more often than it has.
+fn moved(announced: &Announced, moves: &BTreeMap<IpNetwork, u32>) -> Vec<IpNetwork> {
+    // One that is sticky no more is withdrawn, or another workload's: told by the kernel thread.
+    let differs = |(net, moves): &(&IpNetwork, &u32)| {
+        announced
+            .get(*net)
+            .is_some_and(|told| *told != Some(**moves))
     };
-    if !changes.is_empty()
-        && let Err(error) = speaker.originate(changes).await
-    {
-        warn!(%error, "local routes not told to the speaker");
-    }
+    let moved = moves.iter().filter(differs);
+    moved.map(|(net, _)| *net).collect()
 }
 
-fn announcements<'a>(prefixes: impl IntoIterator<Item = &'a IpNetwork>) -> Vec<LocalRouteChange> {
-    let action = LocalAction::Announce(LocalAttrs::default());
-    bgp_prefixes(prefixes)
-        .map(|prefix| LocalRouteChange {
-            prefix,
-            action: action.clone(),
+fn announcements(prefixes: &Announced) -> Vec<LocalRouteChange> {
+    let announcements = prefixes.iter().filter_map(|(net, moves)| {
+        Some(LocalRouteChange {
+            prefix: bgp_prefix(net)?,
+            action: LocalAction::Announce(preference(*moves)),
         })
-        .collect()
+    });
+    announcements.collect()
 }
 
-fn bgp_prefixes<'a>(
-    networks: impl IntoIterator<Item = &'a IpNetwork>,
-) -> impl Iterator<Item = Prefix> {
-    networks
-        .into_iter()
-        .filter_map(|net| Prefix::new(net.ip(), net.prefix()))
+fn withdrawals(prefixes: &[IpNetwork]) -> Vec<LocalRouteChange> {
+    let withdrawals = prefixes.iter().filter_map(|net| {
+        Some(LocalRouteChange {
+            prefix: bgp_prefix(net)?,
+            action: LocalAction::Withdraw,
+        })
+    });
+    withdrawals.collect()
+}
+
+fn bgp_prefix(net: &IpNetwork) -> Option<Prefix> {
+    Prefix::new(net.ip(), net.prefix())
+}
+
+/// LOCAL_PREF of an address that never moved; RFC 4271 has no default, everybody's is this.
+const LOCAL_PREF: u32 = 100;
+/// MULTI_EXIT_DISC of a sticky address that never moved. Far from 0, which is the best and also what a
+/// route without the attribute counts as: each move must be able to better it.
+const MED: u32 = 1_000_000;
+
+/// What makes neighbours prefer the newest of several hosts that announce a sticky address: the host that
+/// had it may be dead or cut off, and its announcement outlives it for the hold time and a graceful restart.
+/// Internal peers go by LOCAL_PREF. External ones never hear that; among hosts of one AS they go by the MED.
+fn preference(moves: Option<u32>) -> LocalAttrs {
+    LocalAttrs {
+        local_pref: moves.map(|moves| LOCAL_PREF.saturating_add(moves)),
+        med: moves.map(|moves| MED.saturating_sub(moves)),
+        ..LocalAttrs::default()
+    }
 }
 
 fn learned(batch: FibBatch) -> Learned {
@@ -284,5 +332,27 @@ async fn status(asked: &Asked) -> BgpStatus {
                 advertised: peer.routes.iter().map(|f| f.advertised as u64).sum(),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_move_of_a_sticky_address_makes_its_route_better_for_both_kinds_of_peers() {
+        assert_eq!(preference(None), LocalAttrs::default());
+        let [never, once, twice] = [0, 1, 2].map(|moves| preference(Some(moves)));
+        assert_eq!(never.local_pref, Some(LOCAL_PREF));
+        assert!(never.local_pref < once.local_pref && once.local_pref < twice.local_pref);
+        assert!(never.med > once.med && once.med > twice.med);
+    }
+
+    #[test]
+    fn an_address_that_returns_while_it_is_still_announced_is_announced_anew() {
+        let net = |n: u8| IpNetwork::new([10, 65, 0, n].into(), 32).unwrap();
+        let announced = Announced::from([(net(1), Some(0)), (net(2), Some(1)), (net(3), None)]);
+        let moves = BTreeMap::from([(net(1), 2), (net(2), 1), (net(9), 4)]);
+        assert_eq!(moved(&announced, &moves), [net(1)]);
     }
 }

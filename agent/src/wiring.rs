@@ -144,6 +144,7 @@ impl Agent {
                 config: bgp_config,
                 local: local_rx,
                 learned,
+                world: world.clone(),
             };
             keeper.spawn(cancel.clone())
         });

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use margay_model::ipam_configuration::IpamConfigurationSpec;
 use margay_model::ippool::IpPool;
 use margay_model::kind::ResourceKey;
@@ -30,6 +31,8 @@ pub(crate) struct World {
     pub(crate) namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
     /// This node's endpoints.
     pub(crate) endpoints: Arc<BTreeMap<ResourceKey, Arc<LocalEndpoint>>>,
+    /// How often the addresses of sticky endpoints have come to another node.
+    pub(crate) moves: Arc<BTreeMap<IpNetwork, u32>>,
     /// First characters of every host interface of ours.
     pub(crate) interface_prefix: Arc<str>,
     /// Whether workloads may send from addresses that are not theirs.

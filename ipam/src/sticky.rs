@@ -26,6 +26,9 @@ pub const LEASE_UNTIL: &str = "leaseUntil";
 pub const CONTAINER: &str = "container";
 /// Its workload endpoint, `NAMESPACE/NAME`.
 pub const ENDPOINT: &str = "endpoint";
+/// How often it has come to another node: neighbours of two nodes that both announce it prefer the one
+/// with the larger number.
+pub const MOVES: &str = "moves";
 /// The node that had it last; only while it is parked.
 pub const LAST_NODE: &str = "lastNode";
 const NODE: &str = "node";
@@ -58,14 +61,27 @@ pub fn parked_until(attribute: &AllocationAttribute) -> Option<Timestamp> {
     Some(until.parse().unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
+/// How often an identity's addresses have moved once `node` has them.
+pub fn moves_to(node: &str, held: &[Held]) -> u32 {
+    let moves = held.iter().map(|held| {
+        let before = held.attr(MOVES).and_then(|moves| moves.parse().ok());
+        let before: u32 = before.unwrap_or(0);
+        let had_it = held.attr(NODE).or_else(|| held.attr(LAST_NODE));
+        before.saturating_add(u32::from(had_it != Some(node)))
+    });
+    moves.max().unwrap_or(0)
+}
+
 /// What is recorded beside an address of `identity`, in addition to node and time.
 pub fn attrs(
     identity: &str,
     lease_secs: u32,
     container: &str,
     endpoint: &str,
+    moves: u32,
 ) -> BTreeMap<String, String> {
     [
+        (MOVES, moves.to_string()),
         (IDENTITY, identity.to_owned()),
         (LEASE_SECS, lease_secs.to_string()),
         (CONTAINER, container.to_owned()),

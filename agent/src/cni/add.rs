@@ -16,7 +16,10 @@ use super::mac::format_mac;
 use super::naming::{endpoint_key, host_ifname};
 use super::netconf::Call;
 use super::result::Attachment;
-use super::{Cni, HANDLE_ANNOTATION, IDENTITY_ANNOTATION, PROGRAM_TIMEOUT, attach_error, delegate};
+use super::{
+    Cni, HANDLE_ANNOTATION, IDENTITY_ANNOTATION, MOVES_ANNOTATION, PROGRAM_TIMEOUT, attach_error,
+    delegate,
+};
 use crate::fault;
 use crate::ipam_task::{Assign, Written};
 use crate::world::World;
@@ -340,6 +343,7 @@ fn endpoint(
     metadata
         .annotations
         .insert(HANDLE_ANNOTATION.into(), call.handle_id());
+    metadata.annotations.remove(MOVES_ANNOTATION);
     match &call.identity {
         Some(identity) => metadata
             .annotations

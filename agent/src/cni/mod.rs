@@ -59,6 +59,9 @@ pub(crate) const HANDLE_ANNOTATION: &str = "margay.io/handle";
 /// Where it says that the handle is an identity's, and which.
 const IDENTITY_ANNOTATION: &str = "margay.io/identity";
 
+/// Where it says how often the identity's addresses have come to another node.
+pub(crate) const MOVES_ANNOTATION: &str = "margay.io/moves";
+
 /// What the verbs work with.
 #[derive(Debug)]
 pub(crate) struct Cni {
@@ -257,6 +260,12 @@ pub(crate) fn is_sticky(endpoint: &WorkloadEndpoint) -> bool {
         .metadata
         .annotations
         .contains_key(IDENTITY_ANNOTATION)
+}
+
+/// How often a sticky endpoint's addresses have come to another node.
+pub(crate) fn moves_of(endpoint: &WorkloadEndpoint) -> Option<u32> {
+    let moves = endpoint.metadata.annotations.get(MOVES_ANNOTATION);
+    is_sticky(endpoint).then(|| moves.and_then(|moves| moves.parse().ok()).unwrap_or(0))
 }
 
 /// An attachment error with the code that the spec has for it.

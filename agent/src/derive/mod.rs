@@ -8,4 +8,4 @@ mod world;
 
 pub(crate) use globals::{globals, tuning};
 pub(crate) use speaker::{BgpSettings, speaker};
-pub(crate) use world::refresh_world;
+pub(crate) use world::{moves, refresh_world};

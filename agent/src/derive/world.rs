@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use margay_model::any::AnyResource;
 use margay_model::kind::{Kind, ResourceKey};
 
 use super::tuning;
+use crate::cni::moves_of;
 use crate::graph::Cache;
-use crate::world::World;
+use crate::translate;
+use crate::world::{LocalEndpoint, World};
 
 /// Brings everything but the endpoints up to date.
 pub(crate) fn refresh_world(world: &mut World, cache: &Cache, node: &str) {
@@ -42,6 +45,24 @@ pub(crate) fn refresh_world(world: &mut World, cache: &Cache, node: &str) {
         Some(AnyResource::IpamConfiguration(config)) => Some(Arc::new(config.spec.clone())),
         _ => None,
     };
+}
+
+/// How often the addresses of each sticky endpoint have moved. Two endpoints have one address for a moment
+/// when it moves between them; the later one counts.
+pub(crate) fn moves(
+    endpoints: &BTreeMap<ResourceKey, Arc<LocalEndpoint>>,
+) -> BTreeMap<IpNetwork, u32> {
+    let mut all = BTreeMap::new();
+    for endpoint in endpoints.values() {
+        let Some(moves) = moves_of(&endpoint.resource) else {
+            continue;
+        };
+        for net in translate::networks(&endpoint.resource.spec.ip_networks) {
+            let known: &mut u32 = all.entry(net).or_default();
+            *known = moves.max(*known);
+        }
+    }
+    all
 }
 
 /// What namespaceSelectors are evaluated against: the profile `kns.NAMESPACE` applies the namespace's labels

@@ -29,6 +29,7 @@ use margay_speaker::SpeakerConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
+use crate::cni::is_sticky;
 use crate::derive;
 use crate::kernel::{Acknowledge, Batch, Expect, KernelHandle, Waiting};
 use crate::world::{LocalEndpoint, World};
@@ -147,6 +148,7 @@ struct Dirty {
     bgp: bool,
     world: bool,
     endpoints: bool,
+    moves: bool,
 }
 
 /// The task's state.
@@ -195,6 +197,7 @@ impl Graph {
                 bgp: true,
                 world: true,
                 endpoints: true,
+                moves: true,
             },
             waiting: Vec::new(),
             world: World::default(),
@@ -325,11 +328,13 @@ impl Graph {
                 let before = match local {
                     Some(local) => {
                         dirty.endpoints = true;
+                        dirty.moves |= is_sticky(&local.resource);
                         self.endpoints.insert(changed.key, Arc::new(local))
                     }
                     None => self.endpoints.remove(&changed.key),
                 };
                 dirty.endpoints |= before.is_some();
+                dirty.moves |= before.is_some_and(|before| is_sticky(&before.resource));
             }
             Kind::IpPool => {
                 dirty.globals = true;
@@ -446,6 +451,9 @@ impl Graph {
         }
         if dirty.endpoints {
             self.world.endpoints = Arc::new(self.endpoints.clone());
+        }
+        if dirty.moves {
+            self.world.moves = Arc::new(derive::moves(&self.endpoints));
         }
         self.outputs
             .world

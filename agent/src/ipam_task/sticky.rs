@@ -11,7 +11,7 @@ use margay_model::stored::decode_stored;
 use tracing::info;
 
 use super::{Assign, Release, Task, TaskError, Written, written};
-use crate::cni::{HANDLE_ANNOTATION, Identity};
+use crate::cni::{HANDLE_ANNOTATION, Identity, MOVES_ANNOTATION};
 
 /// How often an identity is looked up anew because it moved meanwhile. Two sandboxes that both claim to
 /// be the same workload must not keep the task for ever.
@@ -24,7 +24,7 @@ impl Task {
     /// Assigns what the identity holds, or something new, removing the endpoint that had it.
     pub(super) async fn assign_sticky(
         &mut self,
-        assign: Assign,
+        mut assign: Assign,
         identity: &Identity,
     ) -> Result<Written, TaskError> {
         for _ in 0..ATTEMPTS {
@@ -35,6 +35,9 @@ impl Task {
                 let key = self.keys.resource(key);
                 txn = txn.when(key.clone(), *revision).delete(key);
             }
+            let moves = sticky::moves_to(&self.node, &held);
+            let annotations = &mut assign.endpoint.metadata.annotations;
+            annotations.insert(MOVES_ANNOTATION.into(), moves.to_string());
             let mut request = self.assign_request(&assign, txn);
             let endpoint = endpoint_attr(&assign.key);
             request.attrs.extend(sticky::attrs(
@@ -42,6 +45,7 @@ impl Task {
                 identity.lease_secs,
                 &assign.container_id,
                 &endpoint,
+                moves,
             ));
             let seen = held.iter().map(|held| Arc::clone(&held.attribute));
             request.take_over = Some(seen.collect());

@@ -11,6 +11,7 @@
 mod filters;
 mod garbage;
 mod migration;
+mod moves;
 mod peers;
 mod rack;
 mod restart;

@@ -6,7 +6,8 @@ const HANDLE: &str = "net1.sticky-1";
 
 fn request(container: &str, seen: &[Held], second: i64) -> AssignRequest {
     let mut request = AssignRequest::new(HANDLE, 1, 0, at(second));
-    request.attrs = sticky::attrs("web-0", 100, container, &format!("default/{container}"));
+    let endpoint = format!("default/{container}");
+    request.attrs = sticky::attrs("web-0", 100, container, &endpoint, 0);
     request.take_over = Some(seen.iter().map(|h| Arc::clone(&h.attribute)).collect());
     request
 }
@@ -117,4 +118,32 @@ fn a_node_that_is_given_up_leaves_parked_addresses_alone() {
     let seen = block_on(two.n2.held_by(HANDLE)).unwrap();
     let got = block_on(two.n2.assign(request("c2", &seen, 30))).unwrap();
     assert_eq!(got.addresses[0].ip, ip);
+}
+
+#[test]
+fn each_move_to_another_node_counts_and_each_return_to_the_same_does_not() {
+    let (mut two, _) = held();
+    let mut expected = 0;
+    for (second, node) in [(10, "n1"), (20, "n2"), (30, "n2"), (40, "n1"), (50, "n2")] {
+        let allocator = match node {
+            "n1" => &mut two.n1,
+            _ => &mut two.n2,
+        };
+        let seen = block_on(allocator.held_by(HANDLE)).unwrap();
+        expected += u32::from(seen[0].attr("node").or(seen[0].attr(LAST_NODE)) != Some(node));
+        let moves = sticky::moves_to(node, &seen);
+        assert_eq!(moves, expected, "at {second}");
+        let container = format!("c{second}");
+        let mut request = request(&container, &seen, second);
+        request
+            .attrs
+            .insert(sticky::MOVES.into(), moves.to_string());
+        block_on(allocator.assign(request)).unwrap();
+        // Parked or not, the count goes on.
+        if second % 20 == 0 {
+            block_on(allocator.park(park(&container, second + 1))).unwrap();
+        }
+    }
+    assert_eq!(expected, 3);
+    assert_eq!(sticky::moves_to("n1", &[]), 0);
 }
