@@ -18,7 +18,8 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// On `key`, with `value` for people. The time to live counts in whole seconds, at least one.
+    /// On `key`, with `value` for who claims: a key that is there with the same value was left by an
+    /// earlier process of the same claimant, and is taken over. The time to live counts in whole seconds, at least one.
     pub fn new(key: impl Into<String>, value: impl Into<String>, ttl: Duration) -> Self {
         Self {
             key: key.into(),
@@ -37,6 +38,14 @@ impl AnyStore {
             Self::Etcd(store) => store.hold(claim).await,
             Self::Embedded(_) | Self::Memory(_) => Ok(true),
             Self::Socket(_) => Ok(false),
+        }
+    }
+
+    /// Gives a claim up before its time. Not held is success.
+    pub async fn let_go(&self, claim: &mut Claim) -> Result<(), StoreError> {
+        match self {
+            Self::Etcd(store) => store.let_go(claim).await,
+            Self::Embedded(_) | Self::Memory(_) | Self::Socket(_) => Ok(()),
         }
     }
 }

@@ -25,15 +25,38 @@ impl EtcdStore {
     }
 }
 
+impl EtcdStore {
+    pub(crate) async fn let_go(&self, claim: &mut Claim) -> Result<(), StoreError> {
+        let Some(lease) = claim.lease.take() else {
+            return Ok(());
+        };
+        let time = self.0.request_timeout();
+        let attempt = async {
+            let (_, client) = self.0.client().await?;
+            client.lease_client().revoke(lease).await?;
+            Ok::<_, Failure>(())
+        };
+        let gone = timeout(time, attempt).await;
+        let gone = gone.unwrap_or_else(|_elapsed| Err(Failure::timeout(time)));
+        gone.map_err(|failure| failure.into_store_error(&claim.key))
+    }
+}
+
 async fn hold_at(client: Client, claim: &mut Claim) -> Result<bool, Failure> {
     if let Some(lease) = claim.lease
         && renew(&client, lease).await?
-        && owner(&client, &claim.key).await? == Some(lease)
+        && owner(&client, &claim.key)
+            .await?
+            .is_some_and(|o| o.lease == lease)
     {
         return Ok(true);
     }
     claim.lease = None;
-    if owner(&client, &claim.key).await?.is_some() {
+    let before = owner(&client, &claim.key).await?;
+    if before
+        .as_ref()
+        .is_some_and(|o| o.value != claim.value.as_bytes())
+    {
         return Ok(false);
     }
     let secs = i64::try_from(claim.ttl.as_secs()).unwrap_or(i64::MAX);
@@ -43,8 +66,9 @@ async fn hold_at(client: Client, claim: &mut Claim) -> Result<bool, Failure> {
         claim.value.as_str(),
         Some(PutOptions::new().with_lease(lease)),
     );
-    let absent = Compare::create_revision(claim.key.as_str(), CompareOp::Equal, 0);
-    let txn = Txn::new().when([absent]).and_then([put]);
+    let seen = before.map_or(0, |owner| owner.revision);
+    let unchanged = Compare::mod_revision(claim.key.as_str(), CompareOp::Equal, seen);
+    let txn = Txn::new().when([unchanged]).and_then([put]);
     let won = client.kv_client().txn(txn).await?.succeeded();
     if won {
         claim.lease = Some(lease);
@@ -66,8 +90,19 @@ async fn renew(client: &Client, lease: i64) -> Result<bool, Failure> {
     Ok(answer.is_some_and(|answer| answer.ttl() > 0))
 }
 
-/// The lease that the key hangs on; 0 for one that was written without.
-async fn owner(client: &Client, key: &str) -> Result<Option<i64>, Failure> {
+/// What a claimed key says.
+struct Owner {
+    value: Vec<u8>,
+    /// 0 for a key that was written without.
+    lease: i64,
+    revision: i64,
+}
+
+async fn owner(client: &Client, key: &str) -> Result<Option<Owner>, Failure> {
     let found = client.kv_client().get(key, None).await?;
-    Ok(found.kvs().first().map(|kv| kv.lease()))
+    Ok(found.kvs().first().map(|kv| Owner {
+        value: kv.value().to_vec(),
+        lease: kv.lease(),
+        revision: kv.mod_revision(),
+    }))
 }

@@ -39,3 +39,20 @@ async fn a_claim_has_one_holder_and_outlives_it_by_its_time() {
     assert!(store.hold(&mut a).await.unwrap());
     assert!(!store.hold(&mut b).await.unwrap());
 }
+
+#[tokio::test]
+async fn a_restarted_claimant_takes_its_own_claim_over_and_one_that_stops_leaves_it_free() {
+    let etcd = Etcd::start().unwrap();
+    let store = store(&etcd);
+    let claim = |who: &str| Claim::new("/calico/margay/v1/x", who, 600 * SECOND);
+    let (mut killed, mut next, mut other) = (claim("a"), claim("a"), claim("b"));
+    assert!(store.hold(&mut killed).await.unwrap());
+    assert!(store.hold(&mut next).await.unwrap());
+    assert!(!store.hold(&mut other).await.unwrap());
+    // Giving up what the key no longer hangs on takes nothing away.
+    store.let_go(&mut killed).await.unwrap();
+    assert!(!store.hold(&mut other).await.unwrap());
+    store.let_go(&mut next).await.unwrap();
+    store.let_go(&mut next).await.unwrap();
+    assert!(store.hold(&mut other).await.unwrap());
+}
