@@ -1,12 +1,13 @@
 //! Gives back addresses that nobody can be using: of this host, and of hosts that are gone.
 //!
-//! Every agent looks through its own blocks. One at a time, chosen by a claim in the datastore, also looks
+//! Every agent looks through its own blocks, and those of others in which it holds addresses. One at a time, chosen by a claim in the datastore, also looks
 //! through everybody's: leases of identities that are over, and what nodes left whose Node resource was
 //! deleted. A node that is only silent is reported, never cleared: its containers may well be running.
 //!
 //! Two looks and a grace period come before anything but an ended lease is given back, and each release
 //! compares the sequence number that was seen. A second leader would do no harm.
 
+mod borrowed;
 mod dead;
 mod own;
 
@@ -15,10 +16,11 @@ use std::time::Duration;
 
 use margay_datastore::{AnyStore, Claim};
 use margay_ipam::sticky::Held;
-use margay_ipam::{Allocator, View};
+use margay_ipam::{Allocator, View, own_keys};
 use margay_model::keys::Keys;
 use margay_model::store::StoreError;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::ipam_task::{IpamHandle, TaskError};
@@ -53,15 +55,16 @@ enum CollectError {
 }
 
 impl Collector {
-    /// Looks for ever.
-    pub(crate) async fn run(self) {
+    /// Looks until it is cancelled; then it gives up its claims.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
         let ttl = self.interval * MISSED_LOOKS + SLACK;
-        let claim = |name: String| {
-            let key = format!("{}/margay/v1/{name}", self.keys.prefix());
-            Claim::new(key, self.node.clone(), ttl)
-        };
-        let mut alive = claim(format!("{}{}", dead::ALIVE, self.node));
-        let mut leader = claim("collector".into());
+        let root = self.keys.prefix();
+        let claim = |key: String| Claim::new(key, self.node.clone(), ttl);
+        let mut alive = claim(own_keys::alive(root) + &self.node);
+        let mut leader = claim(own_keys::collector(root));
+        if let Err(error) = self.store.hold(&mut alive).await {
+            debug!(%error, "the sign of life waits");
+        }
         // An allocator of its own, so that no ADD waits for a dead node's thousand addresses.
         let mut allocator = Allocator::new(
             self.store.clone(),
@@ -71,7 +74,11 @@ impl Collector {
         );
         let (mut own, mut dead, mut leads) = (Own::default(), Dead::default(), false);
         loop {
-            tokio::time::sleep(self.interval).await;
+            // Cancel-safe: a token and a timer.
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                () = tokio::time::sleep(self.interval) => {}
+            }
             if !self.world.borrow().in_sync {
                 continue;
             }
@@ -85,6 +92,11 @@ impl Collector {
                 debug!(%error, "left-over addresses wait");
             }
         }
+        for claim in [&mut alive, &mut leader] {
+            if let Err(error) = self.store.let_go(claim).await {
+                debug!(%error, "a claim is left to its time");
+            }
+        }
     }
 
     async fn look(
@@ -96,7 +108,7 @@ impl Collector {
     ) -> Result<(), CollectError> {
         self.store.hold(alive).await?;
         allocator.set_view(self.ipam.view().await?);
-        let held = allocator.held_in_own_blocks().await?;
+        let held = allocator.held_nearby().await?;
         end_leases(allocator, &held).await;
         let orphans = own.orphans(held, self);
         if !orphans.is_empty() {

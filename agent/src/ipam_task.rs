@@ -170,7 +170,8 @@ pub(crate) fn spawn(
     let config_key = IpamKeys::new(keys.prefix()).config();
     let syncer = Syncer::spawn(store.clone(), vec![config_key], events);
     let task = Task {
-        allocator: Allocator::new(store.clone(), keys.prefix(), &node, View::default()),
+        allocator: Allocator::new(store.clone(), keys.prefix(), &node, View::default())
+            .fenced(&uuid::Uuid::new_v4().to_string()),
         store,
         keys,
         node,

@@ -4,11 +4,14 @@
 //! node move. Only the configuration file changes it, at the next start.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnetwork::IpNetwork;
 use margay_dataplane::link;
 use margay_dataplane::netlink::Socket;
+use margay_datastore::AnyStore;
 use margay_model::any::AnyResource;
 use margay_model::keys::Keys;
 use margay_model::kind::{Kind, ResourceKey};
@@ -17,12 +20,17 @@ use margay_model::net::AddrCidr;
 use margay_model::node::{Node, NodeBgp, NodeSpec};
 use margay_model::store::{Store, StoreError, Txn, TxnOutcome};
 use margay_model::stored::decode_stored;
-use tracing::info;
+use tokio::sync::watch;
+use tracing::{info, warn};
 
 use crate::cni::now_rfc3339;
+use crate::world::World;
 
 /// How often a write is tried again because somebody else wrote the Node at the same moment.
 const ATTEMPTS: u32 = 20;
+
+/// Between two looks at a Node that is missing: the watch brings one that was written in less.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Where "the default route" is looked up: an address that no network has (RFC 5737), so that only a
 /// default route leads there. Nothing is sent.
@@ -71,6 +79,36 @@ pub(crate) async fn register(
         }
     }
     bail!("node {name}: others write it all the time, gave up after {ATTEMPTS} attempts")
+}
+
+/// Writes the Node again whenever somebody deletes it while this agent runs: without it neighbours have no
+/// sessions with this host, pools do not select it, and its addresses would be cleared as a dead node's.
+pub(crate) async fn keep_registered(
+    store: AnyStore,
+    keys: Keys,
+    name: String,
+    wanted: Wanted,
+    mut world: watch::Receiver<Arc<World>>,
+) {
+    let key = keys.resource(&ResourceKey::global(Kind::Node, &name));
+    while world
+        .wait_for(|world| world.in_sync && world.node.is_none())
+        .await
+        .is_ok()
+    {
+        // One that is there and cannot be used is the operator's to mend; the graph has told of it.
+        if let Ok(None) = store.get(&key).await {
+            warn!(
+                node = name,
+                "the Node resource was deleted while the agent runs; it is registered anew, without what \
+                 it had of labels and settings. To remove the host, stop its agent first"
+            );
+            if let Err(error) = register(&store, &keys, &name, wanted).await {
+                warn!(error = format!("{error:#}"), "the Node waits");
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 fn fresh(name: &str) -> Node {

@@ -84,6 +84,8 @@ struct Agent {
     graph_task: JoinHandle<()>,
     /// The speaker's keeper, and what ends it.
     bgp_task: Option<JoinHandle<()>>,
+    /// Gives up its claims at the end.
+    collector: JoinHandle<()>,
     cancel: CancellationToken,
     _syncers: [Syncer; 2],
 }
@@ -155,14 +157,22 @@ impl Agent {
         let audit_interval = Duration::from_secs(config.audit_interval_secs);
         let collector = Collector {
             node: name.clone(),
-            keys,
+            keys: keys.clone(),
             store: store.clone(),
             ipam: ipam.clone(),
             world: world.clone(),
             interval: audit_interval,
             grace: Duration::from_secs(config.leak_grace_secs),
         };
-        tokio::spawn(collector.run());
+        let collector = tokio::spawn(collector.run(cancel.clone()));
+        let (v4, v6) = config.node_networks()?;
+        tokio::spawn(node::keep_registered(
+            store.clone(),
+            keys.clone(),
+            name.clone(),
+            Wanted { v4, v6 },
+            world.clone(),
+        ));
         let reaper = Reaper::spawn(|names| attach::remove_many(names).map_err(|e| e.to_string()));
         let cni = Cni::new(
             name.clone(),
@@ -194,6 +204,7 @@ impl Agent {
             kernel_end,
             graph_task,
             bgp_task,
+            collector,
             cancel,
             _syncers: syncers,
         })
@@ -219,6 +230,9 @@ impl Agent {
             && tokio::time::timeout(DRAIN, task).await.is_err()
         {
             warn!("the speaker did not stop in time");
+        }
+        if tokio::time::timeout(DRAIN, self.collector).await.is_err() {
+            warn!("the collector did not stop in time, its claims are left to their time");
         }
         result
     }

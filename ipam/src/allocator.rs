@@ -9,7 +9,8 @@ use margay_model::store::{Revision, Store, StoreError};
 
 use crate::address_set::AddressSet;
 use crate::error::IpamError;
-use crate::known::Known;
+use crate::known::{Fence, Known};
+use crate::own_keys;
 use crate::pool::Pools;
 use crate::request::{Address, AssignRequest, Outcome, ReleaseIpRequest, ReleaseRequest, Request};
 
@@ -36,6 +37,7 @@ pub struct View {
 #[derive(Debug)]
 pub struct Allocator<S> {
     store: S,
+    root: String,
     known: Known,
     view: View,
 }
@@ -45,9 +47,24 @@ impl<S: Store> Allocator<S> {
     pub fn new(store: S, root: &str, node: &str, view: View) -> Self {
         Self {
             store,
+            root: root.to_owned(),
             known: Known::new(IpamKeys::new(root), node),
             view,
         }
+    }
+
+    /// Lets [`Self::load`] make void what earlier instances of this node's agent have under way. A
+    /// transaction that a killed agent had sent may be committed after the next agent has found that
+    /// there is nothing to release, and nobody would know of its addresses. So each instance writes its
+    /// name, which must be unique, to a key that all its transactions compare.
+    #[must_use]
+    pub fn fenced(mut self, instance: &str) -> Self {
+        self.known.fence = Some(Fence {
+            key: own_keys::instance(&self.root, self.known.node()),
+            instance: instance.to_owned(),
+            revision: 0,
+        });
+        self
     }
 
     /// Where the records are.

@@ -90,6 +90,14 @@ pub enum IpamError {
         /// How many.
         attempts: u32,
     },
+    /// Another instance of the same node's agent began after this one.
+    #[error(
+        "another agent works as node {node}: node names must be unique, and one agent runs on a node"
+    )]
+    Superseded {
+        /// The node.
+        node: String,
+    },
     /// The request needs more changes than one transaction may hold.
     #[error("the request needs {found} operations, one transaction holds at most {allowed}")]
     TooLarge {

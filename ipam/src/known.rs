@@ -29,12 +29,24 @@ impl<T> Slot<T> {
     }
 }
 
+/// What makes the transactions of an agent's earlier instances void, see
+/// [`Allocator::fenced`](crate::Allocator::fenced).
+#[derive(Clone, Debug)]
+pub(crate) struct Fence {
+    pub(crate) key: String,
+    /// Its value while this instance is the newest.
+    pub(crate) instance: String,
+    /// When it was last written; 0 when somebody removed it.
+    pub(crate) revision: Revision,
+}
+
 /// Everything known: the node's own blocks and those it borrows from, its affinities, the handles
 /// it made, and for the length of one run what had to be read.
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) keys: IpamKeys,
     pub(crate) owner: Owner,
+    pub(crate) fence: Option<Fence>,
     pub(crate) blocks: BTreeMap<BlockCidr, Slot<Arc<Block>>>,
     /// Own blocks whose affinity is confirmed.
     pub(crate) confirmed: BTreeSet<BlockCidr>,
@@ -54,6 +66,7 @@ impl Known {
         Self {
             keys,
             owner: Owner::Host(node.to_owned()),
+            fence: None,
             blocks: BTreeMap::new(),
             confirmed: BTreeSet::new(),
             handles: BTreeMap::new(),

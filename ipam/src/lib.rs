@@ -11,6 +11,7 @@ mod block;
 pub mod check;
 mod error;
 mod known;
+pub mod own_keys;
 mod plan;
 mod pool;
 mod request;

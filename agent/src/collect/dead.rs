@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use margay_datastore::AnyStore;
-use margay_ipam::{Allocator, ParkRequest, ReleaseRequest, Request};
+use margay_ipam::{Allocator, ParkRequest, ReleaseRequest, Request, own_keys};
 use margay_model::any::AnyResource;
 use margay_model::ipam::{IpamKeys, Owner};
 use margay_model::keys::Keys;
@@ -15,11 +15,12 @@ use margay_model::stored::decode_stored;
 use margay_model::workload_endpoint::WorkloadEndpoint;
 use tracing::{info, warn};
 
-use super::{CollectError, Collector, end_leases};
+use super::{CollectError, Collector, borrowed, end_leases};
 use crate::cni::{HANDLE_ANNOTATION, is_sticky};
 
-/// Where living agents have a key each, below our own prefix.
-pub(super) const ALIVE: &str = "agents/";
+/// All blocks are read at the first look and each time after so many: they are most of what address
+/// management stores. In between it is enough to know who owns blocks.
+const BLOCKS_EVERY: u32 = 10;
 
 /// What the leader remembers from look to look.
 #[derive(Debug, Default)]
@@ -28,6 +29,9 @@ pub(super) struct Dead {
     since: BTreeMap<String, Instant>,
     /// Nodes whose agents were alive at the last look.
     alive: BTreeSet<String>,
+    looks: u32,
+    /// Nodes that hold addresses, as of the last look at all blocks.
+    holders: BTreeSet<String>,
 }
 
 impl Dead {
@@ -37,8 +41,20 @@ impl Dead {
         allocator: &mut Allocator<AnyStore>,
     ) -> Result<(), CollectError> {
         // Addresses before nodes: a node that registers in between is not missing.
-        let (held, owners) = allocator.held_everywhere().await?;
-        end_leases(allocator, &held).await;
+        let mut having = allocator.owners().await?;
+        if self.looks.is_multiple_of(BLOCKS_EVERY) {
+            let (held, owners) = allocator.held_everywhere().await?;
+            end_leases(allocator, &held).await;
+            let holders = held.iter().filter_map(|held| held.attr("node"));
+            self.holders = holders.map(str::to_owned).collect();
+            borrowed::tell(collector, &borrowed::by_node(&held, &owners)).await?;
+            having.extend(owners.into_values().filter_map(|owner| match owner {
+                Some(Owner::Host(node)) => Some(node),
+                _ => None,
+            }));
+        }
+        self.looks += 1;
+        having.extend(self.holders.iter().cloned());
         let nodes = registered(collector).await?;
         if !nodes.contains(&collector.node) {
             // Who is missing itself is no judge of others.
@@ -46,18 +62,10 @@ impl Dead {
             return Ok(());
         }
         self.report_silent(collector, &nodes).await?;
-        let of_addresses = held.iter().filter_map(|held| held.attr("node"));
-        let of_blocks = owners.values().filter_map(|owner| match owner {
-            Some(Owner::Host(node)) => Some(node.as_str()),
-            _ => None,
-        });
-        let missing: BTreeSet<String> = of_addresses
-            .chain(of_blocks)
-            .filter(|node| !nodes.contains(*node))
-            .map(str::to_owned)
-            .collect();
-        for node in self.ripe(missing, collector.grace, Instant::now()) {
+        let missing = having.into_iter().filter(|node| !nodes.contains(node));
+        for node in self.ripe(missing.collect(), collector.grace, Instant::now()) {
             clear(&node, collector, allocator).await?;
+            self.holders.remove(&node);
         }
         Ok(())
     }
@@ -87,7 +95,7 @@ impl Dead {
         collector: &Collector,
         nodes: &BTreeSet<String>,
     ) -> Result<(), CollectError> {
-        let prefix = format!("{}/margay/v1/{ALIVE}", collector.keys.prefix());
+        let prefix = own_keys::alive(collector.keys.prefix());
         let listing = collector.store.list(&prefix).await?;
         let alive: BTreeSet<String> = listing
             .kvs

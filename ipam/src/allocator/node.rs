@@ -9,6 +9,7 @@ use super::Allocator;
 use crate::block::Allocate;
 use crate::error::IpamError;
 use crate::known::Slot;
+use crate::own_keys;
 use crate::plan::MAX_TXN_OPS;
 use crate::request::{GiveUpRequest, ReleaseIpRequest, Request};
 use crate::usage::Usage;
@@ -40,6 +41,7 @@ impl<S: Store> Allocator<S> {
     /// Reads the node's blocks, so that requests need no reads; repairs affinities that agents
     /// which write them separately left unfinished.
     pub async fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.put_up_fence().await?;
         let listing = self
             .store
             .list(&self.known.keys.affinities(&self.known.owner))
@@ -75,6 +77,18 @@ impl<S: Store> Allocator<S> {
         }
         self.known.end();
         Ok(loaded)
+    }
+
+    /// From here on the transactions of earlier instances fail.
+    async fn put_up_fence(&mut self) -> Result<(), StoreError> {
+        let Some(fence) = &mut self.known.fence else {
+            return Ok(());
+        };
+        let txn = Txn::default().put(fence.key.as_str(), fence.instance.as_str());
+        if let TxnOutcome::Committed(revision) = self.store.txn(txn).await? {
+            fence.revision = revision;
+        }
+        Ok(())
     }
 
     /// Confirms or removes an affinity. A conflict means that somebody is at it: left to them.
@@ -157,6 +171,11 @@ impl<S: Store> Allocator<S> {
         node: &str,
         now: jiff::Timestamp,
     ) -> Result<(usize, usize, Vec<IpamError>), StoreError> {
+        // What its last agent had sent fails from here on.
+        let ours = Txn::default()
+            .delete(own_keys::instance(&self.root, node))
+            .delete(own_keys::borrowed(&self.root) + node);
+        self.store.txn(ours).await?;
         self.known.begin();
         for family in Family::ALL {
             let listing = self.store.list(&self.known.keys.blocks(family)).await?;

@@ -166,6 +166,7 @@ impl<S: Store> Allocator<S> {
     /// Takes over the current values that a conflict returns.
     fn learn(&mut self, run: &mut Run, built: &Built, current: &[Option<KeyValue>]) {
         let mut conflicts: BTreeMap<usize, Vec<(String, Option<KeyValue>)>> = BTreeMap::new();
+        let mut superseded = false;
         let compared = built.txn.compares.iter().zip(&built.origins).zip(current);
         for ((compare, origin), current) in compared {
             match origin {
@@ -181,9 +182,15 @@ impl<S: Store> Allocator<S> {
                     conflicts.entry(*index).or_default().push(conflict);
                 }
                 Origin::Extra(_) => {}
+                Origin::Fence => superseded |= self.is_superseded(current.as_ref()),
             }
         }
         self.recognise_late(run);
+        if superseded {
+            let node = self.known.node().to_owned();
+            run.fail_all(|| IpamError::Superseded { node: node.clone() });
+            return;
+        }
         for (index, compared) in conflicts {
             let accepted = built.accepted.iter().find(|a| a.index == index);
             let uncertain = run.uncertain.iter().flatten().find(|a| a.index == index);
@@ -195,6 +202,19 @@ impl<S: Store> Allocator<S> {
                 _ => run.finish(index, Err(IpamError::ExtraConflict { compared })),
             }
         }
+    }
+
+    /// Whether another instance of this node's agent has begun. A fence that somebody removed is put up
+    /// again with the next transaction; one of ours is newer when an answer was lost.
+    fn is_superseded(&mut self, current: Option<&KeyValue>) -> bool {
+        let Some(fence) = &mut self.known.fence else {
+            return false;
+        };
+        let ours = current.is_none_or(|kv| kv.value == fence.instance.as_bytes());
+        if ours {
+            fence.revision = current.map_or(0, |kv| kv.mod_revision);
+        }
+        !ours
     }
 
     /// The transaction may or may not have been made: looks, and takes it over if it was.
@@ -216,7 +236,7 @@ impl<S: Store> Allocator<S> {
                 Origin::Handle(id) => {
                     self.known.handles.remove(id);
                 }
-                Origin::Extra(_) | Origin::CreateIfAbsent => {}
+                Origin::Extra(_) | Origin::CreateIfAbsent | Origin::Fence => {}
             }
         }
         run.lost_answers += 1;
@@ -226,7 +246,7 @@ impl<S: Store> Allocator<S> {
         let needs = built.origins.iter().filter_map(|origin| match origin {
             Origin::Block(cidr) => Some(Need::Block(*cidr)),
             Origin::Handle(id) => Some(Need::Handle(id.clone())),
-            Origin::Extra(_) | Origin::CreateIfAbsent => None,
+            Origin::Extra(_) | Origin::CreateIfAbsent | Origin::Fence => None,
         });
         self.read(needs.collect()).await?;
         run.uncertain.push(built.accepted);

@@ -1,6 +1,6 @@
 //! Looking up who has an identity's addresses, and whose time is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use super::Allocator;
 use crate::block::Allocate;
 use crate::error::IpamError;
 use crate::known::Slot;
+use crate::own_keys;
 use crate::request::{Address, Extra, Outcome, ParkRequest, ReleaseIpRequest, Request};
 use crate::sticky::{Held, parked_until};
 
@@ -45,27 +46,46 @@ impl<S: Store> Allocator<S> {
         Ok(held)
     }
 
-    /// Everything that is held in this node's own blocks, from the store. Damaged records are left out:
-    /// [`Allocator::load`] and the consistency check report them.
-    pub async fn held_in_own_blocks(&self) -> Result<Vec<Held>, StoreError> {
+    /// Everything that is held in this node's own blocks and in those that [`own_keys::borrowed`] names,
+    /// from the store. Damaged records are left out: [`Allocator::load`] and the consistency check report
+    /// them.
+    pub async fn held_nearby(&self) -> Result<Vec<Held>, StoreError> {
         let node = self.known.node();
         let owner = Owner::Host(node.to_owned());
         let listing = self.store.list(&self.known.keys.affinities(&owner)).await?;
+        let own = listing.kvs.iter().filter_map(|kv| {
+            let parsed = self.known.keys.parse(&kv.key);
+            parsed.and_then(|key| match key {
+                IpamKey::Affinity(_, cidr) => Some(cidr),
+                _ => None,
+            })
+        });
+        let mut blocks: BTreeSet<BlockCidr> = own.collect();
+        let borrowed = own_keys::borrowed(&self.root) + node;
+        if let Some(kv) = self.store.get(&borrowed).await? {
+            blocks.extend(own_keys::borrowed_blocks(&kv.value));
+        }
         let mut held = Vec::new();
-        for kv in &listing.kvs {
-            let Some(IpamKey::Affinity(_, cidr)) = self.known.keys.parse(&kv.key) else {
-                continue;
-            };
-            let Some(kv) = self.store.get(&self.known.keys.block(cidr)).await? else {
-                continue;
-            };
-            if let Ok(block) = Block::decode(&kv.key, cidr, &kv.value)
-                && block.is_of_host(node)
-            {
-                held.extend(all_held(&block, node));
-            }
+        for cidr in blocks {
+            let kv = self.store.get(&self.known.keys.block(cidr)).await?;
+            let block = kv.and_then(|kv| Block::decode(&kv.key, cidr, &kv.value).ok());
+            held.extend(block.iter().flat_map(|block| all_held(block, node)));
         }
         Ok(held)
+    }
+
+    /// The hosts that own blocks by their affinities: without reading the blocks.
+    pub async fn owners(&self) -> Result<BTreeSet<String>, StoreError> {
+        let listing = self
+            .store
+            .list(&format!("{}host/", self.known.keys.all()))
+            .await?;
+        let keys = listing.kvs.iter();
+        let owners = keys.filter_map(|kv| match self.known.keys.parse(&kv.key) {
+            Some(IpamKey::Affinity(Owner::Host(node), _)) => Some(node),
+            _ => None,
+        });
+        Ok(owners.collect())
     }
 
     /// Everything that is held in any block, and the blocks with their owners, from the store.

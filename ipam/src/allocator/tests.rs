@@ -6,6 +6,7 @@ mod mem_store;
 mod sample;
 mod scenarios;
 mod sticky;
+mod sticky_interleaving;
 
 use std::net::IpAddr;
 use std::pin::pin;

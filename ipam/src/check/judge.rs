@@ -197,7 +197,7 @@ pub(super) fn needs_no_user(block: &Block, held: &AllocationAttribute) -> bool {
 }
 
 /// Whether an identity keeps the address for its next workload. Who frees it afterwards gets some time.
-fn is_parked(held: &AllocationAttribute, when: When) -> bool {
+pub(super) fn is_parked(held: &AllocationAttribute, when: When) -> bool {
     parked_until(held).is_some_and(|until| !when.is_past_grace(until))
 }
 

@@ -10,12 +10,13 @@ use margay_model::ipam::{
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::store::{Revision, Txn};
 
-use super::judge::{assigned, needs_no_user, one_handle};
+use super::judge::{assigned, is_parked, needs_no_user, one_handle};
 use super::user::{User, tunnel_node};
 use super::{Fault, Snapshot, When};
 use crate::block::Allocate;
 use crate::known::Slot;
 use crate::plan::MAX_TXN_OPS;
+use crate::sticky::{IDENTITY, LEASE_UNTIL, attr};
 
 /// What can be done about a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,6 +225,10 @@ fn objection(
     }
     if needs_no_user(block, held) {
         return Some("it is kept for something that has no endpoint".to_owned());
+    }
+    if is_parked(held, when) {
+        let [identity, until] = [IDENTITY, LEASE_UNTIL].map(|name| attr(held, name).unwrap_or("?"));
+        return Some(format!("identity {identity} keeps it until {until}"));
     }
     let since = assigned(held)?;
     (!when.is_past_grace(since)).then(|| {

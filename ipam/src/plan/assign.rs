@@ -100,18 +100,24 @@ impl Plan<'_> {
         })
     }
 
-    /// The addresses that the handle holds already.
+    /// The addresses that the handle holds already. The plan relies on all blocks that the handle names,
+    /// also on those that seem to hold nothing of it: what is known of them may be older than the handle.
     fn held(&mut self, id: &str, handle: &HandleDraft) -> Result<Vec<Address>, Stop> {
         let mut held = Vec::new();
         for cidr in handle.handle.blocks.keys() {
             if !self.known.blocks.contains_key(cidr) {
                 return Err(Stop::Need(Need::Block(*cidr)));
             }
-            let Some((_, block)) = self.current(*cidr) else {
+            let Some((base, block)) = self.current(*cidr) else {
+                if !self.known.fresh.contains(cidr) {
+                    return Err(Stop::Need(Need::Block(*cidr)));
+                }
                 continue;
             };
+            let block = Arc::clone(block);
+            self.rely_on(base, &block);
             let ordinals = block.ordinals_of(id);
-            held.extend(ordinals.into_iter().filter_map(|o| self.address(block, o)));
+            held.extend(ordinals.into_iter().filter_map(|o| self.address(&block, o)));
         }
         Ok(held)
     }

@@ -100,6 +100,8 @@ pub(crate) enum Origin {
     Extra(usize),
     /// A key to be created if absent.
     CreateIfAbsent,
+    /// This instance is still the node's newest.
+    Fence,
 }
 
 /// A finished plan.
@@ -148,6 +150,11 @@ impl Built {
                         .insert(cidr, Slot::Present(revision, draft.block));
                 }
             }
+        }
+        if self.origins.contains(&Origin::Fence)
+            && let Some(fence) = known.fence.as_mut().filter(|fence| fence.revision == 0)
+        {
+            fence.revision = revision;
         }
         for (id, draft) in self.handles {
             // What is still under way compares what this transaction changed.
@@ -289,8 +296,9 @@ impl<'a> Plan<'a> {
         let created = newest
             .filter(|key| !self.created_keys.contains(*key))
             .count();
-        compares += self.created_keys.len() + created;
-        ops += self.created_keys.len() + created;
+        let fence = usize::from(self.known.fence.is_some());
+        compares += self.created_keys.len() + created + fence;
+        ops += self.created_keys.len() + created + fence;
         compares.max(ops)
     }
 
@@ -341,6 +349,13 @@ impl<'a> Plan<'a> {
                     txn = txn.when(key.as_str(), 0).put(key.as_str(), value.clone());
                     origins.push(Origin::CreateIfAbsent);
                 }
+            }
+        }
+        if let Some(fence) = self.known.fence.as_ref().filter(|_| !txn.ops.is_empty()) {
+            txn = txn.when(fence.key.as_str(), fence.revision);
+            origins.push(Origin::Fence);
+            if fence.revision == 0 {
+                txn = txn.put(fence.key.as_str(), fence.instance.as_str());
             }
         }
         Built {

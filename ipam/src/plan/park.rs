@@ -74,6 +74,7 @@ impl Plan<'_> {
             self.park_in(cidr, request, &mut addresses, &mut fresh);
         }
         self.put_handle(id, handle);
+        self.fence(id, request.now)?;
         Ok(Accepted {
             index: 0,
             outcome: Outcome {

@@ -115,7 +115,7 @@ impl Plan<'_> {
 
     /// Sees to it that an assignment of this handle whose answer was lost, and which may be under
     /// way still, does not take effect once its release has: the block must have moved on.
-    fn fence(&mut self, id: &str, now: Timestamp) -> Result<(), Stop> {
+    pub(super) fn fence(&mut self, id: &str, now: Timestamp) -> Result<(), Stop> {
         let known = self.known;
         for (cidr, base) in known.unsettled.get(id).into_iter().flatten() {
             let slot = known.blocks.get(cidr);

@@ -257,7 +257,7 @@ impl Store for MemStore {
                 state.lose_answers -= 1;
                 dice = 1;
             }
-            if dice >= 30 && !state.late.is_empty() {
+            if dice >= 30 && state.faults.is_some() && !state.late.is_empty() {
                 let late = state.late.remove(0);
                 state.apply(&late);
             }

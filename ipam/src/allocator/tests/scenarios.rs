@@ -464,3 +464,73 @@ fn a_mixed_batch_whose_answer_was_lost_has_its_revision() {
         assert_eq!(result.unwrap().revision, 2);
     }
 }
+
+#[test]
+fn what_a_killed_instance_had_sent_fails_once_the_next_one_has_begun() {
+    // In a block that is there, and in one that the transaction makes: each is under way when its sender
+    // dies. Without a fence it arrives.
+    for (v4, v6, fenced) in [(1, 0, true), (0, 1, true), (1, 0, false), (0, 1, false)] {
+        let store = MemStore::default();
+        let instance = |name: &str| {
+            let pools = [pool("p", "10.0.0.0/24", 26), pool("six", "fd00::/120", 122)];
+            let allocator = allocator(&store, "n1", view(pools));
+            match fenced {
+                true => allocator.fenced(name),
+                false => allocator,
+            }
+        };
+        let mut killed = instance("killed");
+        block_on(killed.load()).unwrap();
+        block_on(killed.assign(AssignRequest::new("net.kept", 1, 0, at(0)))).unwrap();
+        store.hold_up(3);
+        block_on(killed.assign(AssignRequest::new("net.lost", v4, v6, at(1)))).unwrap_err();
+        assert!(store.held_up() > 0);
+        drop(killed);
+        let mut next = instance("next");
+        block_on(next.load()).unwrap();
+        block_on(next.release_by_handle(release("net.lost", 2))).unwrap();
+        store.settle();
+        let arrived = !block_on(next.ips_of_handle("net.lost")).unwrap().is_empty();
+        assert_eq!(arrived, !fenced);
+        assert_eq!(store.check(), Ok(1 + usize::from(arrived)));
+    }
+}
+
+#[test]
+fn an_instance_that_lives_learns_of_the_one_that_came_after_it() {
+    let store = MemStore::default();
+    let [mut first, mut second] = ["first", "second"].map(|name| {
+        let view = view([pool("p", "10.0.0.0/24", 26)]);
+        allocator(&store, "n1", view).fenced(name)
+    });
+    let add = |handle: &str| AssignRequest::new(handle, 1, 0, at(0));
+    block_on(first.load()).unwrap();
+    block_on(first.assign(add("net.kept"))).unwrap();
+    block_on(second.load()).unwrap();
+    let error = block_on(first.assign(add("net.late"))).unwrap_err();
+    assert!(matches!(error, IpamError::Superseded { .. }), "{error}");
+    block_on(second.assign(add("net.late"))).unwrap();
+    assert_eq!(store.check(), Ok(2));
+}
+
+#[test]
+fn a_fence_that_was_removed_is_put_up_again() {
+    let store = MemStore::default();
+    let mut one = allocator(&store, "n1", view([pool("p", "10.0.0.0/24", 26)])).fenced("one");
+    block_on(one.load()).unwrap();
+    let mut other = allocator(&store, "", view([]));
+    block_on(other.release_node("n1", at(0))).unwrap();
+    let key = "/calico/margay/v1/instances/n1";
+    assert_eq!(store.value(key), None);
+    for n in 0..2 {
+        let request = AssignRequest::new(format!("net.{n}"), 1, 0, at(1));
+        block_on(one.assign(request)).unwrap();
+        assert_eq!(store.value(key).as_deref(), Some("one"));
+    }
+    // Its own answer was lost: no reason to give up.
+    block_on(other.release_node("n1", at(2))).unwrap();
+    store.lose_answers(1);
+    block_on(one.assign(AssignRequest::new("net.3", 1, 0, at(3)))).unwrap();
+    block_on(one.assign(AssignRequest::new("net.4", 1, 0, at(3)))).unwrap();
+    assert_eq!(store.check(), Ok(2));
+}

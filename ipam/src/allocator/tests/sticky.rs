@@ -95,7 +95,7 @@ fn of_two_that_take_over_what_they_both_saw_one_must_look_again() {
 fn a_lease_that_is_over_frees_the_address_unless_it_was_taken_again() {
     let (mut two, ip) = held();
     block_on(two.n1.park(park("c1", 10))).unwrap();
-    let seen = block_on(two.n1.held_in_own_blocks()).unwrap();
+    let seen = block_on(two.n1.held_nearby()).unwrap();
     assert!(!seen[0].is_expired(at(109)) && seen[0].is_expired(at(110)));
     block_on(two.n2.assign(request("c2", &seen, 111))).unwrap();
     let error = block_on(two.n1.release_ip(seen[0].release(at(112)))).unwrap_err();
@@ -146,4 +146,25 @@ fn each_move_to_another_node_counts_and_each_return_to_the_same_does_not() {
     }
     assert_eq!(expected, 3);
     assert_eq!(sticky::moves_to("n1", &[]), 0);
+}
+
+#[test]
+fn what_is_under_way_does_not_take_effect_once_its_container_was_parked() {
+    for fresh in [true, false] {
+        let store = MemStore::default();
+        let mut n1 = allocator(&store, "n1", view([pool("p", "10.0.0.0/16", 26)]));
+        if !fresh {
+            block_on(n1.assign(request("c1", &[], 0))).unwrap();
+            block_on(n1.park(park("c1", 1))).unwrap();
+        }
+        let seen = block_on(n1.held_by(HANDLE)).unwrap();
+        store.hold_up(3);
+        block_on(n1.assign(request("c2", &seen, 2))).unwrap_err();
+        assert!(store.held_up() > 0);
+        block_on(n1.park(park("c2", 3))).unwrap();
+        store.settle();
+        let held = block_on(n1.held_by(HANDLE)).unwrap();
+        let running = held.iter().filter(|h| parked_until(&h.attribute).is_none());
+        assert_eq!(running.count(), 0, "fresh: {fresh}");
+    }
 }
