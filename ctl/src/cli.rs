@@ -150,7 +150,9 @@ Example:
   margayctl node remove n1 --yes
 
 Cut off at any point, it can be run again. Its agent must not run any more: it would write its Node
-anew. The other hosts lose their routes to it at once.")]
+anew and assign addresses again. An agent that was stopped says so; one that was killed, or whose host
+died, counts as running for some minutes (three times audit_interval_secs). The other hosts lose their
+routes to it at once.")]
     Remove {
         /// The host
         #[arg(value_name = "NAME")]
@@ -158,6 +160,9 @@ anew. The other hosts lose their routes to it at once.")]
         /// Even if it still has endpoints
         #[arg(long)]
         yes: bool,
+        /// Even if its agent runs, as far as is known
+        #[arg(long)]
+        force: bool,
     },
 }
 

@@ -222,8 +222,8 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Convert(args) => verbs::convert::convert(args, &mut context.streams),
         Command::Policy(command) => verbs::policy::online(command, context).await,
         Command::Selector(command) => verbs::selector::online(command, context).await,
-        Command::Node(NodeCommand::Remove { name, yes }) => {
-            verbs::node_remove::remove(name, *yes, context).await
+        Command::Node(NodeCommand::Remove { name, yes, force }) => {
+            verbs::node_remove::remove(name, (*yes, *force), context).await
         }
         Command::Version { client } => verbs::version::version(*client, context).await,
     }

@@ -19,15 +19,13 @@ pub(crate) enum IpamCommand {
     Check(IpamCheck),
     /// Free addresses that nothing uses
     #[command(after_help = "\
-Examples:
+Example:
   margayctl ipam release --ip 10.65.0.7 --ip 10.65.0.9
   margayctl ipam check -o report.json; margayctl ipam release --from-report report.json
 
-Example:
-  margayctl ipam release --ip 10.65.0.7
-
-An address that an endpoint or a node names, or that was assigned less than a minute ago, is only
-freed with --force. One of a report is only freed if it was not assigned anew since.")]
+An address that an endpoint or a node names, that is kept for an identity or a tunnel, or that was
+assigned less than a minute ago, is only freed with --force. One of a report is only freed if it was not
+assigned anew since, and none of a block that cannot be read: --force does not change that.")]
     Release(IpamRelease),
     /// Change the settings of address management
     #[command(after_help = "Example:\n  margayctl ipam configure --strictaffinity=true")]

@@ -129,7 +129,7 @@ fn a_report_says_what_was_found_and_release_follows_it() {
         lab.run(&format!("ipam release --from-report {report}")),
         failed(
             "",
-            "10.65.0.1: not released: it was assigned anew meanwhile; --force does it\n"
+            "10.65.0.1: not released: it was assigned anew meanwhile\n"
         )
     );
     lab.put(BLOCK, &block);
@@ -147,10 +147,29 @@ fn release_spares_what_is_used_unless_forced() {
         lab.run("ipam release --ip 10.65.0.0 --ip 10.65.0.2"),
         failed(
             "10.65.0.2: is not in use\n",
-            "10.65.0.0: not released: WorkloadEndpoint/default/a uses it; --force does it\n"
+            "10.65.0.0: not released: WorkloadEndpoint/default/a uses it; --force \
+             frees it all the same, and others may get it\n"
         )
     );
     assert_eq!(lab.run("ipam release --ip 10.65.0.0 --force").code, 0);
+    let used = lab.at(BLOCK).unwrap();
+    let parked = used.replace(
+        r#""node":"n1","timestamp":"2026-11-21 04:00:00 +0000 UTC""#,
+        r#""identity":"db","leaseUntil":"2026-11-21T06:00:00Z""#,
+    );
+    lab.put(BLOCK, &parked);
+    let refused = lab.run("ipam release --ip 10.65.0.1").err;
+    assert!(
+        refused.contains("not released: identity db keeps it until 2026-11-21T06:00:00Z; --force"),
+        "{refused}"
+    );
+    lab.put(BLOCK, "{");
+    let refused = lab.run("ipam release --ip 10.65.0.1 --force").err;
+    assert_eq!(
+        refused,
+        "10.65.0.1: not released: its block cannot be read\n"
+    );
+    lab.put(BLOCK, &used);
     let check = lab.run("ipam check");
     assert!(
         check
@@ -288,6 +307,24 @@ fn a_host_is_removed_with_all_that_it_has() {
             "Node/n1: released 0 endpoints, 0 addresses, 0 blocks\nNode/n1: did not exist any more\n"
         )
     );
+}
+
+#[test]
+fn a_node_whose_agent_runs_is_only_removed_by_force() {
+    let lab = lab();
+    lab.put("/calico/margay/v1/agents/n1", "n1");
+    lab.put("/calico/margay/v1/instances/n1", "x");
+    let refused = lab.run("node remove n1 --yes");
+    assert_eq!((refused.code, refused.out.as_str()), (1, ""));
+    assert!(
+        refused.err.starts_with("Node/n1: its agent runs"),
+        "{refused:?}"
+    );
+    assert!(lab.stored("workloadendpoints/default/a").is_some());
+    assert_eq!(lab.run("node remove n1 --yes --force").code, 0);
+    assert_eq!(lab.stored("workloadendpoints/default/a"), None);
+    // What its agent had under way cannot be committed any more.
+    assert_eq!(lab.at("/calico/margay/v1/instances/n1"), None);
 }
 
 #[test]

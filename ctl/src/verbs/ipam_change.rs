@@ -1,6 +1,6 @@
 //! `ipam release`, `ipam configure` and `ipam split`.
 
-use margay_ipam::check::{DEFAULT_GRACE_SECS, Free, Mended, When, commit, look, release};
+use margay_ipam::check::{DEFAULT_GRACE_SECS, Free, Mended, Repair, When, commit, look, release};
 use margay_model::any::AnyResource;
 use margay_model::ipam::{BlockCidr, Family, IpamConfig, IpamKey, IpamKeys};
 use margay_model::ipam_configuration::{IpamConfiguration, IpamConfigurationSpec};
@@ -71,7 +71,17 @@ pub(crate) async fn free(args: &IpamRelease, context: &mut Context<'_>) -> Resul
             Mended::Done(deed) => streams.say(&format!("{ip}: did {deed}"))?,
             Mended::Healed => streams.say(&format!("{ip}: is not in use"))?,
             Mended::Refused(reason) => {
-                streams.fail(&format!("{ip}: not released: {reason}; --force does it"))?;
+                let forced = Free {
+                    force: true,
+                    ..free
+                };
+                let hint = match release(&snapshot, forced, when) {
+                    Repair::Refused(_) => "",
+                    Repair::Commit { .. } | Repair::Healed => {
+                        "; --force frees it all the same, and others may get it"
+                    }
+                };
+                streams.fail(&format!("{ip}: not released: {reason}{hint}"))?;
             }
             Mended::Conflict => {
                 streams.fail(&format!(

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use margay_datastore::AnyStore;
 use margay_ipam::check::{Fault, Mended, Snapshot, When, judge, look, mend};
-use margay_ipam::{Allocator, Extra, GiveUpRequest, IpamError, ReleaseRequest, Request};
+use margay_ipam::{Allocator, Extra, GiveUpRequest, IpamError, ReleaseRequest, Request, own_keys};
 use margay_model::any::AnyResource;
 use margay_model::ipam::{BlockCidr, Owner};
 use margay_model::kind::{Kind, ResourceKey};
@@ -29,8 +29,19 @@ struct Belongings {
 
 /// Gives back everything that belongs to a host: endpoints with their addresses first, the node last.
 /// Cut off at any point, it can be run again.
-pub(crate) async fn remove(name: &str, yes: bool, context: &mut Context<'_>) -> Result<(), Fatal> {
+pub(crate) async fn remove(
+    name: &str,
+    (yes, force): (bool, bool),
+    context: &mut Context<'_>,
+) -> Result<(), Fatal> {
     let key = ResourceKey::global(Kind::Node, name);
+    if !force && is_alive(name, context).await? {
+        let line = format!(
+            "{key}: its agent runs, or ended some minutes ago without a word; stop it first, or wait; \
+             with --force it goes all the same, and an agent that runs writes it anew"
+        );
+        return context.streams.fail(&line);
+    }
     let snapshot = see(context).await?;
     let has = belongings(name, &snapshot, context).await?;
     let sums = format!(
@@ -67,6 +78,13 @@ pub(crate) async fn remove(name: &str, yes: bool, context: &mut Context<'_>) -> 
             .say(&format!("{key}: did not exist any more")),
         Err(failure) => context.streams.fail_one(None, &key, &failure),
     }
+}
+
+async fn is_alive(name: &str, context: &Context<'_>) -> Result<bool, Fatal> {
+    let client = &context.client;
+    let sign = own_keys::alive(client.keys.prefix()) + name;
+    let sign = client.store.get(&sign).await;
+    Ok(sign.map_err(|error| fatal(&error))?.is_some())
 }
 
 async fn see(context: &Context<'_>) -> Result<Snapshot, Fatal> {
