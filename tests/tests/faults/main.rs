@@ -3,12 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests")]
 
+mod choice;
 mod cut_off;
+mod delegated;
 mod exact;
 mod flow;
 mod garbage;
 mod policy;
 mod pools;
+mod renamed;
 mod rig;
 mod store_away;
 mod verbs;

@@ -97,8 +97,13 @@ impl Rig {
     pub(crate) fn with_etcd(resources: &str) -> Self {
         let lab = Lab::new(1).unwrap();
         let etcd = Etcd::start_in(lab.store.name(), STORE_V4.into()).unwrap();
+        if !resources.is_empty() {
+            // Before the agent, so that no call comes before the watch.
+            let ctl = Ctl::with_etcd(&lab.store, etcd.url(), lab.dir());
+            ctl.apply(resources).unwrap();
+        }
         let datastore = Datastore::Etcd(etcd.url().to_owned());
-        Self::start(lab, Some(etcd), &datastore, resources)
+        Self::start(lab, Some(etcd), &datastore, "")
     }
 
     /// With the store in a file.

@@ -1,0 +1,95 @@
+//! The verbs that go on to another IPAM plugin, seen by a plugin that writes down what it was asked.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::rig::{Answer, NETWORK, POOLS, Rig};
+
+/// Gives everybody the same address, and is not ready when a file says so.
+const PLUGIN: &str = r#"#!/bin/sh
+dir=$(dirname "$0")
+cat > "$dir/config.$CNI_COMMAND"
+echo "$CNI_COMMAND $CNI_CONTAINERID" >> "$dir/asked"
+case $CNI_COMMAND in
+  ADD) echo '{"cniVersion":"1.1.0","ips":[{"address":"10.79.0.5/24"}]}' ;;
+  STATUS) [ ! -e "$dir/busy" ] || { echo '{"cniVersion":"1.1.0","code":50,"msg":"no lease server"}'; exit 1; } ;;
+  GC) [ ! -e "$dir/busy" ] || { echo '{"cniVersion":"1.1.0","code":11,"msg":"later"}'; exit 1; } ;;
+esac
+"#;
+
+struct Noted {
+    rig: Rig,
+    dir: PathBuf,
+}
+
+impl Noted {
+    fn new() -> Self {
+        let rig = Rig::embedded(POOLS);
+        let dir = rig.lab.dir().join("plugins");
+        fs::create_dir(&dir).unwrap();
+        let program = dir.join("noting");
+        fs::write(&program, PLUGIN).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        Self { rig, dir }
+    }
+
+    fn call(&self, verb: &str, id: &str, netns: Option<&str>, more: &Value) -> Answer {
+        let mut config = self.rig.config(NETWORK);
+        config["cniVersion"] = "1.1.0".into();
+        config["ipam"] = json!({"type": "noting"});
+        for (name, value) in more.as_object().into_iter().flatten() {
+            config[name] = value.clone();
+        }
+        let mut env = vec![
+            ("CNI_COMMAND", verb),
+            ("CNI_PATH", self.dir.to_str().unwrap()),
+        ];
+        if !id.is_empty() {
+            env.extend([("CNI_CONTAINERID", id), ("CNI_IFNAME", "eth0")]);
+        }
+        env.extend(netns.map(|netns| ("CNI_NETNS", netns)));
+        self.rig.shim(&env, config.to_string().as_bytes())
+    }
+
+    fn asked(&self) -> Vec<String> {
+        let asked = fs::read_to_string(self.dir.join("asked")).unwrap_or_default();
+        asked.lines().map(|line| line.trim().to_owned()).collect()
+    }
+}
+
+#[test]
+fn status_and_gc_reach_the_plugin_and_its_refusal_is_ours() {
+    let noted = Noted::new();
+    let none = json!({});
+    assert!(noted.call("STATUS", "", None, &none).ips().is_empty());
+    let sandbox = noted.rig.sandbox("a", NETWORK);
+    let netns = sandbox.netns.path();
+    let added = noted.call("ADD", "a", netns.to_str(), &none);
+    assert_eq!(added.json()["ips"][0]["address"], "10.79.0.5/32");
+
+    // The runtime keeps the one container: nothing of ours goes, and the plugin hears the list.
+    let list = json!([{"containerID": "a", "ifname": "eth0"}]);
+    let kept = json!({"cni.dev/valid-attachments": list});
+    assert!(noted.call("GC", "", None, &kept).ips().is_empty());
+    assert_eq!(noted.asked(), ["STATUS", "ADD a", "GC"]);
+    let config = fs::read_to_string(noted.dir.join("config.GC")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["cni.dev/valid-attachments"], list);
+    assert_eq!(config["ipam"]["type"], "noting");
+
+    fs::write(noted.dir.join("busy"), "").unwrap();
+    noted
+        .call("STATUS", "", None, &none)
+        .refused(50, "no lease server");
+    noted.call("GC", "", None, &kept).refused(11, "later");
+    fs::remove_file(noted.dir.join("busy")).unwrap();
+
+    // What the list does not have goes, address and all.
+    let nothing = json!({"cni.dev/valid-attachments": []});
+    assert!(noted.call("GC", "", None, &nothing).ips().is_empty());
+    assert_eq!(noted.asked()[5..], ["DEL a", "GC"]);
+    noted.rig.ensure_exact(&[]);
+}
