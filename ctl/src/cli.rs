@@ -13,6 +13,7 @@ use crate::verbs::diff::Diff;
 use crate::verbs::get::Get;
 use crate::verbs::policy::PolicyCommand;
 use crate::verbs::selector::SelectorCommand;
+use crate::verbs::validate::Validate;
 pub(crate) use bgp::{Bare, BgpCommand, Decode, Routes};
 pub(crate) use ipam::{IpamCheck, IpamCommand, IpamConfigure, IpamRelease, IpamShow, IpamSplit};
 
@@ -96,11 +97,7 @@ pub(crate) enum Command {
     Label(Label),
     /// Check resources without a datastore
     #[command(after_help = "Example:\n  margayctl validate -R -f manifests/")]
-    Validate {
-        /// Where the resources are.
-        #[command(flatten)]
-        files: Files,
-    },
+    Validate(Validate),
     /// Export, import and lock the datastore as a whole
     #[command(subcommand)]
     Datastore(DatastoreCommand),

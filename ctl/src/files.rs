@@ -30,25 +30,40 @@ pub(crate) fn read(
     namespace: Option<&str>,
     stdin: &mut dyn Read,
 ) -> Result<Vec<Source>, Fatal> {
-    let mut sources = Vec::new();
+    let documents = documents(paths, recursive, namespace, stdin)?;
+    let sources = documents.into_iter().map(|(file, doc)| source(&file, doc));
+    Ok(sources.collect())
+}
+
+/// All documents of these paths with the file that each stands in.
+fn documents(
+    paths: &[PathBuf],
+    recursive: bool,
+    namespace: Option<&str>,
+    stdin: &mut dyn Read,
+) -> Result<Vec<(String, Document)>, Fatal> {
+    let mut all = Vec::new();
     for path in paths {
         for (name, text) in texts(path, recursive, stdin)? {
-            let documents = decode_manifest(&text, &check_selector);
-            sources.extend(
-                documents
-                    .into_iter()
-                    .map(|doc| source(&name, doc, namespace)),
-            );
+            for mut document in decode_manifest(&text, &check_selector) {
+                if let Ok(resource) = &mut document.result
+                    && resource.kind().namespaced()
+                {
+                    let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE).to_owned();
+                    resource.metadata_mut().namespace.get_or_insert(namespace);
+                }
+                all.push((name.clone(), document));
+            }
         }
     }
-    if sources.is_empty() {
+    if all.is_empty() {
         let names: Vec<_> = paths
             .iter()
             .map(|path| path.display().to_string())
             .collect();
         return Err(Fatal::NoResources(names.join(", ")));
     }
-    Ok(sources)
+    Ok(all)
 }
 
 /// Reads what the flags of a verb name.
@@ -69,7 +84,19 @@ pub(crate) fn read_which(which: &Which, stdin: &mut dyn Read) -> Result<Vec<Sour
     )
 }
 
-fn unless_empty(skip: bool, read: Result<Vec<Source>, Fatal>) -> Result<Vec<Source>, Fatal> {
+/// Reads the documents of what the flags of a verb name, each with its file.
+pub(crate) fn read_documents(
+    files: &Files,
+    stdin: &mut dyn Read,
+) -> Result<Vec<(String, Document)>, Fatal> {
+    let namespace = files.namespace.as_deref();
+    unless_empty(
+        files.skip_empty,
+        documents(&files.file, files.recursive, namespace, stdin),
+    )
+}
+
+fn unless_empty<T>(skip: bool, read: Result<Vec<T>, Fatal>) -> Result<Vec<T>, Fatal> {
     match read {
         Err(Fatal::NoResources(_)) if skip => Ok(Vec::new()),
         other => other,
@@ -95,7 +122,8 @@ pub(crate) fn check_selector(text: &str) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-fn source(file: &str, document: Document, namespace: Option<&str>) -> Source {
+/// A document as the verbs that change something take it.
+pub(crate) fn source(file: &str, document: Document) -> Source {
     let item = document
         .item
         .map_or_else(String::new, |item| format!(" item {item}"));
@@ -105,13 +133,7 @@ fn source(file: &str, document: Document, namespace: Option<&str>) -> Source {
     );
     let subject = document.subject.to_string();
     let result = match document.result {
-        Ok(mut resource) => {
-            if resource.kind().namespaced() {
-                let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE).to_owned();
-                resource.metadata_mut().namespace.get_or_insert(namespace);
-            }
-            Ok(resource)
-        }
+        Ok(resource) => Ok(resource),
         Err(DocumentError::Invalid(errors)) => Err(errors
             .iter()
             .map(|error| format!("{subject}: {error}"))

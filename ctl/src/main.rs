@@ -130,8 +130,8 @@ async fn execute<'a>(
     surroundings: Surroundings,
     mut streams: Streams<'a>,
 ) -> (Result<(), Fatal>, Streams<'a>) {
-    if let Command::Validate { files } = &cli.command {
-        return (verbs::write::validate(files, &mut streams), streams);
+    if let Command::Validate(args) = &cli.command {
+        return (verbs::validate::validate(args, &mut streams), streams);
     }
     if let Command::Convert(args) = &cli.command {
         return (verbs::convert::convert(args, &mut streams), streams);
@@ -211,7 +211,7 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Diff(args) => verbs::diff::diff(args, context).await,
         Command::Patch(args) => verbs::modify::patch(args, context).await,
         Command::Label(args) => verbs::modify::label(args, context).await,
-        Command::Validate { files } => verbs::write::validate(files, &mut context.streams),
+        Command::Validate(args) => verbs::validate::validate(args, &mut context.streams),
         Command::Datastore(command) => verbs::datastore::run(command, context).await,
         Command::Ipam(command) => ipam(command, context).await,
         Command::Bgp(command) => verbs::bgp::online(command, context).await,

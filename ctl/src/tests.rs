@@ -9,6 +9,7 @@ mod hosts;
 mod ipam;
 mod kubernetes;
 mod policy;
+mod validate;
 mod watch;
 
 use std::path::Path;
@@ -261,22 +262,22 @@ spec: {{selector: \"a ==\"}}
         lines[..3],
         [
             format!(
-                "{}IPPool/Bad: spec.blocksize: found an unknown field, did you mean \"blockSize\"?",
+                "{}IPPool/Bad: spec.blocksize (line 10): found an unknown field, did you mean \"blockSize\"?",
                 at(2, 7)
             ),
             format!(
-                "{}IPPool/Bad: spec.cidr: found \"10.66.0.1/16\", allowed: ADDRESS/LENGTH without host bits, such as 10.65.0.0/16, 10.65.0.1/32 or fd00::/64",
+                "{}IPPool/Bad: spec.cidr (line 10): found \"10.66.0.1/16\", allowed: ADDRESS/LENGTH without host bits, such as 10.65.0.0/16, 10.65.0.1/32 or fd00::/64",
                 at(2, 7)
             ),
             format!(
-                "{}IPPool/Bad: spec.ipipMode: found \"Sometimes\", allowed: Never, Always, CrossSubnet",
+                "{}IPPool/Bad: spec.ipipMode (line 10): found \"Sometimes\", allowed: Never, Always, CrossSubnet",
                 at(2, 7)
             ),
         ]
     );
     assert_eq!(lines.len(), 4, "{}", ran.err);
     let selector = format!(
-        "{}GlobalNetworkPolicy/p: spec.selector: found \"a ==\", allowed: a selector (",
+        "{}GlobalNetworkPolicy/p: spec.selector (line 15): found \"a ==\", allowed: a selector (",
         at(3, 12)
     );
     assert!(lines[3].starts_with(&selector), "{}", lines[3]);

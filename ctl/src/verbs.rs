@@ -15,6 +15,7 @@ pub(crate) mod node;
 pub(crate) mod node_remove;
 pub(crate) mod policy;
 pub(crate) mod selector;
+pub(crate) mod validate;
 pub(crate) mod version;
 pub(crate) mod write;
 

@@ -17,6 +17,9 @@ pub struct FieldError {
     pub found: String,
     /// What may stand there.
     pub allowed: String,
+    /// The line of the document, from 1, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
     /// What was probably meant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggestion: Option<String>,
@@ -34,7 +37,17 @@ impl FieldError {
             path,
             found,
             allowed,
+            line: None,
             suggestion: None,
+        }
+    }
+
+    /// What is wrong, without saying where.
+    pub fn message(&self) -> String {
+        let found = &self.found;
+        match &self.suggestion {
+            Some(suggestion) => format!("found {found}, did you mean \"{suggestion}\"?"),
+            None => format!("found {found}, allowed: {}", self.allowed),
         }
     }
 
@@ -67,13 +80,12 @@ fn excerpt(text: &str) -> String {
 
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+        match (self.path.as_str(), self.line) {
+            ("", None) => {}
+            ("", Some(line)) => write!(f, "line {line}: ")?,
+            (path, None) => write!(f, "{path}: ")?,
+            (path, Some(line)) => write!(f, "{path} (line {line}): ")?,
         }
-        write!(f, "found {}, ", self.found)?;
-        match &self.suggestion {
-            Some(suggestion) => write!(f, "did you mean \"{suggestion}\"?"),
-            None => write!(f, "allowed: {}", self.allowed),
-        }
+        f.write_str(&self.message())
     }
 }

@@ -35,6 +35,7 @@ pub mod profile;
 pub mod protocol;
 pub mod rule;
 mod schema;
+mod source;
 pub mod staged_policy;
 pub mod store;
 pub mod stored;

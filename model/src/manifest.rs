@@ -10,7 +10,10 @@ use crate::field_error::FieldError;
 use crate::kind::Kind;
 use crate::kubernetes;
 use crate::meta::API_VERSION;
-use crate::schema::{Checker, Shape, Unknown, closest, is_within, resource_schema};
+use crate::schema::{
+    Checker, Schema, Shape, Unknown, closest, is_within, kubernetes_schema, resource_schema,
+};
+use crate::source::{Node, read_json, read_yaml};
 use crate::stored::{drop_nulls, join};
 use crate::validate::{SelectorCheck, validate};
 
@@ -64,9 +67,9 @@ pub fn decode_manifest(text: &str, selector: SelectorCheck<'_>) -> Vec<Document>
     for (i, chunk) in split(text).into_iter().enumerate() {
         let index = i + 1;
         match chunk.parse() {
-            Ok(values) => {
-                for value in values {
-                    documents.extend(decode_document(index, chunk.line, value, selector));
+            Ok(nodes) => {
+                for node in &nodes {
+                    documents.extend(decode_document(index, &chunk, node, selector));
                 }
             }
             Err(error) => documents.push(Document {
@@ -130,71 +133,110 @@ impl<'a> Chunk<'a> {
     }
 
     /// The values of the document: one, or several where JSON texts follow each other.
-    fn parse(&self) -> Result<Vec<Value>, DocumentError> {
+    fn parse(&self) -> Result<Vec<Node>, DocumentError> {
         if self.text.trim_start().starts_with(['{', '['])
-            && let Ok(values) = serde_json::Deserializer::from_str(self.text)
-                .into_iter()
-                .collect()
+            && let Some(nodes) = read_json(self.text)
         {
-            return Ok(values);
+            return Ok(nodes);
         }
-        self.parse_yaml().map(|value| vec![value]).map_err(|error| {
-            let line = error
-                .location()
-                .map_or(self.line, |at| self.first_line + at.line() - 1);
-            DocumentError::Syntax {
-                line,
-                reason: error.to_string(),
-            }
-        })
+        match read_yaml(self.text) {
+            Ok(node) => Ok(vec![node]),
+            Err(error) => Err(DocumentError::Syntax {
+                line: self.lines_before() + error.line,
+                reason: error.reason,
+            }),
+        }
     }
 
-    fn parse_yaml(&self) -> Result<Value, serde_norway::Error> {
-        let mut value: serde_norway::Value = serde_norway::from_str(self.text)?;
-        value.apply_merge()?;
-        serde_norway::from_value(value)
+    const fn lines_before(&self) -> usize {
+        self.first_line - 1
     }
 }
 
 /// The resources of a document: one, or the items of a list.
 fn decode_document(
     index: usize,
-    line: usize,
-    mut value: Value,
+    chunk: &Chunk<'_>,
+    node: &Node,
     selector: SelectorCheck<'_>,
 ) -> Vec<Document> {
-    drop_nulls(&mut value);
-    let items = match value {
-        Value::Array(items) => items,
-        Value::Object(mut members) if is_list(&members) => match members.remove("items") {
-            Some(Value::Array(items)) => items,
-            _ => Vec::new(),
-        },
-        single => {
-            let subject = Subject::of(&single);
-            let result = decode_value(single, selector);
-            return vec![Document {
-                index,
-                item: None,
-                line,
-                subject,
-                result,
-            }];
+    let document = |item, node: &Node| {
+        let mut value = node.value();
+        drop_nulls(&mut value);
+        Document {
+            index,
+            item,
+            line: chunk.lines_before() + node.line(),
+            subject: Subject::of(&value),
+            result: decode_node(node, value, chunk.lines_before(), selector),
         }
     };
-    let numbered = items.into_iter().enumerate();
+    let items = match node.value() {
+        Value::Array(_) => Some(node.items()),
+        Value::Object(members) if is_list(&members) => {
+            Some(node.member("items").map_or(&[][..], Node::items))
+        }
+        _ => None,
+    };
+    match items {
+        None => vec![document(None, node)],
+        Some(items) => {
+            let numbered = items.iter().enumerate();
+            numbered
+                .map(|(i, node)| document(Some(i + 1), node))
+                .collect()
+        }
+    }
+}
+
+/// Reads a value that knows its lines; `before` is how many lines the text has before it.
+fn decode_node(
+    node: &Node,
+    value: Value,
+    before: usize,
+    selector: SelectorCheck<'_>,
+) -> Result<AnyResource, DocumentError> {
+    let mut errors = node.duplicates();
+    let result = decode(value, Some(node), selector);
+    if errors.is_empty() && result.is_ok() {
+        return result.map_err(DocumentError::Invalid);
+    }
+    errors.extend(result.err().unwrap_or_default());
+    for error in &mut errors {
+        let line = error.line.unwrap_or_else(|| node.line_of(&error.path));
+        error.line = Some(before + line);
+    }
+    errors.sort_by_key(|error| error.line);
+    Err(DocumentError::Invalid(errors))
+}
+
+/// Reads a value as a document of a manifest: a resource, or a list of resources.
+///
+/// Nothing is known of lines: the value was not written that way. `selector` checks the grammar of
+/// selectors.
+pub fn decode_value(value: &Value, selector: SelectorCheck<'_>) -> Vec<Document> {
+    let document = |item, value: &Value| {
+        let mut value = value.clone();
+        drop_nulls(&mut value);
+        Document {
+            index: 1,
+            item,
+            line: 1,
+            subject: Subject::of(&value),
+            result: decode(value, None, selector).map_err(DocumentError::Invalid),
+        }
+    };
+    let items = match value {
+        Value::Array(items) => items,
+        Value::Object(members) if is_list(members) => match members.get("items") {
+            Some(Value::Array(items)) => items,
+            _ => return Vec::new(),
+        },
+        single => return vec![document(None, single)],
+    };
+    let numbered = items.iter().enumerate();
     numbered
-        .map(|(i, value)| {
-            let subject = Subject::of(&value);
-            let result = decode_value(value, selector);
-            Document {
-                index,
-                item: Some(i + 1),
-                line,
-                subject,
-                result,
-            }
-        })
+        .map(|(i, value)| document(Some(i + 1), value))
         .collect()
 }
 
@@ -266,42 +308,44 @@ fn header(value: &Value) -> Result<Kind, Vec<FieldError>> {
     }
 }
 
-fn decode_value(
+/// What a document is to be read as.
+enum Form {
+    Ours(Kind),
+    Kubernetes(&'static Schema),
+}
+
+fn decode(
     mut value: Value,
+    source: Option<&Node>,
     selector: SelectorCheck<'_>,
-) -> Result<AnyResource, DocumentError> {
-    if let Some(converted) = kubernetes::convert(&value) {
-        let resource = converted.map_err(DocumentError::Invalid)?;
-        let errors = validate(&resource, selector);
-        return match errors.is_empty() {
-            true => Ok(resource),
-            false => Err(DocumentError::Invalid(errors)),
-        };
-    }
-    let kind = header(&value).map_err(DocumentError::Invalid)?;
+) -> Result<AnyResource, Vec<FieldError>> {
+    let form = match kubernetes_schema(&value) {
+        Some(schema) => Form::Kubernetes(schema),
+        None => Form::Ours(header(&value)?),
+    };
     if let Value::Object(members) = &mut value {
         members
             .entry("spec")
             .or_insert_with(|| Value::Object(serde_json::Map::new()));
     }
-    let mut checker = Checker::new(Unknown::Refuse);
-    let complete = checker.check(&Shape::Object(resource_schema(kind)), &mut value);
+    let mut checker = Checker::new(Unknown::Refuse, source);
+    let schema = match form {
+        Form::Ours(kind) => resource_schema(kind),
+        Form::Kubernetes(schema) => schema,
+    };
+    let complete = checker.check(&Shape::Object(schema), &mut value);
     let mut errors = std::mem::take(&mut checker.errors);
     if !complete {
-        return Err(DocumentError::Invalid(errors));
+        return Err(errors);
     }
-    let resource = match AnyResource::from_value(kind, value) {
-        Ok(resource) => resource,
-        Err(error) => {
-            if errors.is_empty() {
-                errors.push(FieldError::new(
-                    "",
-                    error.to_string(),
-                    "the fields of its kind",
-                ));
-            }
-            return Err(DocumentError::Invalid(errors));
-        }
+    let found = match form {
+        Form::Ours(kind) => typed(kind, value, selector),
+        Form::Kubernetes(_) => converted(&value, selector),
+    };
+    let found = match found {
+        Ok(resource) if errors.is_empty() => return Ok(resource),
+        Ok(_) => Vec::new(),
+        Err(found) => found,
     };
     // What was taken out for its form must not be missed a second time.
     let known: Vec<_> = errors.iter().map(|error| error.path.clone()).collect();
@@ -309,14 +353,40 @@ fn decode_value(
         let inside = |list: &String| path.strip_prefix(list).is_some_and(|r| r.starts_with('['));
         checker.shortened.iter().any(inside)
     };
-    let found = validate(&resource, selector).into_iter();
-    errors.extend(found.filter(|error| {
-        !known.iter().any(|path| is_within(path, &error.path)) && !renumbered(&error.path)
+    errors.extend(found.into_iter().filter(|error| {
+        let said = known.iter().any(|path| is_within(path, &error.path));
+        known.is_empty() || !(error.path.is_empty() || said || renumbered(&error.path))
     }));
-    if errors.is_empty() {
-        Ok(resource)
-    } else {
-        Err(DocumentError::Invalid(errors))
+    Err(errors)
+}
+
+/// A resource of ours whose form is checked.
+fn typed(
+    kind: Kind,
+    value: Value,
+    selector: SelectorCheck<'_>,
+) -> Result<AnyResource, Vec<FieldError>> {
+    let resource = AnyResource::from_value(kind, value).map_err(|error| {
+        let allowed = "the fields of its kind";
+        vec![FieldError::new("", error.to_string(), allowed)]
+    })?;
+    let errors = validate(&resource, selector);
+    match errors.is_empty() {
+        true => Ok(resource),
+        false => Err(errors),
+    }
+}
+
+/// A policy of Kubernetes whose form is checked, as a resource of ours.
+fn converted(value: &Value, selector: SelectorCheck<'_>) -> Result<AnyResource, Vec<FieldError>> {
+    let resource = kubernetes::convert(value).unwrap_or_else(|| {
+        let found = FieldError::value("kind", &value["kind"], "a policy of Kubernetes");
+        Err(vec![found])
+    })?;
+    let errors = validate(&resource, selector);
+    match errors.is_empty() {
+        true => Ok(resource),
+        false => Err(errors),
     }
 }
 

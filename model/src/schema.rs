@@ -9,10 +9,11 @@ mod kinds;
 use serde_json::{Map, Value};
 
 use crate::field_error::FieldError;
+use crate::source::Node;
 pub(crate) use forms::is_dns_label;
 pub(crate) use forms::is_dns_subdomain;
 pub(crate) use forms::is_port_name;
-pub(crate) use kinds::resource_schema;
+pub(crate) use kinds::{kubernetes_schema, resource_schema};
 
 /// The form of a value.
 pub(crate) enum Shape {
@@ -87,8 +88,10 @@ pub(crate) enum Unknown {
 }
 
 /// Collects errors while it walks a value, and takes out of it what would not decode.
-pub(crate) struct Checker {
+pub(crate) struct Checker<'a> {
     unknown: Unknown,
+    /// How it was written, if that is known.
+    source: Option<&'a Node>,
     path: String,
     /// What is wrong, in the order of the document.
     pub(crate) errors: Vec<FieldError>,
@@ -96,10 +99,11 @@ pub(crate) struct Checker {
     pub(crate) shortened: Vec<String>,
 }
 
-impl Checker {
-    pub(crate) const fn new(unknown: Unknown) -> Self {
+impl<'a> Checker<'a> {
+    pub(crate) const fn new(unknown: Unknown, source: Option<&'a Node>) -> Self {
         Self {
             unknown,
+            source,
             path: String::new(),
             errors: Vec::new(),
             shortened: Vec::new(),
@@ -126,6 +130,7 @@ impl Checker {
 
     /// Checks a value; `false` if it is of the wrong form and has to go.
     pub(crate) fn check(&mut self, shape: &Shape, value: &mut Value) -> bool {
+        self.read_as(shape, value);
         match (shape, &mut *value) {
             (Shape::Any, _) | (Shape::Bool, Value::Bool(_)) | (Shape::Number, Value::Number(_)) => {
                 true
@@ -164,6 +169,39 @@ impl Checker {
                 let names: Vec<_> = schema.names().collect();
                 self.refuse(value, format!("an object with {}", names.join(", ")))
             }
+        }
+    }
+
+    /// Reads a number or word without quotes as text where text is asked for, and 5.0 as 5 where a
+    /// whole number is, as the established reader does. What it would write another way than it
+    /// stands there (`1.10`, `yes`) has to be put in quotes.
+    fn read_as(&self, shape: &Shape, value: &mut Value) {
+        match (shape, &*value) {
+            (Shape::Whole(..), Value::Number(number)) => {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "whole, and bounded by the comparison"
+                )]
+                if let Some(float) = number.as_f64().filter(|_| number.is_f64())
+                    && float.fract() == 0.0
+                    && float.abs() < EXACT
+                {
+                    *value = Value::from(float as i64);
+                }
+            }
+            (
+                Shape::Text(_) | Shape::Form(_) | Shape::Word(_) | Shape::AnyCase(_),
+                Value::Number(_) | Value::Bool(_),
+            ) => {
+                let wanted = match shape {
+                    Shape::Form(form) => !(form.accepts)(value),
+                    _ => true,
+                };
+                if wanted && self.source.is_some_and(|node| node.is_exact(&self.path)) {
+                    *value = Value::from(value.to_string());
+                }
+            }
+            _ => {}
         }
     }
 
@@ -206,7 +244,7 @@ impl Checker {
             Some(shape) => self.within(name, |inner| inner.check(shape, value)),
             None => {
                 self.unknown_field(schema, name);
-                true
+                self.unknown == Unknown::Keep
             }
         });
         self.check_required(schema, members)
@@ -246,6 +284,9 @@ impl Checker {
         complete
     }
 }
+
+/// Below this, every whole `f64` is one whole number.
+const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Whether `path` is `outer` or leads into it.
 pub(crate) fn is_within(path: &str, outer: &str) -> bool {

@@ -97,7 +97,7 @@ fn repair(
         metadata.insert("name".to_owned(), Value::String(key.name.clone()));
     }
     let mut value = Value::Object(members);
-    let mut checker = Checker::new(Unknown::Keep);
+    let mut checker = Checker::new(Unknown::Keep, None);
     checker.check(&Shape::Object(resource_schema(key.kind)), &mut value);
     // The tables are stricter than the types, and only what the types refuse makes it unreadable.
     let decoded = match &*checker.errors {

@@ -3,7 +3,7 @@
 use margay_model::any::AnyResource;
 use margay_model::field_error::FieldError;
 use margay_model::kind::ResourceKey;
-use margay_model::manifest::{DocumentError, decode_manifest};
+use margay_model::manifest::{DocumentError, decode_value};
 use margay_model::stored::decode_stored;
 use serde_json::Value;
 
@@ -162,7 +162,7 @@ fn decode(key: &ResourceKey, before: &Value, after: &Value) -> Result<AnyResourc
 
 /// Reads a resource as strictly as a manifest.
 fn check(value: &Value) -> Result<AnyResource, Vec<FieldError>> {
-    match decode_manifest(&value.to_string(), &check_selector)
+    match decode_value(value, &check_selector)
         .pop()
         .map(|doc| doc.result)
     {

@@ -1,4 +1,4 @@
-//! `create`, `apply`, `replace` and `validate`.
+//! `create`, `apply` and `replace`.
 
 use crate::cli::Files;
 use crate::client::{Mode, Written};
@@ -47,15 +47,6 @@ pub(crate) async fn write(
             }
         };
         streams.say(&format!("{key}: {word}"))?;
-    }
-    Ok(())
-}
-
-/// Checks all resources of the files.
-pub(crate) fn validate(files: &Files, streams: &mut Streams<'_>) -> Result<(), Fatal> {
-    let sources = files::read_files(files, streams.stdin)?;
-    for (_, resource) in report_invalid(sources, streams)? {
-        streams.say(&format!("{}: valid", resource.key()))?;
     }
     Ok(())
 }

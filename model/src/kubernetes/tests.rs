@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::manifest::decode_manifest;
+use crate::manifest::decode_value;
 
 /// The resource that a document becomes, or all that is wrong with it.
 fn converted(document: Value) -> Result<Value, String> {
-    let mut documents = decode_manifest(&document.to_string(), &|_| Ok(()));
+    let mut documents = decode_value(&document, &|_| Ok(()));
     let result = documents
         .remove(0)
         .result
@@ -200,7 +200,10 @@ fn mistakes_of_a_network_policy_are_named() {
             json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
             "values: found 0 values",
         ),
-        (json!({"podselector": {}}), "unknown field `podselector`"),
+        (
+            json!({"podselector": {}}),
+            "spec.podselector: found an unknown field, did you mean \"podSelector\"?",
+        ),
     ] {
         let error = network_policy(spec.clone()).unwrap_err();
         assert!(error.contains(says), "{spec}: {error}");
@@ -310,14 +313,14 @@ fn mistakes_of_a_cluster_policy_are_named() {
         ),
         (
             rule(json!({"action": "Deny", "from": [{"nodes": {}}]})),
-            "unknown field `nodes`",
+            "from[0].nodes: found an unknown field",
         ),
         (
             spec(
                 "egress",
                 Value::Array(vec![json!({"action": "Deny", "to": anyone}); 26]),
             ),
-            "spec.egress: found 26 rules, allowed: at most 25",
+            "spec.egress: found a list of 26, allowed: at most 25",
         ),
     ] {
         let error = cluster_policy(spec.clone()).unwrap_err();

@@ -97,17 +97,16 @@ fn an_empty_text_has_no_documents() {
 #[test]
 fn headers_are_checked_first() {
     assert_eq!(
-        errors("kind: Pod\napiVersion: v1\nmetadata: {name: a}\n")[0],
-        "apiVersion: found \"v1\", allowed: projectcalico.org/v3"
+        errors("kind: Pod\napiVersion: v1\nmetadata: {name: a}\n")[1],
+        "apiVersion (line 2): found \"v1\", allowed: projectcalico.org/v3"
     );
     assert_eq!(
         errors("kind: IPpool\napiVersion: projectcalico.org/v3\n"),
-        ["kind: found \"IPpool\", did you mean \"IPPool\"?"]
+        ["kind (line 1): found \"IPpool\", did you mean \"IPPool\"?"]
     );
     assert_eq!(
         errors("just text")[0],
-        "found \"just text\", allowed: an object with kind, \
-                                        metadata and spec"
+        "line 1: found \"just text\", allowed: an object with kind, metadata and spec"
     );
 }
 
@@ -117,17 +116,23 @@ fn errors_of_form_and_of_meaning_are_told_together() {
 apiVersion: projectcalico.org/v3
 kind: BGPPeer
 metadata: {name: Tor}
-spec: {peerIP: 10.0.0, nodeselector: all(), node: n1, nodeSelector: all(), reachableBy: 10.0.0.1}
+spec:
+  nodeselector: all()
+  node: n1
+  nodeSelector: all()
+  reachableBy: 10.0.0.1
+  peerIP: 10.0.0
 ";
     assert_eq!(
         errors(text),
         [
-            "spec.nodeselector: found an unknown field, did you mean \"nodeSelector\"?",
-            "spec.peerIP: found \"10.0.0\", allowed: ADDRESS, IPV4:PORT or [IPV6]:PORT",
-            "metadata.name: found \"Tor\", allowed: lower case letters, digits, '-' and '.', a \
-             letter or digit at both ends, at most 253",
-            "spec.nodeSelector: found \"all()\", allowed: nothing, because node is set",
-            "spec.reachableBy: found 10.0.0.1, allowed: nothing, because peerIP is not set",
+            "metadata.name (line 4): found \"Tor\", allowed: lower case letters, digits, '-' and \
+             '.', a letter or digit at both ends, at most 253",
+            "spec.nodeselector (line 6): found an unknown field, did you mean \"nodeSelector\"?",
+            "spec.nodeSelector (line 8): found \"all()\", allowed: nothing, because node is set",
+            "spec.reachableBy (line 9): found 10.0.0.1, allowed: nothing, because peerIP is not \
+             set",
+            "spec.peerIP (line 10): found \"10.0.0\", allowed: ADDRESS, IPV4:PORT or [IPV6]:PORT",
         ]
     );
 }
@@ -143,7 +148,7 @@ spec: {node: n1, interfaceName: a/b}
     let found = errors(text);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(
-        found[0].starts_with("spec.interfaceName: found \"a/b\""),
+        found[0].starts_with("spec.interfaceName (line 5): found \"a/b\""),
         "{found:?}"
     );
 }
@@ -171,7 +176,7 @@ spec: {selector: bad, ingress: [{action: Allow, source: {selector: bad}}]}
     assert_eq!(paths, ["spec.ingress[0].source.selector", "spec.selector"]);
     assert_eq!(
         errors[1].to_string(),
-        "spec.selector: found \"bad\", allowed: a selector (no)"
+        "spec.selector (line 5): found \"bad\", allowed: a selector (no)"
     );
 }
 
@@ -187,6 +192,116 @@ spec:
   - {<<: *web, action: Deny}
 ";
     assert_eq!(errors(text), [""; 0]);
+}
+
+#[test]
+fn errors_know_their_line_in_the_whole_text() {
+    let pool = "kind: IPPool\napiVersion: projectcalico.org/v3\nmetadata:\n  name: a\nspec:\n  \
+                cidr: 10.0.0.0/16\n";
+    let text = format!("{pool}---\n# here\n{pool}  blocksize: 26\n---\n{pool}  blockSize: 5\n");
+    let documents = decode(&text);
+    let lines: Vec<_> = documents
+        .iter()
+        .map(|document| match &document.result {
+            Err(DocumentError::Invalid(errors)) => errors[0].line,
+            _ => None,
+        })
+        .collect();
+    assert_eq!(lines, [None, Some(15), Some(23)]);
+    let json = r#"{"kind": "IPPool", "apiVersion": "projectcalico.org/v3",
+        "metadata": {"name": "a"},
+        "spec": {"cidr": "10.0.0.0/16",
+          "natOutgoing": "yes"}}"#;
+    assert_eq!(
+        errors(json),
+        ["spec.natOutgoing (line 4): found \"yes\", allowed: true or false"]
+    );
+}
+
+#[test]
+fn members_that_stand_twice_are_refused_with_both_lines() {
+    let text = "
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: a}
+spec:
+  cidr: 10.0.0.0/16
+  natOutgoing: true
+  natOutgoing: false
+  blocksize: 26
+";
+    assert_eq!(
+        errors(text),
+        [
+            "spec.natOutgoing (line 8): found a second time (first on line 7), allowed: each name \
+             once",
+            "spec.blocksize (line 9): found an unknown field, did you mean \"blockSize\"?",
+        ]
+    );
+}
+
+#[test]
+fn text_needs_no_quotes_where_only_one_thing_can_be_meant() {
+    let set = |label: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkSet\nmetadata:\n  name: 5\n  \
+             labels:\n    version: {label}\nspec: {{}}\n"
+        )
+    };
+    for label in ["5", "1.5", "true", "'1.10'", "\"yes\""] {
+        let documents = decode(&set(label));
+        let resource = documents[0].result.as_ref().unwrap();
+        assert_eq!(resource.metadata().name, "5");
+        let text = label.trim_matches(['\'', '"']);
+        assert_eq!(resource.metadata().labels["version"], text);
+    }
+    // The established reader makes true, 8 and 1.1 of these.
+    for label in ["yes", "010", "1.10"] {
+        let found = errors(&set(label));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].starts_with("metadata.labels.version (line 6): found"),
+            "{found:?}"
+        );
+        assert!(found[0].ends_with("text (put it in quotes)"), "{found:?}");
+    }
+}
+
+#[test]
+fn numbers_without_a_fraction_are_whole() {
+    let pool = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: a}\nspec: {cidr: \
+                10.0.0.0/16, natOutgoing: yes, blockSize: 26.0}\n";
+    let documents = decode(pool);
+    let Ok(AnyResource::IpPool(pool)) = &documents[0].result else {
+        panic!("{documents:?}")
+    };
+    assert_eq!((pool.spec.block_size(), pool.spec.nat_outgoing), (26, true));
+}
+
+#[test]
+fn slips_in_policies_of_kubernetes_are_told_all_at_once() {
+    let text = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: prod, labels: {a: b}}
+spec:
+  podSelector: {matchlabels: {a: b}}
+  ingress:
+  - from:
+    - ipBlock: {cidr: 10.0.0/8}
+    ports:
+    - {protocol: tcp, port: 80}
+";
+    assert_eq!(
+        errors(text),
+        [
+            "spec.podSelector.matchlabels (line 6): found an unknown field, did you mean \
+             \"matchLabels\"?",
+            "spec.ingress[0].from[0].ipBlock.cidr (line 9): found \"10.0.0/8\", allowed: \
+             ADDRESS/LENGTH, such as 10.65.0.0/16 or fd00::/64",
+            "spec.ingress[0].ports[0].protocol (line 11): found \"tcp\", allowed: TCP, UDP, SCTP",
+        ]
+    );
 }
 
 proptest! {

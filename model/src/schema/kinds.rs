@@ -16,6 +16,7 @@ use crate::rule::Action;
 use crate::staged_policy::StagedAction;
 use controllers::KUBE_CONTROLLERS_CONFIGURATION;
 use kubernetes::STAGED_KUBERNETES_NETWORK_POLICY;
+pub(crate) use kubernetes::kubernetes_schema;
 
 /// No limit on a list.
 const MANY: usize = usize::MAX;
@@ -550,17 +551,14 @@ schema!(
     required ["protocol", "port"]
 );
 
-mod controllers;
-mod kubernetes;
-
 macro_rules! resource {
     ($spec:ident) => {{
         static SCHEMA: Schema = Schema {
             fields: &[
-                ("kind", TEXT),
-                ("apiVersion", TEXT),
-                ("metadata", Object(&METADATA)),
-                ("spec", Object(&$spec)),
+                ("kind", Shape::Text(usize::MAX)),
+                ("apiVersion", Shape::Text(usize::MAX)),
+                ("metadata", Shape::Object(&METADATA)),
+                ("spec", Shape::Object(&$spec)),
             ],
             required: &["metadata", "spec"],
             foreign: &["status"],
@@ -568,6 +566,9 @@ macro_rules! resource {
         &SCHEMA
     }};
 }
+
+mod controllers;
+mod kubernetes;
 
 /// The members of a resource of this kind.
 pub(crate) fn resource_schema(kind: Kind) -> &'static Schema {

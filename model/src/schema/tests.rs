@@ -33,7 +33,7 @@ fn example_resource(kind: Kind) -> Value {
 }
 
 fn errors(kind: Kind, mut value: Value) -> Vec<String> {
-    let mut checker = Checker::new(Unknown::Refuse);
+    let mut checker = Checker::new(Unknown::Refuse, None);
     checker.check(&Shape::Object(resource_schema(kind)), &mut value);
     checker.errors.iter().map(ToString::to_string).collect()
 }

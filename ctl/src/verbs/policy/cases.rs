@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use margay_model::any::AnyResource;
-use margay_model::manifest::decode_manifest;
+use margay_model::manifest::decode_value;
 use margay_model::meta::{ObjectMeta, StringMap};
 use margay_model::net::Cidr;
 use margay_model::protocol::Protocol;
@@ -178,7 +178,7 @@ impl Suite {
     }
 
     fn resource(&mut self, place: &str, value: &Value, errors: &mut Vec<String>) {
-        for document in decode_manifest(&value.to_string(), &check_selector) {
+        for document in decode_value(value, &check_selector) {
             match document.result {
                 Ok(resource) => self.resources.push(resource.with_defaults()),
                 Err(error) => errors.push(format!("{place}: {}: {error}", document.subject)),
