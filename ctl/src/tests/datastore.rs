@@ -200,7 +200,7 @@ fn an_export_of_the_established_client_is_taken() {
         ran,
         failed(
             "",
-            "-: document 1 item 1: IPPool/main: spec.blockSize: found 99, allowed: 20 to 32\n\
+            "-: document 1 item 1: IPPool/main: spec.blockSize (line 9): found 99, allowed: 20 to 32\n\
              -: /x/h: allowed: a key below /calico/\n"
         )
     );
