@@ -173,8 +173,8 @@ impl<'a> Checker<'a> {
     }
 
     /// Reads a number or word without quotes as text where text is asked for, and 5.0 as 5 where a
-    /// whole number is, as the established reader does. What it would write another way than it
-    /// stands there (`1.10`, `yes`) has to be put in quotes.
+    /// whole number is, as the established reader does. A number that it would print another way
+    /// (`1.10`) has to be put in quotes; words (`yes`) stay what they are.
     fn read_as(&self, shape: &Shape, value: &mut Value) {
         match (shape, &*value) {
             (Shape::Whole(..), Value::Number(number)) => {
@@ -197,8 +197,9 @@ impl<'a> Checker<'a> {
                     Shape::Form(form) => !(form.accepts)(value),
                     _ => true,
                 };
-                if wanted && self.source.is_some_and(|node| node.is_exact(&self.path)) {
-                    *value = Value::from(value.to_string());
+                let text = self.source.and_then(|node| node.text_of(&self.path));
+                if let Some(text) = text.filter(|_| wanted) {
+                    *value = Value::from(text);
                 }
             }
             _ => {}

@@ -248,15 +248,15 @@ fn text_needs_no_quotes_where_only_one_thing_can_be_meant() {
              labels:\n    version: {label}\nspec: {{}}\n"
         )
     };
-    for label in ["5", "1.5", "true", "'1.10'", "\"yes\""] {
+    for label in ["5", "1.5", "true", "yes", "y", "'1.10'"] {
         let documents = decode(&set(label));
         let resource = documents[0].result.as_ref().unwrap();
         assert_eq!(resource.metadata().name, "5");
         let text = label.trim_matches(['\'', '"']);
         assert_eq!(resource.metadata().labels["version"], text);
     }
-    // The established reader makes true, 8 and 1.1 of these.
-    for label in ["yes", "010", "1.10"] {
+    // The established reader makes 8 and 1.1 of these.
+    for label in ["010", "1.10"] {
         let found = errors(&set(label));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(

@@ -29,10 +29,10 @@ pub(crate) struct Node {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Content {
-    /// `exact` if the text is what the value is printed as, so that it could be text as well.
+    /// `text` is how it stands there, where that could be meant as text as well.
     Scalar {
         value: Value,
-        exact: bool,
+        text: Option<Box<str>>,
     },
     List(Vec<Node>),
     Map(Vec<Member>),
@@ -56,10 +56,16 @@ pub(crate) struct SyntaxError {
 }
 
 impl Content {
+    /// A number that would be printed another way (`1.10`, `010`) could not be text: it is not
+    /// clear which of the two is meant.
     fn scalar(value: Value, text: &str) -> Self {
-        let printed = value.to_string();
-        let exact = !value.is_string() && printed == text;
-        Self::Scalar { value, exact }
+        let alike = match &value {
+            Value::Bool(_) => true,
+            Value::Number(number) => number.to_string() == text,
+            _ => false,
+        };
+        let text = alike.then(|| text.into());
+        Self::Scalar { value, text }
     }
 }
 
@@ -107,10 +113,12 @@ impl Node {
         self.walk(path).0
     }
 
-    /// Whether what stands at `path` could be text as well: a number or word in its usual form.
-    pub(crate) fn is_exact(&self, path: &str) -> bool {
-        let exact = |node: &Self| matches!(node.content, Content::Scalar { exact: true, .. });
-        self.walk(path).1.is_some_and(exact)
+    /// The number or word that stands at `path`, as it is written, if it could be meant as text.
+    pub(crate) fn text_of(&self, path: &str) -> Option<&str> {
+        match &self.walk(path).1?.content {
+            Content::Scalar { text, .. } => text.as_deref(),
+            _ => None,
+        }
     }
 
     /// The line of what stands at `path`, and the value if there is one.

@@ -101,8 +101,8 @@ fn json_knows_its_lines_too() {
         assert_eq!(nodes[0].line_of(path), line, "{path}");
     }
     assert_eq!(nodes[1].line_of("e"), 6);
-    assert!(nodes[0].is_exact("a[0]"));
-    assert!(!nodes[0].is_exact("d"));
+    assert_eq!(nodes[0].text_of("a[0]"), Some("1"));
+    assert_eq!(nodes[0].text_of("d"), None);
     assert_eq!(read_json("{\"a\": 1} b"), None);
     assert_eq!(read_json("a: 1"), None);
 }

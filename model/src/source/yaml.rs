@@ -38,7 +38,7 @@ const fn null(line: usize) -> Node {
         line,
         content: Content::Scalar {
             value: Value::Null,
-            exact: false,
+            text: None,
         },
     }
 }
