@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::causes::in_full;
+use crate::derive::{Announcing, Bgp};
 use crate::kernel::{Announce, BgpNextHop, Learned};
 use crate::world::World;
 
@@ -30,7 +31,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Prefixes that this host has, or has no more.
 #[derive(Debug)]
 pub(crate) enum Local {
-    Announce(Vec<IpNetwork>),
+    /// With the interfaces that they are behind.
+    Announce(Vec<(IpNetwork, String)>),
     Withdraw(Vec<IpNetwork>),
 }
 
@@ -74,20 +76,30 @@ impl BgpHandle {
 
 /// What the task works with.
 pub(crate) struct Keeper {
-    pub(crate) config: watch::Receiver<Option<SpeakerConfig>>,
+    pub(crate) config: watch::Receiver<Option<Bgp>>,
     pub(crate) local: mpsc::UnboundedReceiver<Local>,
     pub(crate) learned: mpsc::Sender<Learned>,
     /// Tells how often a sticky address has moved.
     pub(crate) world: watch::Receiver<Arc<World>>,
 }
 
-/// What is announced, each with how often it has moved if it is sticky.
-type Announced = BTreeMap<IpNetwork, Option<u32>>;
+/// What is announced of this node's endpoints.
+type Announced = BTreeMap<IpNetwork, Held>;
+
+/// An address of an endpoint.
+#[derive(Debug)]
+struct Held {
+    /// The interface that it is behind.
+    interface: String,
+    /// How often it has moved, if it is sticky.
+    moves: Option<u32>,
+}
 
 struct Running {
     speaker: Speaker,
     fib: FibReceiver,
     config: SpeakerConfig,
+    announcing: Announcing,
 }
 
 impl Keeper {
@@ -118,7 +130,7 @@ impl Keeper {
                     self.configure(&mut running, &prefixes).await;
                 }
                 Some(change) = self.local.recv() => {
-                    self.tell(&mut prefixes, running.as_ref(), &change).await;
+                    self.tell(&mut prefixes, running.as_ref(), change).await;
                 }
                 changed = self.world.changed() => {
                     if changed.is_err() {
@@ -127,7 +139,7 @@ impl Keeper {
                     let moved = moved(&prefixes, &self.world.borrow_and_update().moves);
                     if !moved.is_empty() {
                         let change = Local::Announce(moved);
-                        self.tell(&mut prefixes, running.as_ref(), &change).await;
+                        self.tell(&mut prefixes, running.as_ref(), change).await;
                     }
                 }
                 batch = next_batch(&mut running) => match batch {
@@ -156,62 +168,128 @@ impl Keeper {
     /// Local routes that the kernel has already reported come before a new configuration.
     async fn take_local(&mut self, prefixes: &mut Announced, running: Option<&Running>) {
         while let Ok(change) = self.local.try_recv() {
-            self.tell(prefixes, running, &change).await;
+            self.tell(prefixes, running, change).await;
         }
     }
 
     /// Takes note of a change, and tells a speaker that runs. The graph publishes an endpoint before the
     /// kernel has its route, so how often its addresses have moved is known here.
-    async fn tell(&self, prefixes: &mut Announced, running: Option<&Running>, change: &Local) {
+    async fn tell(&self, prefixes: &mut Announced, running: Option<&Running>, change: Local) {
         let changes = match change {
             Local::Announce(added) => {
                 let moves = Arc::clone(&self.world.borrow().moves);
-                let added: Announced = added
-                    .iter()
-                    .map(|net| (*net, moves.get(net).copied()))
-                    .collect();
-                let changes = announcements(&added);
+                let held = |(net, interface)| {
+                    let moves = moves.get(&net).copied();
+                    (net, Held { interface, moves })
+                };
+                let added: Announced = added.into_iter().map(held).collect();
+                let changes = running.map(|r| r.announcing.routes(&added).collect());
                 prefixes.extend(added);
                 changes
             }
             Local::Withdraw(gone) => {
-                for net in gone {
+                for net in &gone {
                     prefixes.remove(net);
                 }
-                withdrawals(gone)
+                Some(withdrawals(&gone).collect())
             }
         };
-        if let Some(running) = running
-            && !changes.is_empty()
-            && let Err(error) = running.speaker.originate(changes).await
-        {
-            warn!(%error, "local routes not told to the speaker");
+        if let (Some(running), Some(changes)) = (running, changes) {
+            running.tell(changes).await;
         }
     }
 
     async fn configure(&mut self, running: &mut Option<Running>, prefixes: &Announced) {
-        let Some(config) = self.config.borrow_and_update().clone() else {
+        let Some(Bgp {
+            speaker: config,
+            announcing,
+        }) = self.config.borrow_and_update().clone()
+        else {
             return;
         };
-        match running {
-            Some(running) if running.config == config => {}
-            Some(running) => match running.speaker.configure(config.clone()).await {
-                Ok(()) => running.config = config,
-                Err(error) => warn!(error = in_full(&error), "BGP configuration refused"),
-            },
-            // With the local routes, so that they are in what peers hear before the first End-of-RIB.
-            None => match Speaker::spawn_with(config.clone(), announcements(prefixes)) {
-                Ok((speaker, fib)) => {
-                    info!(asn = config.local_as, router_id = %config.router_id, "speaker started");
-                    *running = Some(Running {
-                        speaker,
-                        fib,
-                        config,
-                    });
-                }
-                Err(error) => warn!(error = in_full(&error), "cannot start the speaker"),
-            },
+        if let Some(running) = running {
+            running.configure(config).await;
+            running.announce_with(announcing, prefixes).await;
+            return;
         }
+        // With the local routes, so that they are in what peers hear before the first End-of-RIB.
+        let routes = announcing.all(prefixes);
+        match Speaker::spawn_with(config.clone(), routes) {
+            Ok((speaker, fib)) => {
+                info!(asn = config.local_as, router_id = %config.router_id, "speaker started");
+                *running = Some(Running {
+                    speaker,
+                    fib,
+                    config,
+                    announcing,
+                });
+            }
+            Err(error) => warn!(error = in_full(&error), "cannot start the speaker"),
+        }
+    }
+}
+
+impl Running {
+    async fn configure(&mut self, config: SpeakerConfig) {
+        if self.config == config {
+            return;
+        }
+        match self.speaker.configure(config.clone()).await {
+            Ok(()) => self.config = config,
+            Err(error) => warn!(error = in_full(&error), "BGP configuration refused"),
+        }
+    }
+
+    /// Announces everything once more if what it carries has changed.
+    async fn announce_with(&mut self, announcing: Announcing, prefixes: &Announced) {
+        if self.announcing == announcing {
+            return;
+        }
+        let old = std::mem::replace(&mut self.announcing, announcing);
+        let kept = |range: &&IpNetwork| {
+            self.announcing.ranges.contains(range) || prefixes.contains_key(range)
+        };
+        let gone = old.ranges.iter().filter(|range| !kept(range));
+        let mut changes: Vec<_> = withdrawals(gone).collect();
+        changes.extend(self.announcing.all(prefixes));
+        self.tell(changes).await;
+    }
+
+    async fn tell(&self, changes: Vec<LocalRouteChange>) {
+        if !changes.is_empty()
+            && let Err(error) = self.speaker.originate(changes).await
+        {
+            warn!(%error, "local routes not told to the speaker");
+        }
+    }
+}
+
+impl Announcing {
+    /// All routes of this node.
+    fn all(&self, prefixes: &Announced) -> Vec<LocalRouteChange> {
+        let range = |net| self.route(net, LocalAttrs::default());
+        let ranges = self.ranges.iter().filter_map(range);
+        ranges.chain(self.routes(prefixes)).collect()
+    }
+
+    fn routes(&self, prefixes: &Announced) -> impl Iterator<Item = LocalRouteChange> {
+        prefixes.iter().filter_map(|(net, held)| {
+            let mut attrs = LocalAttrs {
+                interface: held.interface.clone(),
+                ..LocalAttrs::default()
+            };
+            prefer(&mut attrs, held.moves);
+            self.route(net, attrs)
+        })
+    }
+
+    fn route(&self, net: &IpNetwork, mut attrs: LocalAttrs) -> Option<LocalRouteChange> {
+        let prefix = bgp_prefix(net)?;
+        self.tag(prefix, &mut attrs);
+        Some(LocalRouteChange {
+            prefix,
+            action: LocalAction::Announce(attrs),
+        })
     }
 }
 
@@ -224,35 +302,24 @@ async fn next_batch(running: &mut Option<Running>) -> Option<FibBatch> {
 }
 
 /// What is announced as having moved less or more often than it has.
-fn moved(announced: &Announced, moves: &BTreeMap<IpNetwork, u32>) -> Vec<IpNetwork> {
+fn moved(announced: &Announced, moves: &BTreeMap<IpNetwork, u32>) -> Vec<(IpNetwork, String)> {
     // One that is sticky no more is withdrawn, or another workload's: told by the kernel thread.
-    let differs = |(net, moves): &(&IpNetwork, &u32)| {
-        announced
-            .get(*net)
-            .is_some_and(|told| *told != Some(**moves))
+    let differs = |(net, moves): (&IpNetwork, &u32)| {
+        let told = announced.get(net)?;
+        (told.moves != Some(*moves)).then(|| (*net, told.interface.clone()))
     };
-    let moved = moves.iter().filter(differs);
-    moved.map(|(net, _)| *net).collect()
+    moves.iter().filter_map(differs).collect()
 }
 
-fn announcements(prefixes: &Announced) -> Vec<LocalRouteChange> {
-    let announcements = prefixes.iter().filter_map(|(net, moves)| {
-        Some(LocalRouteChange {
-            prefix: bgp_prefix(net)?,
-            action: LocalAction::Announce(preference(*moves)),
-        })
-    });
-    announcements.collect()
-}
-
-fn withdrawals(prefixes: &[IpNetwork]) -> Vec<LocalRouteChange> {
-    let withdrawals = prefixes.iter().filter_map(|net| {
+fn withdrawals<'a>(
+    networks: impl IntoIterator<Item = &'a IpNetwork>,
+) -> impl Iterator<Item = LocalRouteChange> {
+    networks.into_iter().filter_map(|net| {
         Some(LocalRouteChange {
             prefix: bgp_prefix(net)?,
             action: LocalAction::Withdraw,
         })
-    });
-    withdrawals.collect()
+    })
 }
 
 fn bgp_prefix(net: &IpNetwork) -> Option<Prefix> {
@@ -268,12 +335,9 @@ const MED: u32 = 1_000_000;
 /// What makes neighbours prefer the newest of several hosts that announce a sticky address: the host that
 /// had it may be dead or cut off, and its announcement outlives it for the hold time and a graceful restart.
 /// Internal peers go by LOCAL_PREF. External ones never hear that; among hosts of one AS they go by the MED.
-fn preference(moves: Option<u32>) -> LocalAttrs {
-    LocalAttrs {
-        local_pref: moves.map(|moves| LOCAL_PREF.saturating_add(moves)),
-        med: moves.map(|moves| MED.saturating_sub(moves)),
-        ..LocalAttrs::default()
-    }
+fn prefer(attrs: &mut LocalAttrs, moves: Option<u32>) {
+    attrs.local_pref = moves.map(|moves| LOCAL_PREF.saturating_add(moves));
+    attrs.med = moves.map(|moves| MED.saturating_sub(moves));
 }
 
 fn learned(batch: FibBatch) -> Learned {
@@ -341,6 +405,11 @@ mod tests {
 
     #[test]
     fn each_move_of_a_sticky_address_makes_its_route_better_for_both_kinds_of_peers() {
+        let preference = |moves| {
+            let mut attrs = LocalAttrs::default();
+            prefer(&mut attrs, moves);
+            attrs
+        };
         assert_eq!(preference(None), LocalAttrs::default());
         let [never, once, twice] = [0, 1, 2].map(|moves| preference(Some(moves)));
         assert_eq!(never.local_pref, Some(LOCAL_PREF));
@@ -351,8 +420,16 @@ mod tests {
     #[test]
     fn an_address_that_returns_while_it_is_still_announced_is_announced_anew() {
         let net = |n: u8| IpNetwork::new([10, 65, 0, n].into(), 32).unwrap();
-        let announced = Announced::from([(net(1), Some(0)), (net(2), Some(1)), (net(3), None)]);
+        let held = |moves| Held {
+            interface: "mgy1".to_owned(),
+            moves,
+        };
+        let announced = Announced::from([
+            (net(1), held(Some(0))),
+            (net(2), held(Some(1))),
+            (net(3), held(None)),
+        ]);
         let moves = BTreeMap::from([(net(1), 2), (net(2), 1), (net(9), 4)]);
-        assert_eq!(moved(&announced, &moves), [net(1)]);
+        assert_eq!(moved(&announced, &moves), [(net(1), "mgy1".to_owned())]);
     }
 }

@@ -155,9 +155,18 @@ pub struct PeerConfig {
     /// How often our own AS may occur in the AS_PATH of a route from the peer.
     #[serde(default)]
     pub allow_own_as: u8,
-    /// Most prefixes per family that the peer may send; more ends the session (6/1).
+    /// Put our AS for the peer's in what it is told: for sites that share an AS number.
+    #[serde(default)]
+    pub as_override: bool,
+    /// Leave private AS numbers out of what an external peer is told.
+    #[serde(default)]
+    pub remove_private_as: bool,
+    /// Most prefixes per family that the peer may send.
     #[serde(default)]
     pub max_prefixes: Option<u32>,
+    /// What happens when it sends more.
+    #[serde(default)]
+    pub max_prefixes_action: MaxPrefixesAction,
     /// Offer messages beyond 4096 octets (RFC 8654).
     #[serde(default)]
     pub extended_messages: bool,
@@ -187,10 +196,26 @@ impl PeerConfig {
             export: FilterConfig::default(),
             route_reflector_client: false,
             allow_own_as: 0,
+            as_override: false,
+            remove_private_as: false,
             max_prefixes: None,
+            max_prefixes_action: MaxPrefixesAction::Restart,
             extended_messages: false,
         }
     }
+}
+
+/// What a peer that sends too many prefixes gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaxPrefixesAction {
+    /// A line in our log, once a session.
+    Warn,
+    /// A Cease (6/1); it may come back after a pause that grows.
+    #[default]
+    Restart,
+    /// A Cease (6/1); it stays out until its configuration changes.
+    Stop,
 }
 
 /// How far away a peer may be.

@@ -94,7 +94,7 @@ impl Network {
                 communities: self.communities.clone(),
                 large_communities: self.large_communities.clone(),
                 med: self.med,
-                local_pref: None,
+                ..LocalAttrs::default()
             }),
         }
     }

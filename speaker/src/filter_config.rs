@@ -49,6 +49,18 @@ pub struct FilterRule {
     /// Where the route comes from; without it from anywhere.
     #[serde(default)]
     pub source: Option<RouteOrigin>,
+    /// A community that the route carries, `aa:nn` or `aa:nn:mm`.
+    #[serde(default, with = "community_text")]
+    pub community: Option<policy::Community>,
+    /// How its AS_PATH begins, the nearest first.
+    #[serde(default)]
+    pub as_path_prefix: Vec<u32>,
+    /// Its priority: 2147483647 less LOCAL_PREF, and 1024 for one without or with 100.
+    #[serde(default)]
+    pub priority: Option<u32>,
+    /// The interface that it is reached by; `*` stands for any characters.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// What to do.
     pub action: Action,
     /// What accepting changes, in order.
@@ -99,6 +111,8 @@ pub enum Operation {
     SetLocalPref(u32),
     /// Sets MULTI_EXIT_DISC.
     SetMed(u32),
+    /// Sets LOCAL_PREF to what a priority is told by; less is better, 1024 is normal.
+    SetPriority(u32),
 }
 
 impl FilterConfig {
@@ -128,14 +142,26 @@ impl FilterConfig {
 
 impl FilterRule {
     /// Accepts the prefix and more specific ones.
-    pub const fn accept(prefix: Prefix) -> Self {
+    pub fn accept(prefix: Prefix) -> Self {
         Self {
             prefix: Some(prefix),
+            ..Self::any(Action::Accept)
+        }
+    }
+
+    /// Matches everything.
+    pub const fn any(action: Action) -> Self {
+        Self {
+            prefix: None,
             operator: Operator::In,
             min_len: None,
             max_len: None,
             source: None,
-            action: Action::Accept,
+            community: None,
+            as_path_prefix: Vec::new(),
+            priority: None,
+            interface: None,
+            action,
             operations: Vec::new(),
         }
     }
@@ -163,6 +189,12 @@ impl FilterRule {
                 RouteOrigin::Ebgp => policy::Source::Ebgp,
                 RouteOrigin::Ibgp => policy::Source::Ibgp,
             }),
+            route: policy::RouteMatch {
+                community: self.community,
+                as_path_prefix: self.as_path_prefix.clone(),
+                priority: self.priority,
+                interface: self.interface.clone(),
+            },
             action: self.action.into(),
             operations: self.operations.iter().map(Operation::compile).collect(),
         }
@@ -177,6 +209,7 @@ impl Operation {
             Self::PrependAsPath(asns) => policy::Operation::PrependAsPath(asns.clone()),
             Self::SetLocalPref(v) => policy::Operation::SetLocalPref(*v),
             Self::SetMed(v) => policy::Operation::SetMed(*v),
+            Self::SetPriority(v) => policy::Operation::SetPriority(*v),
         }
     }
 }
@@ -186,6 +219,30 @@ impl From<Action> for policy::Action {
         match action {
             Action::Accept => Self::Accept,
             Action::Reject => Self::Reject,
+        }
+    }
+}
+
+/// Communities as text in configuration.
+mod community_text {
+    use margay_bgp::policy::Community;
+    use serde::{Deserialize, Deserializer, de::Error};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Community>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else {
+            return Ok(None);
+        };
+        let parts: Option<Vec<u32>> = text.split(':').map(|part| part.parse().ok()).collect();
+        match parts.as_deref() {
+            Some([high @ 0..=0xffff, low @ 0..=0xffff]) => {
+                Ok(Some(Community::Standard(high << 16 | low)))
+            }
+            Some([a, b, c]) => Ok(Some(Community::Large([*a, *b, *c]))),
+            _ => Err(D::Error::custom(format!(
+                "`{text}` is not a community, allowed is aa:nn or aa:nn:mm"
+            ))),
         }
     }
 }

@@ -40,7 +40,8 @@ mod socket;
 mod view;
 
 pub use config::{
-    ConfigError, GracefulRestartConfig, MultipathConfig, PeerConfig, SpeakerConfig, Ttl,
+    ConfigError, GracefulRestartConfig, MaxPrefixesAction, MultipathConfig, PeerConfig,
+    SpeakerConfig, Ttl,
 };
 pub use daemon::{DaemonConfig, Network};
 pub use filter_config::{Action, FilterConfig, FilterRule, Operation, Operator, RouteOrigin};
@@ -48,6 +49,7 @@ pub use handle::{
     FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, Queries, Shutdown, Speaker,
     SpeakerError,
 };
+pub use margay_bgp::policy::Community;
 pub use margay_bgp::rib::{FibChange, FibNextHop, Reachability};
 pub use peer_key::{BGP_PORT, PeerKey};
 pub use secret::Secret;

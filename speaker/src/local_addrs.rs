@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
+use nix::{
+    ifaddrs::getifaddrs,
+    net::if_::{if_indextoname, if_nametoindex},
+};
 
 /// Addresses that packets to us may be sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,6 +21,13 @@ pub(crate) struct LocalAddrs {
 }
 
 impl LocalAddrs {
+    /// Name of the interface, empty if unknown.
+    pub(crate) fn name(&self) -> String {
+        let name = if_indextoname(self.ifindex).ok();
+        let name = name.and_then(|name| name.into_string().ok());
+        name.unwrap_or_default()
+    }
+
     /// Of the interface that has `local`; global addresses that it lacks come from others.
     pub(crate) fn beside(local: IpAddr) -> Self {
         let all = interface_addrs();

@@ -1,11 +1,13 @@
 //! Pure functions from the resources to what each part of the agent should have.
 
+mod announcing;
 mod filters;
 mod globals;
 mod peers;
 mod speaker;
 mod world;
 
+pub(crate) use announcing::Announcing;
 pub(crate) use globals::{globals, tuning};
-pub(crate) use speaker::{BgpSettings, speaker};
+pub(crate) use speaker::{Bgp, BgpSettings, bgp};
 pub(crate) use world::{moves, refresh_world};

@@ -19,7 +19,8 @@ use margay_speaker::{
 use sha1::{Digest, Sha1};
 use tracing::warn;
 
-use super::filters::{self, FilterProblem};
+use super::announcing::Announcing;
+use super::filters;
 use super::peers::{Peer, Settings, as_of, cluster_id, peers};
 use crate::graph::Cache;
 
@@ -38,8 +39,23 @@ pub(crate) struct BgpSettings {
     pub(crate) secrets: PathBuf,
 }
 
+/// Everything that the speaker's keeper is told.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Bgp {
+    pub(crate) speaker: SpeakerConfig,
+    pub(crate) announcing: Announcing,
+}
+
+/// What BGP should do; nothing without a Node of our own.
+pub(crate) fn bgp(cache: &Cache, node: &str, settings: &BgpSettings) -> Option<Bgp> {
+    Some(Bgp {
+        speaker: speaker(cache, node, settings)?,
+        announcing: Announcing::of(cache, node),
+    })
+}
+
 /// The configuration; none without a Node of our own.
-pub(crate) fn speaker(cache: &Cache, node: &str, settings: &BgpSettings) -> Option<SpeakerConfig> {
+fn speaker(cache: &Cache, node: &str, settings: &BgpSettings) -> Option<SpeakerConfig> {
     let Some(AnyResource::Node(me)) = cache.get(&ResourceKey::global(Kind::Node, node)) else {
         return None;
     };
@@ -57,7 +73,7 @@ pub(crate) fn speaker(cache: &Cache, node: &str, settings: &BgpSettings) -> Opti
         restarting: settings.restarting,
     });
     config.cluster_id = cluster_id(me).and_then(|id| id.parse().ok());
-    let pools = Pools::of(cache);
+    let pools = Pools::of(cache, node);
     config.peers = peers(cache, me)
         .into_iter()
         .filter_map(|(key, peer)| {
@@ -132,13 +148,19 @@ struct Pools {
     all: Vec<Prefix>,
     /// Not to be advertised.
     unexported: Vec<Prefix>,
+    /// Ranges of services that this node announces.
+    ranges: Vec<Prefix>,
 }
 
 impl Pools {
-    fn of(cache: &Cache) -> Self {
+    fn of(cache: &Cache, node: &str) -> Self {
+        let ranges = Announcing::of(cache, node).ranges.into_iter();
         let mut pools = Self {
             all: Vec::new(),
             unexported: Vec::new(),
+            ranges: ranges
+                .filter_map(|range| Prefix::new(range.ip(), range.prefix()))
+                .collect(),
         };
         for resource in cache.of_kind(Kind::IpPool) {
             let AnyResource::IpPool(pool) = resource else {
@@ -209,7 +231,11 @@ fn build(
     config.max_prefixes = (!internal).then_some(EXTERNAL_MAX_PREFIXES);
     config.route_reflector_client = internal && is_client(me, peer);
     let names = spec.map_or(&[][..], |s| &s.filters);
-    let named = filters::named(cache, names).map_err(|e: FilterProblem| e.to_string())?;
+    let mut problems = Vec::new();
+    let named = filters::named(cache, names, &mut problems);
+    for problem in problems {
+        warn!(peer = peer.name, %problem, "a filter of a BGP peer cannot be followed");
+    }
     config.import = import(named.import, pools);
     config.export = export(named.export, pools, internal);
     Ok(config)
@@ -247,7 +273,8 @@ fn export(mut rules: Vec<FilterRule>, pools: &Pools, internal: bool) -> FilterCo
             default: Action::Accept,
         };
     }
-    let within = pools.all.iter().copied().map(FilterRule::accept);
+    let ours = pools.all.iter().chain(&pools.ranges);
+    let within = ours.copied().map(FilterRule::accept);
     rules.extend(within.map(|rule| FilterRule {
         source: Some(RouteOrigin::Local),
         ..rule

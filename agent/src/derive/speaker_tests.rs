@@ -3,7 +3,7 @@
 use margay_bgp::prefix::Family;
 use margay_model::manifest::decode_manifest;
 use margay_policy::selector::Selector;
-use margay_speaker::{Operation, Operator};
+use margay_speaker::{Community, Operation, Operator};
 use tempfile::TempDir;
 
 use super::*;
@@ -474,20 +474,32 @@ fn lengths_and_operations_of_a_filter_are_taken_over() {
 }
 
 #[test]
-fn a_filter_that_is_missing_or_cannot_be_followed_leaves_its_peer_out() {
-    assert_eq!(filtered(&[], "nowhere"), None);
-    for rule in [
-        "{action: Accept, interface: eth0}",
-        "{action: Accept, priority: 5}",
-        "{action: Accept, asPathPrefix: [65000]}",
-        "{action: Accept, communities: {values: ['65000:1']}}",
-        "{action: Accept, operations: [{setPriority: {value: 5}}]}",
-    ] {
-        let spec = format!("{{importV4: [{rule}]}}");
-        assert_eq!(filtered(&[&spec], "f1"), None, "{rule}");
-        // It harms nobody who does not name it.
-        assert!(filtered(&[&spec], "").is_some());
-    }
+fn every_match_and_operation_of_a_filter_is_taken_over() {
+    let spec = "{importV4: [{action: Accept, interface: 'eth*', priority: 5, \
+                asPathPrefix: [65000, 65001], communities: {values: ['65000:1']}, \
+                operations: [{setPriority: {value: 7}}]}, \
+                {action: Reject, communities: {values: ['65000:1:2']}}]}";
+    let peer = filtered(&[spec], "f1").unwrap();
+    let [first, second, ..] = &peer.import.rules[..] else {
+        panic!("two rules")
+    };
+    assert_eq!(first.interface.as_deref(), Some("eth*"));
+    assert_eq!(
+        (first.priority, &first.as_path_prefix),
+        (Some(5), &vec![65000, 65001])
+    );
+    assert_eq!(first.community, Some(Community::Standard(65000 << 16 | 1)));
+    assert_eq!(first.operations, [Operation::SetPriority(7)]);
+    assert_eq!(second.community, Some(Community::Large([65000, 1, 2])));
+}
+
+#[test]
+fn a_filter_that_is_missing_lets_nothing_through_but_keeps_its_peer() {
+    let nothing = |rule: &FilterRule| *rule == FilterRule::any(Action::Reject);
+    let first = "{importV4: [{action: Accept, matchOperator: Equal, cidr: 10.0.0.0/8}]}";
+    let peer = filtered(&[first], "f1, nowhere").unwrap();
+    assert_eq!(peer.import.rules[0].action, Action::Accept);
+    assert!(nothing(&peer.import.rules[1]) && nothing(&peer.export.rules[0]));
 }
 
 #[test]

@@ -25,7 +25,6 @@ use margay_model::validate::validate;
 use margay_model::workload_endpoint::WorkloadEndpoint;
 use margay_policy::calc::{Calc, Scope};
 use margay_policy::selector::Selector;
-use margay_speaker::SpeakerConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
@@ -111,7 +110,7 @@ impl GraphHandle {
 pub(crate) struct Outputs {
     pub(crate) kernel: KernelHandle,
     /// The speaker's whole configuration; `None` until the store was read.
-    pub(crate) bgp: watch::Sender<Option<SpeakerConfig>>,
+    pub(crate) bgp: watch::Sender<Option<derive::Bgp>>,
     pub(crate) world: watch::Sender<Arc<World>>,
 }
 
@@ -440,7 +439,7 @@ impl Graph {
                 .send_replace(Arc::new(self.world.clone()));
         }
         if dirty.bgp {
-            let config = derive::speaker(&self.cache, &self.node, &self.bgp_settings);
+            let config = derive::bgp(&self.cache, &self.node, &self.bgp_settings);
             self.outputs.bgp.send_replace(config);
         }
     }

@@ -9,18 +9,28 @@ use ipnetwork::IpNetwork;
 /// What is wanted, what was told, and where the two may differ.
 #[derive(Debug, Default)]
 pub(super) struct LocalPrefixes {
-    /// How many endpoints have the prefix: two for a moment when an address moves between them.
-    owners: BTreeMap<IpNetwork, usize>,
+    owners: BTreeMap<IpNetwork, Owners>,
     announced: BTreeSet<IpNetwork>,
     /// To be looked at: wanted or not since the last look, or wanted and not routed yet.
     unsettled: BTreeSet<IpNetwork>,
 }
 
+/// The endpoints that have a prefix.
+#[derive(Debug, Default)]
+struct Owners {
+    /// Two for a moment when an address moves between them.
+    count: usize,
+    /// The host's side of the last one.
+    interface: String,
+}
+
 impl LocalPrefixes {
-    /// An endpoint has these.
-    pub(super) fn add(&mut self, nets: impl IntoIterator<Item = IpNetwork>) {
+    /// An endpoint behind `interface` has these.
+    pub(super) fn add(&mut self, nets: impl IntoIterator<Item = IpNetwork>, interface: &str) {
         for net in nets {
-            *self.owners.entry(net).or_default() += 1;
+            let owners = self.owners.entry(net).or_default();
+            owners.count += 1;
+            interface.clone_into(&mut owners.interface);
             self.unsettled.insert(net);
         }
     }
@@ -29,8 +39,8 @@ impl LocalPrefixes {
     pub(super) fn remove(&mut self, nets: impl IntoIterator<Item = IpNetwork>) {
         for net in nets {
             if let Some(owners) = self.owners.get_mut(&net) {
-                *owners -= 1;
-                if *owners == 0 {
+                owners.count -= 1;
+                if owners.count == 0 {
                     self.owners.remove(&net);
                 }
             }
@@ -50,8 +60,11 @@ impl LocalPrefixes {
             .collect()
     }
 
-    /// What the neighbours may send here from now on, because it is routed.
-    pub(super) fn take_ready(&mut self, is_routed: impl Fn(IpNetwork) -> bool) -> Vec<IpNetwork> {
+    /// What the neighbours may send here from now on, because it is routed, and the interfaces it is behind.
+    pub(super) fn take_ready(
+        &mut self,
+        is_routed: impl Fn(IpNetwork) -> bool,
+    ) -> Vec<(IpNetwork, String)> {
         let settled = |net: &&IpNetwork| self.announced.contains(*net) || is_routed(**net);
         let wanted = |net: &&IpNetwork| self.owners.contains_key(*net);
         let looked_at = self.unsettled.iter().filter(wanted);
@@ -62,6 +75,7 @@ impl LocalPrefixes {
         settled
             .into_iter()
             .filter(|net| self.announced.insert(*net))
+            .filter_map(|net| Some((net, self.owners.get(&net)?.interface.clone())))
             .collect()
     }
 }
@@ -74,36 +88,42 @@ mod tests {
         IpNetwork::new([10, 65, 0, n].into(), 32).unwrap()
     }
 
+    fn ready(local: &mut LocalPrefixes, routed: impl Fn(IpNetwork) -> bool) -> Vec<IpNetwork> {
+        let ready = local.take_ready(routed);
+        assert!(ready.iter().all(|(_, interface)| interface == "mgy1"));
+        ready.into_iter().map(|(net, _)| net).collect()
+    }
+
     #[test]
     fn a_prefix_is_announced_once_and_only_when_routed() {
         let mut local = LocalPrefixes::default();
-        local.add([net(1), net(2)]);
-        assert_eq!(local.take_ready(|n| n == net(1)), [net(1)]);
-        assert_eq!(local.take_ready(|n| n == net(1)), []);
-        assert_eq!(local.take_ready(|_| true), [net(2)]);
+        local.add([net(1), net(2)], "mgy1");
+        assert_eq!(ready(&mut local, |n| n == net(1)), [net(1)]);
+        assert_eq!(ready(&mut local, |n| n == net(1)), []);
+        assert_eq!(ready(&mut local, |_| true), [net(2)]);
         assert_eq!(local.take_gone(), []);
     }
 
     #[test]
     fn a_prefix_that_was_never_told_is_not_withdrawn() {
         let mut local = LocalPrefixes::default();
-        local.add([net(1), net(2)]);
-        assert_eq!(local.take_ready(|n| n == net(1)), [net(1)]);
+        local.add([net(1), net(2)], "mgy1");
+        assert_eq!(ready(&mut local, |n| n == net(1)), [net(1)]);
         local.remove([net(1), net(2)]);
         assert_eq!(local.take_gone(), [net(1)]);
         assert_eq!(local.take_gone(), []);
-        assert_eq!(local.take_ready(|_| true), []);
+        assert_eq!(ready(&mut local, |_| true), []);
     }
 
     #[test]
     fn an_address_that_moves_between_endpoints_stays_announced() {
         let mut local = LocalPrefixes::default();
-        local.add([net(1)]);
-        assert_eq!(local.take_ready(|_| true), [net(1)]);
-        local.add([net(1)]);
+        local.add([net(1)], "mgy1");
+        assert_eq!(ready(&mut local, |_| true), [net(1)]);
+        local.add([net(1)], "mgy1");
         local.remove([net(1)]);
         assert_eq!(local.take_gone(), []);
-        assert_eq!(local.take_ready(|_| true), []);
+        assert_eq!(ready(&mut local, |_| true), []);
         local.remove([net(1)]);
         assert_eq!(local.take_gone(), [net(1)]);
     }

@@ -55,8 +55,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Answers whoever waits for the kernel: done, or what was refused, in words.
 pub(crate) type Acknowledge = oneshot::Sender<Result<(), String>>;
 
-/// Tells the speaker what this host has: prefixes to announce, prefixes to withdraw.
-pub(crate) type Announce = Box<dyn FnMut(Vec<IpNetwork>, Vec<IpNetwork>) + Send>;
+/// Tells the speaker what this host has: prefixes to announce with their interfaces, prefixes to withdraw.
+pub(crate) type Announce = Box<dyn FnMut(Vec<(IpNetwork, String)>, Vec<IpNetwork>) + Send>;
 
 /// Changes of the desired state, from the graph.
 #[derive(Debug, Default)]
@@ -534,7 +534,7 @@ impl Kernel {
         self.refused.remove(&id);
         self.routes
             .set_endpoint(&id, &plan.ifname, &translate::networks(&plan.addresses));
-        self.local.add(announced(&plan));
+        self.local.add(announced(&plan), &plan.ifname);
         let new: Vec<IpAddr> = plan.addresses.iter().map(|net| net.addr()).collect();
         let before = self.plans.insert(id, plan);
         let had = |ip: &IpAddr| {

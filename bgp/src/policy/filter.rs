@@ -2,7 +2,10 @@
 
 use crate::prefix::Prefix;
 
-use super::compiled::Compiled;
+use super::{
+    compiled::Compiled,
+    route_match::{Facts, RouteMatch},
+};
 
 /// What becomes of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,6 +107,8 @@ pub enum Operation {
     SetLocalPref(u32),
     /// Sets MULTI_EXIT_DISC.
     SetMed(u32),
+    /// Sets LOCAL_PREF to what the priority is told by, see [`pref_of`](super::pref_of).
+    SetPriority(u32),
 }
 
 /// Conditions, all of which must hold, and what follows.
@@ -113,6 +118,8 @@ pub struct Rule {
     pub prefix: Option<PrefixMatch>,
     /// On the origin of the route; `None` matches every origin.
     pub source: Option<Source>,
+    /// On what the route carries.
+    pub route: RouteMatch,
     /// What to do when the conditions hold.
     pub action: Action,
     /// What [`Action::Accept`] changes, in order.
@@ -121,20 +128,19 @@ pub struct Rule {
 
 impl Rule {
     /// A rule on the prefix alone.
-    pub const fn new(prefix: PrefixMatch, action: Action) -> Self {
+    pub fn new(prefix: PrefixMatch, action: Action) -> Self {
         Self {
             prefix: Some(prefix),
-            source: None,
-            action,
-            operations: Vec::new(),
+            ..Self::any(action)
         }
     }
 
     /// A rule that matches everything.
-    pub const fn any(action: Action) -> Self {
+    pub fn any(action: Action) -> Self {
         Self {
             prefix: None,
             source: None,
+            route: RouteMatch::default(),
             action,
             operations: Vec::new(),
         }
@@ -161,6 +167,8 @@ pub struct Filter {
     rules: Vec<Rule>,
     default: Action,
     compiled: Compiled,
+    needs_attrs: bool,
+    needs_interface: bool,
 }
 
 impl PartialEq for Filter {
@@ -176,6 +184,8 @@ impl Filter {
     pub fn new(rules: Vec<Rule>, default: Action) -> Self {
         let compiled = Compiled::new(&rules);
         Self {
+            needs_attrs: rules.iter().any(|r| r.route.needs_attrs()),
+            needs_interface: rules.iter().any(|r| r.route.interface.is_some()),
             rules,
             default,
             compiled,
@@ -208,15 +218,30 @@ impl Filter {
         self.default
     }
 
+    /// Whether some rule looks at attributes, so that they have to be among the [`Facts`].
+    pub const fn needs_attrs(&self) -> bool {
+        self.needs_attrs
+    }
+
+    /// Whether some rule looks at the interface.
+    pub const fn needs_interface(&self) -> bool {
+        self.needs_interface
+    }
+
     /// What becomes of `prefix` learnt from `origin` ([`Source::RemotePeers`] is not an origin),
     /// and the operations to apply when it is accepted.
-    pub fn verdict(&self, prefix: Prefix, origin: Source) -> Option<&[Operation]> {
-        self.decide(prefix, origin)
+    pub fn verdict(
+        &self,
+        prefix: Prefix,
+        origin: Source,
+        facts: &Facts<'_>,
+    ) -> Option<&[Operation]> {
+        self.decide(prefix, origin, facts)
             .map(|rule| self.operations(rule))
     }
 
     /// `None` to reject, else the accepting rule that has operations, or [`Filter::PLAIN`].
-    pub(crate) fn decide(&self, prefix: Prefix, origin: Source) -> Option<u16> {
+    pub(crate) fn decide(&self, prefix: Prefix, origin: Source, facts: &Facts<'_>) -> Option<u16> {
         if self.rules.is_empty() {
             return (self.default == Action::Accept).then_some(Self::PLAIN);
         }
@@ -227,7 +252,9 @@ impl Filter {
         };
         let first = self.compiled.first_match(prefix, |at| {
             let rule = &self.rules[usize::from(at)];
-            holds(rule.source) && rule.prefix.is_none_or(|m| m.matches(prefix))
+            holds(rule.source)
+                && rule.prefix.is_none_or(|m| m.matches(prefix))
+                && rule.route.matches(facts)
         });
         let Some(at) = first else {
             return (self.default == Action::Accept).then_some(Self::PLAIN);
@@ -302,17 +329,23 @@ mod tests {
             ],
             Action::Reject,
         );
-        assert_eq!(filter.verdict(v4("10.1.2.0/24"), Source::Ebgp), None);
+        assert_eq!(
+            filter.verdict(v4("10.1.2.0/24"), Source::Ebgp, &Facts::default()),
+            None
+        );
         let pref = [Operation::SetLocalPref(7)];
         assert_eq!(
-            filter.verdict(v4("10.1.2.0/24"), Source::Ibgp),
+            filter.verdict(v4("10.1.2.0/24"), Source::Ibgp, &Facts::default()),
             Some(&pref[..])
         );
         assert_eq!(
-            filter.verdict(v4("10.2.2.0/24"), Source::Ebgp),
+            filter.verdict(v4("10.2.2.0/24"), Source::Ebgp, &Facts::default()),
             Some(&pref[..])
         );
-        assert_eq!(filter.verdict(v4("11.0.0.0/8"), Source::Ibgp), None);
+        assert_eq!(
+            filter.verdict(v4("11.0.0.0/8"), Source::Ibgp, &Facts::default()),
+            None
+        );
     }
 
     fn rule() -> impl Strategy<Value = Rule> {
@@ -347,6 +380,7 @@ mod tests {
             .prop_map(|(prefix, source, accept, pref)| Rule {
                 prefix,
                 source,
+                route: RouteMatch::default(),
                 action: if accept {
                     Action::Accept
                 } else {
@@ -391,7 +425,7 @@ mod tests {
                         Some(rule) if rule.action == Action::Accept => Some(&rule.operations[..]),
                         Some(_) => None,
                     };
-                    prop_assert_eq!(filter.verdict(route, origin), expected);
+                    prop_assert_eq!(filter.verdict(route, origin, &Facts::default()), expected);
                 }
             }
         }

@@ -11,7 +11,7 @@ use super::{
     table::{Key, Path, Source, Table},
 };
 use crate::{
-    policy::Filter,
+    policy::{Facts, Filter},
     prefix::{Family, Ipv4Prefix, Ipv6Prefix},
     wire::{
         Kind, NextHop, NlriIter, NlriPrefix, PathAttrs, UpdateFrame, Verdict, WireError,
@@ -260,6 +260,15 @@ impl Rib {
         let Some(filter) = self.import_filter(peer) else {
             return Ok(());
         };
+        let attrs = filter.needs_attrs().then(|| self.attrs.decode(set));
+        let interface = match filter.needs_interface() {
+            true => self.session(peer).map(|s| s.info.interface.clone()),
+            false => None,
+        };
+        let facts = Facts {
+            attrs: attrs.as_ref(),
+            interface: interface.as_deref().unwrap_or_default(),
+        };
         let family = &mut self.families[P::FAMILY.index()];
         let mut added = 0;
         // The operations that the last prefix got, and the set that came of it.
@@ -269,7 +278,7 @@ impl Rib {
             let rule = if looped {
                 None
             } else {
-                filter.decide(prefix.into_prefix(), origin)
+                filter.decide(prefix.into_prefix(), origin, &facts)
             };
             let post = match rule {
                 None => NONE,

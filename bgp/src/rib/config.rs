@@ -96,6 +96,10 @@ pub struct PeerRibConfig {
     pub next_hop_v6: Option<NextHop>,
     /// How often our own AS may occur in a received AS_PATH.
     pub allow_own_as: u8,
+    /// Put our AS for this one in what the peer is told: its own, which it would take for a loop.
+    pub as_override: Option<u32>,
+    /// Leave private AS numbers out of what an external peer is told (RFC 6996).
+    pub remove_private_as: bool,
     /// What we take from the peer.
     pub import: Arc<Filter>,
     /// What we tell the peer.
@@ -115,6 +119,8 @@ impl PeerRibConfig {
             next_hop_v4: None,
             next_hop_v6: None,
             allow_own_as: 0,
+            as_override: None,
+            remove_private_as: false,
             import: Arc::clone(&nothing),
             export: nothing,
         }
@@ -192,6 +198,8 @@ pub struct SessionInfo {
     pub scope: u32,
     /// The peer's graceful restart capability, if it sent one.
     pub restart: Option<PeerRestart>,
+    /// Name of the interface that the session runs over, empty if unknown.
+    pub interface: String,
 }
 
 impl SessionInfo {
@@ -207,6 +215,7 @@ impl SessionInfo {
             peer_addr,
             scope: 0,
             restart: None,
+            interface: String::new(),
         }
     }
 }
@@ -231,4 +240,6 @@ pub struct LocalRoute {
     pub med: Option<u32>,
     /// LOCAL_PREF towards internal peers; 100 when not set.
     pub local_pref: Option<u32>,
+    /// The interface that the destination is behind, for filters; empty if there is none.
+    pub interface: String,
 }

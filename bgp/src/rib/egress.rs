@@ -110,6 +110,8 @@ impl Rib {
             four_octet_as: info.four_octet_as,
             max_message_len: info.max_message_len,
             extended_next_hop: info.extended_next_hop,
+            as_override: config.as_override,
+            remove_private_as: config.remove_private_as,
             export: std::sync::Arc::clone(&config.export),
         })
     }

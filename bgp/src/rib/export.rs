@@ -12,8 +12,8 @@ use super::{
     table::{LOCAL, Source},
 };
 use crate::{
-    policy::Operation,
-    prefix::Family,
+    policy::{self, Facts, Operation},
+    prefix::{Family, Prefix},
     wire::{NextHop, PathAttrs, PeerKind},
 };
 
@@ -52,12 +52,32 @@ impl Rib {
         if origin == Kind::Ibgp && !to_ebgp && !key.rr_client && !self.is_client(dest.best_source) {
             return None;
         }
-        let rule = key.export.decide(table.prefix(id), origin.into())?;
+        let prefix = table.prefix(id);
+        let filter = &key.export;
+        let attrs = filter.needs_attrs().then(|| self.attrs.decode(dest.best));
+        let interface = match filter.needs_interface() {
+            true => self.interface_of(prefix, dest.best_source),
+            false => "",
+        };
+        let facts = Facts {
+            attrs: attrs.as_ref(),
+            interface,
+        };
+        let rule = filter.decide(prefix, origin.into(), &facts)?;
         Some(Export {
             source: dest.best_source,
             set: dest.best,
             rule,
         })
+    }
+
+    /// Where the route of a source leads: a peer's by the interface of its session.
+    fn interface_of(&self, prefix: Prefix, source: Source) -> &str {
+        if source == LOCAL {
+            return self.local_interfaces.get(&prefix).map_or("", |i| i);
+        }
+        let last = self.peer(PeerId(source)).and_then(|p| p.last.as_ref());
+        last.map_or("", |info| &info.interface)
     }
 
     fn is_client(&self, source: Source) -> bool {
@@ -82,6 +102,13 @@ impl Rib {
                 operate(&mut attrs, operations);
                 attrs.local_pref = None;
                 attrs.as_path.strip_confed();
+                if key.remove_private_as {
+                    attrs.as_path.retain(|asn| !is_private_as(asn));
+                }
+                if let Some(theirs) = key.as_override {
+                    let ours = |asn| if asn == theirs { key.local_as } else { asn };
+                    attrs.as_path.map(ours);
+                }
                 attrs.as_path.prepend(key.local_as, 1);
             }
             PeerKind::Ibgp => {
@@ -147,6 +174,11 @@ impl Rib {
     }
 }
 
+/// RFC 6996 section 5.
+fn is_private_as(asn: u32) -> bool {
+    (64512..=65534).contains(&asn) || (4_200_000_000..=4_294_967_294).contains(&asn)
+}
+
 /// Applies a filter's operations.
 pub(super) fn operate(attrs: &mut PathAttrs, operations: &[Operation]) {
     for operation in operations {
@@ -168,6 +200,7 @@ pub(super) fn operate(attrs: &mut PathAttrs, operations: &[Operation]) {
             }
             Operation::SetLocalPref(value) => attrs.local_pref = Some(*value),
             Operation::SetMed(value) => attrs.med = Some(*value),
+            Operation::SetPriority(value) => attrs.local_pref = Some(policy::pref_of(*value)),
         }
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct GroupKey {
     pub(super) four_octet_as: bool,
     pub(super) max_message_len: usize,
     pub(super) extended_next_hop: bool,
+    pub(super) as_override: Option<u32>,
+    pub(super) remove_private_as: bool,
     pub(super) export: Arc<Filter>,
 }
 
@@ -40,6 +42,8 @@ impl PartialEq for GroupKey {
             four_octet_as,
             max_message_len,
             extended_next_hop,
+            as_override,
+            remove_private_as,
             export,
         } = self;
         *family == other.family
@@ -51,6 +55,8 @@ impl PartialEq for GroupKey {
             && *four_octet_as == other.four_octet_as
             && *max_message_len == other.max_message_len
             && *extended_next_hop == other.extended_next_hop
+            && *as_override == other.as_override
+            && *remove_private_as == other.remove_private_as
             && (Arc::ptr_eq(export, &other.export) || *export == other.export)
     }
 }

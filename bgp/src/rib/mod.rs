@@ -128,6 +128,8 @@ pub struct Rib {
     emissions: u64,
     deferral: Option<Deferral>,
     local_class: u16,
+    /// Interfaces of the originated prefixes that have one.
+    local_interfaces: hashbrown::HashMap<Prefix, Box<str>, foldhash::fast::RandomState>,
     limits: egress::Limits,
 }
 
@@ -164,6 +166,7 @@ impl Rib {
             emissions: 0,
             deferral: None,
             local_class,
+            local_interfaces: hashbrown::HashMap::default(),
             limits: egress::Limits::default(),
         }
     }
@@ -179,6 +182,12 @@ impl Rib {
             large_communities: route.large_communities.clone(),
             ..PathAttrs::default()
         };
+        if route.interface.is_empty() {
+            self.local_interfaces.remove(&prefix);
+        } else {
+            let interface = route.interface.as_str().into();
+            self.local_interfaces.insert(prefix, interface);
+        }
         let set = self.attrs.intern(self.local_class, &attrs, NONE);
         let path = Path {
             source: LOCAL,
@@ -196,6 +205,7 @@ impl Rib {
 
     /// Stops originating `prefix`; `false` if it was not originated.
     pub fn withdraw_local(&mut self, prefix: Prefix) -> bool {
+        self.local_interfaces.remove(&prefix);
         let family = &mut self.families[prefix.family().index()];
         family
             .table

@@ -10,7 +10,7 @@ use super::{
     table::Source,
 };
 use crate::{
-    policy::Filter,
+    policy::{Facts, Filter},
     prefix::Family,
     wire::{NextHop, PeerKind},
 };
@@ -292,6 +292,8 @@ impl Rib {
             // One modified set for each set and rule, however many prefixes use it.
             let mut made =
                 hashbrown::HashMap::<(u32, u16), u32, foldhash::fast::RandomState>::default();
+            let interface = self.peer(peer).and_then(|p| p.last.as_ref());
+            let interface = interface.map(|info| info.interface.clone());
             for id in self.ids_of(peer.0, family) {
                 let rib = &mut self.families[family.index()];
                 let prefix = rib.table.prefix(id);
@@ -299,10 +301,15 @@ impl Rib {
                     continue;
                 };
                 let set = self.attrs.set(path.pre);
+                let attrs = filter.needs_attrs().then(|| self.attrs.decode(path.pre));
+                let facts = Facts {
+                    attrs: attrs.as_ref(),
+                    interface: interface.as_deref().unwrap_or_default(),
+                };
                 let rule = if set.looped.is_some() {
                     None
                 } else {
-                    filter.decide(prefix, self.attrs.kind(path.pre).into())
+                    filter.decide(prefix, self.attrs.kind(path.pre).into(), &facts)
                 };
                 let post = match rule {
                     None => NONE,

@@ -1,3 +1,4 @@
 mod harness;
 mod model;
+mod rewrite;
 mod sequences;

@@ -133,6 +133,15 @@ impl AsPath {
         self.asns().filter(|a| *a == asn).count()
     }
 
+    /// Whether the leading sequence begins with `asns`.
+    pub fn starts_with(&self, asns: &[u32]) -> bool {
+        let sequence = |s: &&Segment| s.kind == SegmentKind::Sequence;
+        match self.segments.first().filter(sequence) {
+            Some(first) => first.asns.starts_with(asns),
+            None => asns.is_empty(),
+        }
+    }
+
     /// Whether any segment is of a confederation.
     pub fn has_confed(&self) -> bool {
         self.segments.iter().any(|s| s.kind.is_confed())

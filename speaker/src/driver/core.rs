@@ -23,7 +23,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    config::{PeerConfig, SpeakerConfig},
+    config::{MaxPrefixesAction, PeerConfig, SpeakerConfig},
     driver::{
         EVENTS, Event,
         link::{Link, LinkId},
@@ -443,11 +443,26 @@ impl Core {
             return;
         };
         let over = |f: &Family| self.rib.prefix_count(peer.rib, *f) > limit;
-        if let Some(family) = Family::ALL.into_iter().find(over) {
+        let Some(family) = Family::ALL.into_iter().find(over) else {
+            return;
+        };
+        if peer.config.max_prefixes_action == MaxPrefixesAction::Warn {
+            if !std::mem::replace(&mut peer.warned, true) {
+                peer.span.in_scope(
+                    || warn!(%family, limit, "the peer sends more prefixes than allowed"),
+                );
+            }
+            return;
+        }
+        {
             let [afi_hi, afi_lo] = family.afi().to_be_bytes();
             let data = [&[afi_hi, afi_lo, family.safi()][..], &limit.to_be_bytes()].concat();
             let cease = Notification::with_data(Kind::CEASE_MAX_PREFIXES, &data);
-            peer.session.handle_error(conn, cease, now);
+            if peer.config.max_prefixes_action == MaxPrefixesAction::Stop {
+                peer.session.handle_stop(&cease, now);
+            } else {
+                peer.session.handle_error(conn, cease, now);
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use tracing::{Span, debug, info};
 
 use crate::{
-    config::{PeerConfig, SpeakerConfig},
+    config::{MaxPrefixesAction, PeerConfig, SpeakerConfig},
     driver::{
         events::{EventLog, usual_reason},
         link::LinkId,
@@ -51,6 +51,8 @@ pub(super) struct Peer {
     pub(super) octets_sent: u64,
     /// Failures since the session was last up.
     pub(super) failures: u32,
+    /// The log has been told that the peer sends too much.
+    pub(super) warned: bool,
     pub(super) events: EventLog,
     /// The state that the log has seen.
     seen_state: State,
@@ -86,6 +88,7 @@ impl Peer {
             updates_received: 0,
             octets_sent: 0,
             failures: 0,
+            warned: false,
             events: EventLog::default(),
             seen_state: State::Idle,
             reason: None,
@@ -126,6 +129,7 @@ impl Peer {
         self.established_count += 1;
         self.end_of_rib = [false; 2];
         self.failures = 0;
+        self.warned = false;
     }
 
     pub(super) fn mark_down(&mut self) {
@@ -190,6 +194,7 @@ impl Peer {
             router_id: negotiated.peer.id,
             peer_addr: self.key.addr,
             scope,
+            interface: self.local.name(),
             restart: negotiated.graceful_restart.as_ref().map(|g| PeerRestart {
                 restarting: g.restarting,
                 forwarding: Family::ALL
@@ -236,6 +241,8 @@ pub(super) fn rib_config(
             (None, _, _) => None,
         },
         allow_own_as: config.allow_own_as,
+        as_override: config.as_override.then_some(session.remote_as),
+        remove_private_as: config.remove_private_as,
         import: config.import.compile(),
         export: config.export.compile(),
     }
@@ -292,7 +299,15 @@ pub(super) fn needs_reset(
     (old, old_session): (&PeerConfig, &SessionConfig),
     (new, new_session): (&PeerConfig, &SessionConfig),
 ) -> bool {
-    let transport = |c: &PeerConfig| (c.source, c.ttl, c.password.clone(), c.allow_own_as);
+    let transport = |c: &PeerConfig| {
+        let stopped = (
+            c.max_prefixes,
+            c.max_prefixes_action == MaxPrefixesAction::Stop,
+        );
+        // A peer that was stopped gets another chance.
+        let stopped = stopped.1.then_some(stopped);
+        (c.source, c.ttl, c.password.clone(), c.allow_own_as, stopped)
+    };
     // These matter to the next connection only.
     let comparable = |s: &SessionConfig| SessionConfig {
         passive: false,

@@ -4,4 +4,5 @@
 mod bird;
 mod frr;
 mod gobgp;
+mod policy;
 mod support;

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use margay_lab::{Process, eventually, run};
 use margay_speaker::{
     FibReceiver, FilterConfig, LocalAction, LocalAttrs, LocalRouteChange, PeerConfig, PeerKey,
-    PeerStatus, RouteQuery, Speaker, SpeakerConfig, State,
+    PeerStatus, RouteQuery, RouteView, Speaker, SpeakerConfig, State,
 };
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
@@ -96,11 +96,8 @@ impl Lab {
 
     /// Starts BIRD in their namespace. `bgp` goes into the protocol block, which has both families.
     pub(crate) fn bird(&self, bgp: &str) -> Result<Bird> {
-        let conf = self.dir.path().join("bird.conf");
-        std::fs::write(
-            &conf,
-            format!(
-                "router id 192.0.2.2;
+        self.bird_with(&format!(
+            "router id 192.0.2.2;
                  protocol device {{}}
                  protocol static s4 {{ ipv4; route 10.1.0.0/24 blackhole; }}
                  protocol static s6 {{ ipv6; route 2001:db8:beef::/48 blackhole; }}
@@ -108,8 +105,13 @@ impl Lab {
                    connect retry time 1; connect delay time 1; error wait time 1, 2; {bgp}
                    ipv4 {{ import all; export where source = RTS_STATIC; }};
                    ipv6 {{ import all; export where source = RTS_STATIC; }}; }}"
-            ),
-        )?;
+        ))
+    }
+
+    /// Starts BIRD in their namespace with this configuration.
+    pub(crate) fn bird_with(&self, text: &str) -> Result<Bird> {
+        let conf = self.dir.path().join("bird.conf");
+        std::fs::write(&conf, text)?;
         let control = self.dir.path().join("bird.ctl");
         let mut command = Command::new("bird");
         command
@@ -210,6 +212,13 @@ impl Ours {
             .filter(|r| !r.next_hops.is_empty())
             .map(|r| (r.prefix.to_string(), format!("{:?}", r.next_hops)))
             .collect())
+    }
+
+    /// The selected route of a prefix.
+    pub(crate) fn best(&self, prefix: &str) -> Result<RouteView> {
+        let query = RouteQuery::Lookup(prefix.parse()?);
+        let paths = self.runtime.block_on(self.speaker.routes(query))?;
+        paths.into_iter().next().context("no path")
     }
 
     pub(crate) fn is_up(&self) -> Result<()> {

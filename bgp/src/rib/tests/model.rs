@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::harness::{self, LOCAL_AS, Receiver, hop_for, open_peer, p, session};
 use crate::{
-    policy::{Action, Filter, Operation, PrefixMatch, Rule, Source},
+    policy::{Action, Community, Facts, Filter, Operation, PrefixMatch, RouteMatch, Rule, Source},
     prefix::{Family, Prefix},
     rib::{
         Families, FibChange, KeepStale, LocalRoute, Multipath, PeerId, PeerRestart, PeerRibConfig,
@@ -61,8 +61,29 @@ fn filters() -> Vec<Arc<Filter>> {
     let accept = |operations| Rule {
         prefix: Some(PrefixMatch::within(p("10.1.0.0/16"))),
         source: None,
+        route: RouteMatch::default(),
         action: Action::Accept,
         operations,
+    };
+    let carrying = |route| Rule {
+        route,
+        ..Rule::any(Action::Reject)
+    };
+    let six = carrying(RouteMatch {
+        community: Some(Community::Standard(6)),
+        ..RouteMatch::default()
+    });
+    let through = carrying(RouteMatch {
+        as_path_prefix: vec![ASNS[0]],
+        ..RouteMatch::default()
+    });
+    let prioritized = carrying(RouteMatch {
+        priority: Some(crate::policy::priority_of(Some(150))),
+        ..RouteMatch::default()
+    });
+    let prioritized = Rule {
+        action: Action::Accept,
+        ..prioritized.with(Operation::SetPriority(5))
     };
     let not_24 = Rule::new(PrefixMatch::within(p("10.1.2.0/24")), Action::Reject);
     let preferred = accept(vec![
@@ -79,6 +100,7 @@ fn filters() -> Vec<Arc<Filter>> {
         Filter::reject_all(),
         Filter::new(vec![not_24, preferred], Action::Accept),
         Filter::new(vec![longer, not_internal], Action::Accept),
+        Filter::new(vec![six, through, prioritized], Action::Accept),
     ]
     .map(Arc::new)
     .to_vec()
@@ -536,7 +558,14 @@ impl World {
             return None;
         }
         let filter = &self.filters[self.peers[peer].import];
-        operate(&mut attrs, filter.verdict(prefix, origin(Some(peer)))?);
+        let facts = Facts {
+            attrs: Some(&route.attrs),
+            interface: "",
+        };
+        operate(
+            &mut attrs,
+            filter.verdict(prefix, origin(Some(peer)), &facts)?,
+        );
         Some(attrs)
     }
 
@@ -616,7 +645,11 @@ impl World {
         }
         let mut attrs = best.attrs.clone();
         let filter = &self.filters[self.peers[peer].export];
-        let operations = filter.verdict(prefix, origin(best.source))?;
+        let facts = Facts {
+            attrs: Some(&best.attrs),
+            interface: "",
+        };
+        let operations = filter.verdict(prefix, origin(best.source), &facts)?;
         if kind(peer) == PeerKind::Ebgp {
             if attrs.has_community(NO_EXPORT) {
                 return None;
