@@ -170,3 +170,6 @@ fn direction(tiers: &[from::TierPlan]) -> to::Direction {
         .collect();
     to::Direction { tiers }
 }
+
+#[cfg(test)]
+mod kernel_tests;

@@ -48,12 +48,15 @@ impl Cluster {
         every_rule: bool,
     ) -> Option<Hop> {
         let plan = self.uplink(node)?;
-        let early = [HostPath::Untracked, HostPath::PreDnat];
-        // Failsafe ports keep early policy from being asked, whoever the packet is for.
-        let safe = self.failsafes(node).let_through(direction, packet);
-        let paths = early.into_iter().filter(|_| !safe);
-        let paths: Vec<_> = paths.chain([HostPath::Forwarded]).collect();
-        self.ask_paths(plan, node, &paths, direction, packet, every_rule)
+        // What is forwarded comes in through the early tables and does not go out through them; failsafe
+        // ports keep early policy from being asked, whoever the packet is for.
+        let early =
+            direction == Direction::Ingress && !self.failsafes(node).let_through(direction, packet);
+        let paths = match early {
+            true => &[HostPath::Untracked, HostPath::PreDnat, HostPath::Forwarded][..],
+            false => &[HostPath::Forwarded],
+        };
+        self.ask_paths(plan, node, paths, direction, packet, every_rule)
     }
 
     fn ask_paths(
