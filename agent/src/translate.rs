@@ -47,7 +47,17 @@ pub(crate) fn set_member(member: from::SetMember) -> to::SetMember {
 }
 
 pub(crate) fn rules(rules: &from::Rules, log_prefix: &str) -> to::PolicyRules {
-    let all = |list: &[from::Rule]| list.iter().map(|r| rule(r, log_prefix)).collect();
+    let all = |list: &[from::Rule]| {
+        let rule = |r: &from::Rule| to::Rule {
+            action: match (rules.staged, r.action) {
+                (false, action) => self::action(action, log_prefix),
+                (true, from::Action::Log) => to::Action::CountAndGoOn,
+                (true, _) => to::Action::CountAndStop,
+            },
+            ..rule(r)
+        };
+        list.iter().map(rule).collect()
+    };
     to::PolicyRules {
         phase: match rules.phase {
             from::Phase::Untracked => to::Phase::Untracked,
@@ -59,21 +69,26 @@ pub(crate) fn rules(rules: &from::Rules, log_prefix: &str) -> to::PolicyRules {
     }
 }
 
-fn rule(rule: &from::Rule, log_prefix: &str) -> to::Rule {
+fn action(action: from::Action, log_prefix: &str) -> to::Action {
+    match action {
+        from::Action::Allow => to::Action::Allow,
+        from::Action::Deny => to::Action::Deny,
+        from::Action::Log => to::Action::Log {
+            prefix: log_prefix.to_owned(),
+        },
+        from::Action::Pass => to::Action::Pass,
+    }
+}
+
+/// All of a rule but its action.
+fn rule(rule: &from::Rule) -> to::Rule {
     let notes: Vec<String> = rule
         .annotations
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     to::Rule {
-        action: match rule.action {
-            from::Action::Allow => to::Action::Allow,
-            from::Action::Deny => to::Action::Deny,
-            from::Action::Log => to::Action::Log {
-                prefix: log_prefix.to_owned(),
-            },
-            from::Action::Pass => to::Action::Pass,
-        },
+        action: to::Action::Deny,
         ip_version: rule.ip_version.map(|version| match version {
             from::IpVersion::V4 => to::Family::V4,
             from::IpVersion::V6 => to::Family::V6,

@@ -9,6 +9,7 @@ mod hosts;
 mod ipam;
 mod kubernetes;
 mod policy;
+mod staged;
 mod validate;
 mod watch;
 

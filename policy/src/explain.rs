@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use margay_model::kind::ResourceKey;
 
 use crate::program::{Action, Direction, EndpointPlan, HostPath, HostPlan, Rule, TierPlan, View};
+use crate::staged::is_staged;
 pub use mismatch::{Mismatch, Side, mismatch};
 
 /// A packet that opens a connection, as policy sees it.
@@ -72,6 +73,14 @@ pub enum Step {
         action: Action,
         /// The first thing about it that the packet is not.
         why: Mismatch,
+    },
+    /// What a staged policy would do: its first rule that matches and is not Log, by position and action.
+    /// Only [`trace`] tells.
+    Staged {
+        /// Where it stands.
+        place: Place,
+        /// None when no rule matches.
+        rule: Option<(usize, Action)>,
     },
     /// No rule of the place matched.
     NoMatch(Place),
@@ -164,15 +173,21 @@ impl<'a> Walk<'a> {
     fn decide(&mut self, tiers: &[TierPlan], profiles: Option<&[String]>) -> Option<Verdict> {
         for tier in tiers {
             let decided = tier.policies.iter().find_map(|policy| {
-                let rules = self.view.policies.get(policy).map(|r| r.of(self.direction));
-                self.rules(
-                    Place::Policy {
-                        tier: tier.name.clone(),
-                        policy: policy.clone(),
-                    },
-                    rules,
-                )
+                let place = Place::Policy {
+                    tier: tier.name.clone(),
+                    policy: policy.clone(),
+                };
+                let rules = self.view.policies.get(policy);
+                if is_staged(policy.kind) {
+                    self.staged(place, rules.map(|r| r.of(self.direction)));
+                    return None;
+                }
+                self.rules(place, rules.map(|r| r.of(self.direction)))
             });
+            // Where nothing is enforced there is no end to come to.
+            if tier.policies.iter().all(|policy| is_staged(policy.kind)) {
+                continue;
+            }
             let action = decided.unwrap_or_else(|| {
                 self.steps.push(Step::TierDefault {
                     tier: tier.name.clone(),
@@ -196,6 +211,18 @@ impl<'a> Walk<'a> {
         }
         self.steps.push(Step::End);
         Some(Verdict::Deny)
+    }
+
+    /// Tells what a staged policy would do.
+    fn staged(&mut self, place: Place, rules: Option<&[Rule]>) {
+        if !self.every_rule {
+            return;
+        }
+        let decides =
+            |rule: &&Rule| rule.action != Action::Log && rule_matches(self.view, rule, self.packet);
+        let rule = rules.unwrap_or_default().iter().find(decides);
+        let rule = rule.map(|rule| (rule.index, rule.action));
+        self.steps.push(Step::Staged { place, rule });
     }
 
     /// The action of the first matching rule that is not Log.
@@ -266,6 +293,12 @@ impl fmt::Display for Step {
             Self::Skipped {
                 place, index, why, ..
             } => write!(f, "{place}: rule {index} does not match: {why}"),
+            Self::Staged { place, rule } => match rule {
+                Some((index, action)) => {
+                    write!(f, "{place}: staged, rule {index} would say {action}")
+                }
+                None => write!(f, "{place}: staged, no rule would match"),
+            },
             Self::NoMatch(place) => write!(f, "{place}: no rule matches"),
             Self::TierDefault { tier, action } => write!(f, "tier {tier}: default action {action}"),
             Self::Missing(place) => write!(f, "{place}: not known, drop"),

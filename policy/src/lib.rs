@@ -13,3 +13,4 @@ pub mod failsafe;
 pub mod index;
 pub mod program;
 pub mod selector;
+pub mod staged;

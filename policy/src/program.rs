@@ -191,6 +191,8 @@ pub enum Phase {
 pub struct Rules {
     /// When they are asked.
     pub phase: Phase,
+    /// They decide nothing: what they would match is counted.
+    pub staged: bool,
     /// For what the endpoint receives.
     pub ingress: Vec<Rule>,
     /// For what the endpoint sends.
@@ -222,7 +224,8 @@ pub struct TierPlan {
     pub name: String,
     /// What happens when no rule of `policies` decides: [`Action::Deny`] or [`Action::Pass`].
     pub default_action: Action,
-    /// In order; never empty.
+    /// In order; never empty. Staged ones decide nothing; where there are no others, the default action
+    /// is [`Action::Pass`].
     pub policies: Vec<ResourceKey>,
 }
 

@@ -93,7 +93,7 @@ impl Renderer {
         let target = target(&rule.action, verdicts);
         let comment = rule.comment.as_deref().map(|text| clean(text, COMMENT_LEN));
         let comment = comment.map(|text| format!("{text}\t")).unwrap_or_default();
-        let disjoint = matches!(rule.action, Action::Log { .. });
+        let disjoint = matches!(rule.action, Action::Log { .. } | Action::CountAndGoOn);
         for protocol in protocols {
             let from = self.ports(Side::Src, &rule.src, protocol.number, disjoint);
             let to = self.ports(Side::Dst, &rule.dst, protocol.number, disjoint);
@@ -333,6 +333,8 @@ fn target(action: &Action, verdicts: &Verdicts) -> String {
         Action::Allow => verdicts.accept.clone(),
         Action::Pass => verdicts.pass.clone(),
         Action::Deny => verdicts.deny.to_owned(),
+        Action::CountAndStop => "-j RETURN".to_owned(),
+        Action::CountAndGoOn => String::new(),
         Action::Log { prefix } if prefix.is_empty() => "-j LOG".to_owned(),
         Action::Log { prefix } => {
             format!("-j LOG --log-prefix \"{}\"", clean(prefix, LOG_PREFIX_LEN))

@@ -145,6 +145,10 @@ pub enum Action {
     },
     /// Leave the tier; in a profile: go on with the next rule set.
     Pass,
+    /// Decide nothing, count what matches, and skip the rest of these rules.
+    CountAndStop,
+    /// Decide nothing, count what matches, and go on with the next rule.
+    CountAndGoOn,
 }
 
 /// An ICMP (IPv4) or ICMPv6 (IPv6) type with an optional code.

@@ -57,6 +57,13 @@ pub(super) struct Program {
 }
 
 impl Program {
+    /// The same, to be looked at alone.
+    pub(super) fn staged(&self) -> Self {
+        let mut program = self.clone();
+        Arc::make_mut(&mut program.rules).staged = true;
+        program
+    }
+
     /// The same, asked in another phase.
     pub(super) fn in_phase(mut self, phase: Phase) -> Self {
         Arc::make_mut(&mut self.rules).phase = phase;

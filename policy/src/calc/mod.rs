@@ -29,6 +29,7 @@ use margay_model::profile::Profile as ProfileResource;
 use crate::index::{ItemId, LabelIndex, SelectorId};
 use crate::program::{Action, EndpointPlan, HostPlan, Rule, Rules, SetId, Update};
 use crate::selector::Selector;
+use crate::staged::is_staged;
 use compile::{Program, deny_all};
 use items::{ItemInput, ItemTable, NAMESPACE_PROFILE};
 use policies::{Policy, Tier};
@@ -166,6 +167,11 @@ impl Calc {
             Input::Item(Box::new(item))
         } else if let Some(policy) = Policy::from_resource(resource) {
             Input::Policy(Box::new(policy))
+        } else if is_staged(resource.kind()) {
+            match Policy::from_staged(resource) {
+                Some(policy) => Input::Policy(Box::new(policy)),
+                None => return self.remove(&resource.key()),
+            }
         } else {
             match resource {
                 AnyResource::Profile(profile) => {
@@ -250,7 +256,7 @@ impl Calc {
         let rank = |kind: Kind| match kind {
             Kind::Profile => 0,
             Kind::Tier => 1,
-            Kind::GlobalNetworkPolicy | Kind::NetworkPolicy => 3,
+            kind if is_policy(kind) => 3,
             _ => 2,
         };
         let mut inputs: Vec<_> = std::mem::take(&mut self.pending).into_iter().collect();
@@ -264,7 +270,7 @@ impl Calc {
                 None => match key.kind {
                     Kind::Profile => self.set_profile(&key, None),
                     Kind::Tier => self.set_tier(&key, None, None),
-                    Kind::GlobalNetworkPolicy | Kind::NetworkPolicy => self.set_policy(&key, None),
+                    kind if is_policy(kind) => self.set_policy(&key, None),
                     _ => self.remove_item(&key),
                 },
             }
@@ -576,6 +582,10 @@ impl ProfileInput {
             },
         }
     }
+}
+
+const fn is_policy(kind: Kind) -> bool {
+    matches!(kind, Kind::GlobalNetworkPolicy | Kind::NetworkPolicy) || is_staged(kind)
 }
 
 fn forget<K: Ord + Clone>(

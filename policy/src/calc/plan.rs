@@ -159,9 +159,11 @@ impl Calc {
         }
         let plan = |((_, name), mut policies): ((_, &String), Vec<Applying<'a>>)| {
             policies.sort_by(|(a, pa), (b, pb)| pa.sort_key(a).cmp(&pb.sort_key(b)));
+            let decides = policies.iter().any(|(_, policy)| !policy.staged);
             TierPlan {
                 name: name.clone(),
                 default_action: match end {
+                    _ if !decides => Action::Pass,
                     TierEnd::Default => self.tier(name).unwrap_or(MISSING_TIER).default_action,
                     TierEnd::GoOn => Action::Pass,
                 },

@@ -6,12 +6,17 @@ use std::sync::Arc;
 use margay_model::any::AnyResource;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::rule::Rule as RuleSpec;
+use margay_model::staged_policy::StagedAction;
 use margay_model::tier::TierSpec;
 
 use super::compile::{self, Program};
 use super::scope::{self, BadSelector};
 use crate::program::{Action, Direction, Phase};
 use crate::selector::{Expr, Selector};
+use crate::staged::Staged;
+
+/// The tier of policies that name none.
+const DEFAULT_TIER: &str = "default";
 
 /// A policy, ready for use.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +31,8 @@ pub(super) struct Policy {
     pub(super) phase: Phase,
     /// Whether it is about what hosts forward, too.
     pub(super) on_forward: bool,
+    /// Whether it is only looked at.
+    pub(super) staged: bool,
     pub(super) program: Arc<Program>,
     /// What is wrong with it; its program then drops everything.
     pub(super) problem: Option<String>,
@@ -62,6 +69,41 @@ impl PartialEq for Order {
 impl Eq for Order {}
 
 impl Policy {
+    /// The policy that a staged one would set, if it would.
+    pub(super) fn from_staged(staged: &AnyResource) -> Option<Self> {
+        let unreadable = |problem: String| Self {
+            problem: Some(format!("{problem}; what it would decide is not known")),
+            ..Self::nothing()
+        };
+        let mut policy = match Staged::of(staged)? {
+            Ok(Staged {
+                action: StagedAction::Set,
+                policy,
+            }) => Self::from_resource(&policy)?,
+            Ok(_) => return None,
+            Err(problem) => unreadable(problem),
+        };
+        policy.staged = true;
+        policy.program = Arc::new(policy.program.staged());
+        Some(policy)
+    }
+
+    /// Selects nothing and has no rules.
+    fn nothing() -> Self {
+        Self {
+            tier: DEFAULT_TIER.to_owned(),
+            order: Order(None),
+            selector: Selector::from_expr(Expr::All.negated()),
+            ingress: false,
+            egress: false,
+            phase: Phase::Filter,
+            on_forward: false,
+            staged: false,
+            program: Arc::default(),
+            problem: None,
+        }
+    }
+
     /// The policy in a resource, if the resource is one.
     pub(super) fn from_resource(resource: &AnyResource) -> Option<Self> {
         let key = resource.key();
@@ -192,6 +234,7 @@ impl Source<'_> {
             egress,
             phase,
             on_forward: self.phases.on_forward,
+            staged: false,
             program: Arc::new(program.in_phase(phase)),
             problem: (!problems.is_empty()).then(|| {
                 format!(

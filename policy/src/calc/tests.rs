@@ -9,6 +9,7 @@ mod hosts;
 mod oracle;
 mod reduction;
 mod sequences;
+mod staged;
 
 use serde_json::json;
 

@@ -97,6 +97,14 @@ impl Cluster {
                 rule(place, *index),
                 self.mismatch_text(why, packet)
             ),
+            Step::Staged { place, rule } => match rule {
+                Some((index, action)) => format!(
+                    "      staged, not enforced: rule {index}: {}: would {action}\n",
+                    self.rule(place, direction, *index)
+                        .map_or_else(String::new, |rule| self.rule_text(rule))
+                ),
+                None => "      staged, not enforced: no rule would match\n".to_owned(),
+            },
             Step::NoMatch(_) => "      no rule matches\n".to_owned(),
             Step::TierDefault { tier, action } => {
                 format!("    no rule of tier {tier} decides: default action {action}\n")
@@ -165,6 +173,10 @@ impl Cluster {
                 "result": "noMatch", "rule": index, "action": action.as_str(),
                 "why": self.mismatch_text(why, packet),
             }),
+            Step::Staged { rule, .. } => json!({
+                "result": "staged", "rule": rule.map(|(index, _)| index),
+                "action": rule.map(|(_, action)| action.as_str()),
+            }),
             Step::NoMatch(_) => json!({"result": "noRuleMatches"}),
             Step::TierDefault { tier, action } => {
                 json!({"result": "tierDefault", "tier": tier, "action": action.as_str()})
@@ -185,6 +197,7 @@ impl Cluster {
         }
         let index = match step {
             Step::Rule { index, .. } | Step::Skipped { index, .. } => Some(*index),
+            Step::Staged { rule, .. } => rule.map(|(index, _)| index),
             _ => None,
         };
         let rule = place_of(step).zip(index);
@@ -205,6 +218,7 @@ const fn place_of(step: &Step) -> Option<&Place> {
     match step {
         Step::Rule { place, .. }
         | Step::Skipped { place, .. }
+        | Step::Staged { place, .. }
         | Step::NoMatch(place)
         | Step::Missing(place) => Some(place),
         Step::TierDefault { .. } | Step::End => None,

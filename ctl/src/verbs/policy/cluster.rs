@@ -13,6 +13,7 @@ use margay_model::rule::{Action, Rule};
 use margay_model::workload_endpoint::WorkloadEndpoint;
 use margay_policy::calc::{Calc, Scope};
 use margay_policy::program::View;
+use margay_policy::staged::as_if_enforced;
 
 use crate::context::{Context, Streams};
 use crate::failure::Fatal;
@@ -20,7 +21,7 @@ use crate::files;
 use crate::verbs::fatal;
 
 /// The kinds that decide about traffic, or that say who an address belongs to.
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 13] = [
     Kind::FelixConfiguration,
     Kind::GlobalNetworkPolicy,
     Kind::GlobalNetworkSet,
@@ -29,6 +30,9 @@ const KINDS: [Kind; 10] = [
     Kind::NetworkSet,
     Kind::Node,
     Kind::Profile,
+    Kind::StagedGlobalNetworkPolicy,
+    Kind::StagedKubernetesNetworkPolicy,
+    Kind::StagedNetworkPolicy,
     Kind::Tier,
     Kind::WorkloadEndpoint,
 ];
@@ -158,6 +162,23 @@ impl Cluster {
         let mut problems = self.calc.problems();
         problems.find_map(|(found, text)| (found == key).then_some(text))
     }
+}
+
+/// The resources, with staged changes made if that is asked for; what cannot be read of them is
+/// complained about.
+pub(crate) fn staged_or_not(
+    resources: Vec<AnyResource>,
+    staged: bool,
+    streams: &mut Streams<'_>,
+) -> Result<Vec<AnyResource>, Fatal> {
+    if !staged {
+        return Ok(resources);
+    }
+    let (resources, problems) = as_if_enforced(resources);
+    for (key, problem) in problems {
+        streams.fail(&format!("{key}: {problem}"))?;
+    }
+    Ok(resources)
 }
 
 /// All that matters of the datastore; what is damaged is complained about.

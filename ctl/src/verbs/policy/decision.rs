@@ -55,7 +55,11 @@ impl Hop {
     /// What decided, in words.
     pub(crate) fn decided_by(&self) -> String {
         match self {
-            Self::Asked { steps, .. } => steps.last().map_or_else(String::new, decided_by),
+            // What a staged policy would do comes last where no policy decides.
+            Self::Asked { steps, .. } => match steps.iter().rfind(|s| !is_staged_step(s)) {
+                Some(step) => decided_by(step),
+                None => "no policy that is enforced".to_owned(),
+            },
             Self::NotAsked { why, .. } => why.clone(),
             Self::NotReached => "it does not get that far".to_owned(),
         }
@@ -77,6 +81,10 @@ impl Hop {
     }
 }
 
+const fn is_staged_step(step: &Step) -> bool {
+    matches!(step, Step::Staged { .. })
+}
+
 fn decided_by(step: &Step) -> String {
     match step {
         Step::Rule {
@@ -89,7 +97,9 @@ fn decided_by(step: &Step) -> String {
         }
         Step::Missing(place) => format!("{}, which does not exist", place_name(place)),
         Step::End => "nothing: no policy and no profile allows it".to_owned(),
-        Step::NoMatch(place) | Step::Skipped { place, .. } => place_name(place),
+        Step::NoMatch(place) | Step::Skipped { place, .. } | Step::Staged { place, .. } => {
+            place_name(place)
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use serde_json::json;
 use crate::cli::StatusOutput;
 use crate::context::Streams;
 use crate::failure::Fatal;
-use crate::verbs::policy::cluster::Cluster;
+use crate::verbs::policy::cluster::{Cluster, staged_or_not};
+use crate::verbs::policy::decision::Decision;
 use crate::verbs::policy::traffic::Traffic;
 use crate::verbs::selector::print_json;
 
@@ -20,7 +21,10 @@ Example:
 FROM and TO are addresses, also of the world outside, or names of endpoints, pods, containers or
 hosts, also as NAMESPACE/NAME. The answer comes from the programs that the agents of both hosts
 render. With -f it comes from a folder of manifests instead of the datastore; endpoints that
-profiles of namespaces are missing for get those of namespaces without labels.";
+profiles of namespaces are missing for get those of namespaces without labels.
+
+Staged policies decide nothing; what they would say is told beside the rest. With --staged they are
+enforced, and the last line says what holds now.";
 
 /// What to explain.
 #[derive(Debug, Args)]
@@ -37,6 +41,9 @@ pub(crate) struct Explain {
     /// Files or folders with the resources, instead of the datastore; may be repeated
     #[arg(short, long = "filename", value_name = "PATH")]
     pub(crate) file: Vec<PathBuf>,
+    /// As if staged policies were enforced, and what holds now
+    #[arg(long)]
+    staged: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
     output: StatusOutput,
@@ -48,6 +55,8 @@ pub(crate) fn explain(
     resources: Vec<AnyResource>,
     streams: &mut Streams<'_>,
 ) -> Result<(), Fatal> {
+    let now = args.staged.then(|| Cluster::new(resources.clone()));
+    let resources = staged_or_not(resources, args.staged, streams)?;
     let cluster = Cluster::new(resources);
     let wrong = |flag: &str| {
         let flag = flag.to_owned();
@@ -58,16 +67,32 @@ pub(crate) fn explain(
     let packets = cluster
         .packets(&from, &to, &args.traffic)
         .map_err(Fatal::Usage)?;
-    let decisions = packets
-        .into_iter()
-        .map(|packet| cluster.decide(&from, &to, packet, true));
+    let decisions = packets.into_iter().map(|packet| {
+        let now = now.as_ref().map(|now| now.decide(&from, &to, packet, true));
+        (cluster.decide(&from, &to, packet, true), now)
+    });
     match args.output {
         StatusOutput::Text => {
-            let texts: Vec<_> = decisions.map(|d| cluster.decision_text(&d)).collect();
+            let text = |(decision, now): (_, Option<Decision>)| {
+                let now = now.map(|now| {
+                    let (way, hop) = now.deciding();
+                    let by = hop.decided_by();
+                    format!("Now: {}, decided on {way} by {by}\n", now.verdict())
+                });
+                cluster.decision_text(&decision) + &now.unwrap_or_default()
+            };
+            let texts: Vec<_> = decisions.map(text).collect();
             streams.print(&texts.join("\n"))
         }
         StatusOutput::Json => {
-            let values: Vec<_> = decisions.map(|d| cluster.decision_json(&d)).collect();
+            let value = |(decision, then): (_, Option<Decision>)| {
+                let mut value = cluster.decision_json(&decision);
+                if let Some((now, then)) = now.as_ref().zip(then) {
+                    value["now"] = now.decision_json(&then);
+                }
+                value
+            };
+            let values: Vec<_> = decisions.map(value).collect();
             let all = json!({"from": args.from, "to": args.to, "decisions": values});
             print_json(&all, streams)
         }

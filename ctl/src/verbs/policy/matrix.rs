@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::context::Streams;
 use crate::failure::Fatal;
-use crate::verbs::policy::cluster::Cluster;
+use crate::verbs::policy::cluster::{Cluster, staged_or_not};
 use crate::verbs::policy::traffic::{Party, Traffic, name_of};
 use crate::verbs::selector::print_json;
 
@@ -33,6 +33,9 @@ pub(crate) struct Matrix {
     /// Files or folders with the resources, instead of the datastore; may be repeated
     #[arg(short, long = "filename", value_name = "PATH")]
     pub(crate) file: Vec<PathBuf>,
+    /// As if staged policies were enforced
+    #[arg(long)]
+    staged: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = MatrixOutput::Text)]
     output: MatrixOutput,
@@ -55,6 +58,7 @@ pub(crate) fn matrix(
     resources: Vec<AnyResource>,
     streams: &mut Streams<'_>,
 ) -> Result<(), Fatal> {
+    let resources = staged_or_not(resources, args.staged, streams)?;
     let mut cluster = Cluster::new(resources);
     let parties = chosen(args, &mut cluster)?;
     let rows = verdicts(args, &cluster, &parties)?;

@@ -60,6 +60,8 @@ fn order(cluster: &Cluster, key: &ResourceKey) -> Option<f64> {
     match cluster.resources.get(key)? {
         AnyResource::NetworkPolicy(policy) => policy.spec.order,
         AnyResource::GlobalNetworkPolicy(policy) => policy.spec.order,
+        AnyResource::StagedNetworkPolicy(staged) => staged.spec.policy.order,
+        AnyResource::StagedGlobalNetworkPolicy(staged) => staged.spec.policy.order,
         _ => None,
     }
 }

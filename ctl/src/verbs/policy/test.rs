@@ -38,6 +38,9 @@ pub(crate) struct Test {
     /// Test file, manifest, or folder with either; may be repeated
     #[arg(short, long = "filename", value_name = "PATH", required = true)]
     file: Vec<PathBuf>,
+    /// As if staged policies were enforced
+    #[arg(long)]
+    staged: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
     output: StatusOutput,
@@ -73,6 +76,7 @@ pub(crate) fn test(args: &Test, streams: &mut Streams<'_>) -> Result<(), Fatal> 
     }
     let mut resources = suite.resources;
     cluster::add_namespaces(&mut resources);
+    let resources = cluster::staged_or_not(resources, args.staged, streams)?;
     let cluster = Cluster::new(resources);
     let mut outcomes = Vec::new();
     for (i, case) in suite.cases.iter().enumerate() {

@@ -278,7 +278,12 @@ fn policy() -> impl Strategy<Value = AnyResource> {
         ),
         weighted(0.2, select(NAMESPACE_SELECTORS.to_vec())),
         weighted(0.1, Just("team == 'red'")),
-        (rules(), rules(), weighted(0.25, flags())),
+        (
+            rules(),
+            rules(),
+            weighted(0.25, flags()),
+            weighted(0.15, select(vec!["Set", "Delete"])),
+        ),
     )
         .prop_map(
             |(
@@ -289,7 +294,7 @@ fn policy() -> impl Strategy<Value = AnyResource> {
                 types,
                 namespaces,
                 accounts,
-                (ingress, egress, flags),
+                (ingress, egress, flags, staged),
             )| {
                 let global = !name.contains('/');
                 let mut spec = without_nulls(json!({
@@ -301,9 +306,14 @@ fn policy() -> impl Strategy<Value = AnyResource> {
                     for flag in flags.into_iter().flatten() {
                         spec[flag] = json!(true);
                     }
-                    gnp(name, spec)
-                } else {
-                    np(name, spec)
+                }
+                if let Some(action) = staged {
+                    spec["stagedAction"] = json!(action);
+                    return super::fixtures::staged(name, spec);
+                }
+                match global {
+                    true => gnp(name, spec),
+                    false => np(name, spec),
                 }
             },
         )

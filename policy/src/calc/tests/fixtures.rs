@@ -43,6 +43,15 @@ pub(super) fn gnp(name: &str, spec: Value) -> AnyResource {
     resource::<margay_model::policy::GlobalNetworkPolicySpec>(name, json!({}), spec)
 }
 
+/// A staged policy, of a namespace if its name has one.
+pub(super) fn staged(name: &str, spec: Value) -> AnyResource {
+    use margay_model::staged_policy::{StagedGlobalNetworkPolicySpec, StagedNetworkPolicySpec};
+    match name.contains('/') {
+        true => resource::<StagedNetworkPolicySpec>(name, json!({}), spec),
+        false => resource::<StagedGlobalNetworkPolicySpec>(name, json!({}), spec),
+    }
+}
+
 pub(super) fn tier(name: &str, spec: Value) -> AnyResource {
     resource::<margay_model::tier::TierSpec>(name, json!({}), spec)
 }
