@@ -13,6 +13,7 @@ use crate::source::Node;
 pub(crate) use forms::is_dns_label;
 pub(crate) use forms::is_dns_subdomain;
 pub(crate) use forms::is_port_name;
+pub(crate) use forms::is_regex;
 pub(crate) use kinds::{kubernetes_schema, resource_schema};
 
 /// The form of a value.
@@ -60,19 +61,27 @@ pub(crate) struct Schema {
     pub(crate) required: &'static [&'static str],
     /// Those that other releases have; kept as they are.
     pub(crate) foreign: &'static [&'static str],
+    /// Those that we have no use for, with their form; kept for others.
+    pub(crate) kept: &'static [(&'static str, Shape)],
 }
 
 impl Schema {
-    fn shape(&self, name: &str) -> Option<&Shape> {
-        if let Some((_, shape)) = self.fields.iter().find(|(field, _)| *field == name) {
-            return Some(shape);
-        }
-        self.foreign.contains(&name).then_some(&Shape::Any)
+    /// The form of a member. What we have no use for may be of any form where another release wrote
+    /// it.
+    fn shape(&self, name: &str, unknown: Unknown) -> Option<&Shape> {
+        let of = |table: &'static [(&str, Shape)]| {
+            let entry = table.iter().find(|(field, _)| *field == name)?;
+            Some(&entry.1)
+        };
+        of(self.fields)
+            .or_else(|| of(self.kept).map(|shape| unknown.or_any(shape)))
+            .or_else(|| self.foreign.contains(&name).then_some(&Shape::Any))
     }
 
     fn names(&self) -> impl Iterator<Item = &'static str> {
         self.fields
             .iter()
+            .chain(self.kept)
             .map(|(name, _)| *name)
             .chain(self.foreign.iter().copied())
     }
@@ -85,6 +94,15 @@ pub(crate) enum Unknown {
     Refuse,
     /// Nothing: another release wrote it.
     Keep,
+}
+
+impl Unknown {
+    const fn or_any(self, shape: &'static Shape) -> &'static Shape {
+        match self {
+            Self::Refuse => shape,
+            Self::Keep => &Shape::Any,
+        }
+    }
 }
 
 /// Collects errors while it walks a value, and takes out of it what would not decode.
@@ -237,7 +255,7 @@ impl<'a> Checker<'a> {
 
     /// Checks the members; `false` if one that must be there is not.
     fn check_object(&mut self, schema: &Schema, members: &mut Map<String, Value>) -> bool {
-        members.retain(|name, value| match schema.shape(name) {
+        members.retain(|name, value| match schema.shape(name, self.unknown) {
             // Writers of Go leave an empty text where nothing is set.
             Some(shape) if !matches!(shape, Shape::Text(_) | Shape::Any) && is_empty(value) => {
                 false
@@ -279,7 +297,9 @@ impl<'a> Checker<'a> {
             {
                 continue;
             }
-            let allowed = schema.shape(name).map_or_else(String::new, Shape::allowed);
+            let allowed = schema
+                .shape(name, self.unknown)
+                .map_or_else(String::new, Shape::allowed);
             self.errors.push(FieldError::missing(path, allowed));
         }
         complete

@@ -12,7 +12,10 @@ mod rule;
 mod staged;
 
 use crate::any::AnyResource;
+use serde_json::Value;
+
 use crate::bgp_configuration::BgpConfiguration;
+use crate::felix_configuration::FelixConfiguration;
 use crate::field_error::FieldError;
 use crate::node::{NodeBgp, NodeSpec};
 use crate::rule::Action;
@@ -58,8 +61,8 @@ pub fn validate(resource: &AnyResource, selector: SelectorCheck<'_>) -> Vec<Fiel
         }
         AnyResource::Tier(res) => check_tier(res, &mut findings),
         AnyResource::WorkloadEndpoint(res) => endpoint::check_workload(res, &mut findings),
+        AnyResource::FelixConfiguration(res) => check_felix(res, &mut findings),
         AnyResource::ClusterInformation(_)
-        | AnyResource::FelixConfiguration(_)
         | AnyResource::GlobalNetworkSet(_)
         | AnyResource::IpReservation(_)
         | AnyResource::NetworkSet(_) => {}
@@ -120,6 +123,34 @@ fn is_set(text: Option<&str>) -> bool {
 fn check_node(spec: &NodeSpec, findings: &mut Findings<'_>) {
     if spec.bgp.as_ref() == Some(&NodeBgp::default()) {
         findings.other("spec.bgp", "{}", "at least one field, or no bgp at all");
+    }
+}
+
+/// Settings that are kept for others have rules between them, too.
+fn check_felix(res: &FelixConfiguration, findings: &mut Findings<'_>) {
+    let (name, extra) = (&res.metadata.name, &res.spec.extra);
+    if let Some(selector) = extra.get("nodeSelector").and_then(Value::as_str) {
+        if name == "default" || name.starts_with("node.") {
+            let allowed = format!("nothing: the name {name} says which nodes");
+            findings.text("spec.nodeSelector", selector, allowed);
+        }
+        findings.selector("spec.nodeSelector", Some(selector));
+    }
+    if extra.contains_key("routeTableRange") && extra.contains_key("routeTableRanges") {
+        let allowed = "nothing, because routeTableRanges is set";
+        findings.other("spec.routeTableRange", "a range", allowed);
+    }
+    let own = extra.get("routeTableRange").into_iter();
+    let own = own.map(|range| ("spec.routeTableRange".to_owned(), range));
+    let list = extra.get("routeTableRanges").and_then(Value::as_array);
+    let list = list.into_iter().flatten().enumerate();
+    let list = list.map(|(i, range)| (format!("spec.routeTableRanges[{i}]"), range));
+    for (path, range) in own.chain(list) {
+        if let (Some(min), Some(max)) = (range["min"].as_i64(), range["max"].as_i64())
+            && min > max
+        {
+            findings.other(&format!("{path}.min"), min, format!("at most max ({max})"));
+        }
     }
 }
 

@@ -201,6 +201,76 @@ form!(
     |value| value.as_str().is_some_and(is_port_name)
 );
 
+form!(REGEX, "a regular expression", r#""^eth[0-9]+$""#, |value| {
+    value.as_str().is_some_and(is_regex)
+});
+form!(
+    SETTINGS,
+    "NAME=VALUE, several separated by commas",
+    r#""A=true,B=""#,
+    |value| value.as_str().is_some_and(|text| text
+        .split(',')
+        .all(|setting| setting.is_empty() || setting.contains('=')))
+);
+form!(
+    RATE,
+    "1 to 9999 per second, minute, hour or day, such as 5/minute",
+    r#""5/minute""#,
+    |value| value.as_str().is_some_and(is_rate)
+);
+form!(
+    LOG_PREFIX,
+    "letters, digits, spaces and '%', ':', '/', '_', '-'",
+    r#""margay %t""#,
+    |value| value
+        .as_str()
+        .is_some_and(|text| is_made_of(text, b"%: /_-"))
+);
+form!(
+    METRICS_HOST,
+    "an address or a host name of at most 64 characters",
+    r#""localhost""#,
+    |value| value
+        .as_str()
+        .is_some_and(|text| (1..=64).contains(&text.len()) && is_made_of(text, b":._+-"))
+);
+form!(
+    INTERFACE_FILTER,
+    "1 to 15 letters, digits, ':', '.', '_', '+' and '-'",
+    r#""eth+""#,
+    |value| value
+        .as_str()
+        .is_some_and(|text| is_interface(text, b":._+-"))
+);
+form!(
+    REGION,
+    "at most 46 lower case letters, digits and '-', a letter or digit at both ends",
+    r#""region-1""#,
+    |value| value
+        .as_str()
+        .is_some_and(|text| text.len() <= 46 && is_dns_label(text))
+);
+
+/// A regular expression, in the notation of RE2 as far as the two libraries agree.
+pub(crate) fn is_regex(text: &str) -> bool {
+    regex_syntax::parse(text).is_ok()
+}
+
+/// Letters, digits and `others`.
+fn is_made_of(text: &str, others: &[u8]) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || others.contains(&b))
+}
+
+fn is_rate(text: &str) -> bool {
+    let Some((count, unit)) = text.split_once('/') else {
+        return false;
+    };
+    let digits = count.bytes().all(|b| b.is_ascii_digit());
+    let first = count.bytes().next().is_some_and(|b| b != b'0');
+    digits && first && count.len() <= 4 && matches!(unit, "second" | "minute" | "hour" | "day")
+}
+
 fn parse<T: std::str::FromStr>(value: &Value) -> Option<T> {
     value.as_str()?.parse().ok()
 }
@@ -240,10 +310,7 @@ fn edges_alphanumeric(text: &str) -> bool {
 }
 
 fn is_interface(text: &str, others: &[u8]) -> bool {
-    (1..=15).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || others.contains(&b))
+    (1..=15).contains(&text.len()) && is_made_of(text, others)
 }
 
 /// A service name as RFC 6335 section 5.1 defines it.

@@ -6,15 +6,13 @@ use crate::bgp_configuration::{BindMode, Toggle};
 use crate::bgp_filter::{FilterAction, MatchOperator, PeerType, RouteSource};
 use crate::bgp_peer::{NextHopMode, ReversePeering, SourceAddress};
 use crate::calico_node_status::NodeStatusClass;
-use crate::felix_configuration::{
-    AllowAction, ChainInsertMode, DenyAction, EndpointToHostAction, IptablesBackend, SourceSpoofing,
-};
 use crate::ippool::{AssignmentMode, EncapMode, PoolUse};
 use crate::kind::Kind;
 use crate::policy::PolicyType;
 use crate::rule::Action;
 use crate::staged_policy::StagedAction;
 use controllers::KUBE_CONTROLLERS_CONFIGURATION;
+use felix::FELIX_CONFIGURATION;
 use kubernetes::STAGED_KUBERNETES_NETWORK_POLICY;
 pub(crate) use kubernetes::kubernetes_schema;
 
@@ -60,10 +58,18 @@ macro_rules! schema {
         $name:ident, [$($field:literal: $shape:expr),* $(,)?],
         required $required:tt, foreign $foreign:tt
     ) => {
+        schema!($name, [$($field: $shape),*], required $required, foreign $foreign, kept []);
+    };
+    (
+        $name:ident, [$($field:literal: $shape:expr),* $(,)?],
+        required $required:tt, foreign $foreign:tt,
+        kept [$($kept:literal: $kept_shape:expr),* $(,)?]
+    ) => {
         pub(super) static $name: Schema = Schema {
             fields: &[$(($field, $shape)),*],
             required: &$required,
             foreign: &$foreign,
+            kept: &[$(($kept, $kept_shape)),*],
         };
     };
 }
@@ -440,117 +446,6 @@ schema!(
     required [],
     foreign ["cnxVersion"]
 );
-schema!(
-    FELIX_CONFIGURATION,
-    [
-        "ipv6Support": Bool,
-        "routeRefreshInterval": DURATION,
-        "interfaceRefreshInterval": DURATION,
-        "iptablesRefreshInterval": DURATION,
-        "ipsetsRefreshInterval": DURATION,
-        "iptablesBackend": AnyCase(IptablesBackend::WORDS),
-        "iptablesLockTimeout": DURATION,
-        "maxIpsetSize": U32,
-        "interfacePrefix": TEXT,
-        "interfaceExclude": TEXT,
-        "chainInsertMode": AnyCase(ChainInsertMode::WORDS),
-        "defaultEndpointToHostAction": AnyCase(EndpointToHostAction::WORDS),
-        "iptablesFilterAllowAction": AnyCase(AllowAction::WORDS),
-        "iptablesMangleAllowAction": AnyCase(AllowAction::WORDS),
-        "iptablesFilterDenyAction": AnyCase(DenyAction::WORDS),
-        "iptablesMarkMask": U32,
-        "logPrefix": TEXT,
-        "logSeverityScreen": LOG_LEVEL,
-        "failsafeInboundHostPorts": List(&Object(&PROTO_PORT), MANY),
-        "failsafeOutboundHostPorts": List(&Object(&PROTO_PORT), MANY),
-        "disableConntrackInvalidCheck": Bool,
-        "natPortRange": Shape::Form(&forms::NUMERIC_PORT),
-        "natOutgoingAddress": ADDR,
-        "natOutgoingExclusions": Word(&["IPPoolsOnly", "IPPoolsAndHostIPs"]),
-        "iptablesNATOutgoingInterfaceFilter": TEXT,
-        "deviceRouteProtocol": Whole(0, 255),
-        "deviceRouteSourceAddress": ADDR,
-        "removeExternalRoutes": Bool,
-        "workloadSourceSpoofing": AnyCase(SourceSpoofing::WORDS),
-        "serviceLoopPrevention": AnyCase(&["Drop", "Reject", "Disabled"]),
-        "ipForwarding": TOGGLE,
-        "mtuIfacePattern": TEXT,
-        "vxlanMTU": U32,
-        "vxlanMTUV6": U32,
-        "vxlanPort": U16,
-        "vxlanVNI": Whole(0, 16_777_215),
-        "ipipMTU": U32,
-        "wireguardEnabled": Bool,
-        "wireguardMTU": U32,
-        "ipv4NormalRoutePriority": PRIORITY,
-        "ipv6NormalRoutePriority": PRIORITY,
-        "healthEnabled": Bool,
-        "healthHost": TEXT,
-        "healthPort": U16,
-        "prometheusMetricsEnabled": Bool,
-        "prometheusMetricsHost": TEXT,
-        "prometheusMetricsPort": U16,
-    ],
-    required [],
-    foreign [
-        "allowIPIPPacketsFromWorkloads", "allowVXLANPacketsFromWorkloads", "awsSrcDstCheck",
-        "bpfAttachType", "bpfConnectTimeLoadBalancing", "bpfConnectTimeLoadBalancingEnabled",
-        "bpfConntrackLogLevel", "bpfConntrackMode", "bpfConntrackTimeouts", "bpfCTLBLogFilter",
-        "bpfDataIfacePattern", "bpfDisableGROForIfaces", "bpfDisableUnprivileged",
-        "bpfDSROptoutCIDRs", "bpfEnabled", "bpfEnforceRPF", "bpfExcludeCIDRsFromNAT",
-        "bpfExportBufferSizeMB", "bpfExternalServiceMode", "bpfExtToServiceConnmark",
-        "bpfForceTrackPacketsFromIfaces", "bpfHostConntrackBypass",
-        "bpfHostNetworkedNATWithoutCTLB", "bpfIPFragmentReassemblyEnabled", "bpfIPFragTimeout",
-        "bpfJITHardening", "bpfKubeProxyEndpointSlicesEnabled", "bpfKubeProxyHealthzPort",
-        "bpfKubeProxyIptablesCleanupEnabled", "bpfKubeProxyMinSyncPeriod", "bpfL3IfacePattern",
-        "bpfLogFilters", "bpfLogLevel", "bpfMaglevMaxEndpointsPerService",
-        "bpfMaglevMaxServices", "bpfMapSizeConntrack", "bpfMapSizeConntrackCleanupQueue",
-        "bpfMapSizeConntrackScaling", "bpfMapSizeIfState", "bpfMapSizeIPSets",
-        "bpfMapSizeNATAffinity", "bpfMapSizeNATBackend", "bpfMapSizeNATFrontend",
-        "bpfMapSizePerCpuConntrack", "bpfMapSizeRoute", "bpfOverlayHostSourceIP",
-        "bpfPolicyDebugEnabled", "bpfProfiling", "bpfPSNATPorts", "bpfRedirectToPeer",
-        "cgroupV2Path", "dataplaneDriver", "dataplaneWatchdogTimeout", "debugDisableLogDropping",
-        "debugHost", "debugMemoryProfilePath", "debugPort", "debugSimulateCalcGraphHangAfter",
-        "debugSimulateDataplaneApplyDelay", "debugSimulateDataplaneHangAfter",
-        "deviceRouteSourceAddressIPv6", "endpointReportingDelay", "endpointReportingEnabled",
-        "endpointStatusPathPrefix", "externalNodesList", "featureDetectOverride", "featureGates",
-        "floatingIPs", "flowLogsCollectorDebugTrace", "flowLogsFlushInterval",
-        "flowLogsGoldmaneServer", "flowLogsLocalReporter", "flowLogsPolicyEvaluationMode",
-        "genericXDPEnabled", "goGCThreshold", "goMaxProcs", "goMemoryLimitMB",
-        "healthTimeoutOverrides", "ipipEnabled", "iptablesLockFilePath",
-        "iptablesLockProbeInterval", "iptablesPostWriteCheckInterval",
-        "ipv4ElevatedRoutePriority", "ipv6ElevatedRoutePriority", "istioAmbientMode",
-        "istioDSCPMark", "kubeNodePortRanges", "liveMigrationRouteConvergenceTime",
-        "localSubnetL2Reachability", "localSubnetL2ReachabilityRefreshInterval",
-        "logActionRateLimit", "logActionRateLimitBurst", "logDebugFilenameRegex", "logFilePath",
-        "logSeverityFile", "logSeveritySys", "metadataAddr", "metadataPort", "netlinkTimeout",
-        "nftablesFilterAllowAction", "nftablesFilterDenyAction",
-        "nftablesFlowTableDataIfacePattern", "nftablesFlowTableOffload",
-        "nftablesMangleAllowAction", "nftablesMarkMask", "nftablesMode",
-        "nftablesRefreshInterval", "nodeSelector", "openstackRegion", "policySyncPathPrefix",
-        "programClusterRoutes", "prometheusGoMetricsEnabled", "prometheusMetricsCAFile",
-        "prometheusMetricsCertFile", "prometheusMetricsClientAuth", "prometheusMetricsKeyFile",
-        "prometheusProcessMetricsEnabled", "prometheusWireGuardMetricsEnabled",
-        "reportingInterval", "reportingTTL", "requireMTUFile", "routeSource",
-        "routeSyncDisabled", "routeTableRange", "routeTableRanges", "sidecarAccelerationEnabled",
-        "usageReportingEnabled", "usageReportingInitialDelay", "usageReportingInterval",
-        "useInternalDataplaneDriver", "vxlanEnabled", "windowsManageFirewallRules",
-        "wireguardEnabledV6", "wireguardHostEncryptionEnabled", "wireguardInterfaceName",
-        "wireguardInterfaceNameV6", "wireguardKeepAlive", "wireguardListeningPort",
-        "wireguardListeningPortV6", "wireguardMTUV6", "wireguardRoutingRulePriority",
-        "wireguardThreadingEnabled", "xdpEnabled", "xdpRefreshInterval",
-    ]
-);
-schema!(
-    PROTO_PORT,
-    [
-        "protocol": AnyCase(&["TCP", "UDP", "SCTP"]),
-        "port": U16,
-        "net": NET,
-    ],
-    required ["protocol", "port"]
-);
-
 macro_rules! resource {
     ($spec:ident) => {{
         static SCHEMA: Schema = Schema {
@@ -562,12 +457,14 @@ macro_rules! resource {
             ],
             required: &["metadata", "spec"],
             foreign: &["status"],
+            kept: &[],
         };
         &SCHEMA
     }};
 }
 
 mod controllers;
+mod felix;
 mod kubernetes;
 
 /// The members of a resource of this kind.

@@ -62,6 +62,57 @@ fn tables_and_types_have_the_same_fields() {
 }
 
 #[test]
+fn settings_that_are_kept_for_others_are_held_to_their_form() {
+    let shapes = resource_schema(Kind::FelixConfiguration).fields;
+    let Some((_, Shape::Object(spec))) = shapes.iter().find(|(name, _)| *name == "spec") else {
+        panic!("a spec");
+    };
+    assert!(spec.kept.len() > 130);
+    let felix = |spec: Value| {
+        let value = json!({"metadata": {"name": "default"}, "spec": spec});
+        errors(Kind::FelixConfiguration, value)
+    };
+    let all = spec.kept.iter();
+    let all: Value = all
+        .map(|(name, shape)| ((*name).to_owned(), example(shape)))
+        .collect();
+    assert_eq!(felix(all), [""; 0]);
+    for (name, value) in [
+        ("bpfLogLevel", json!("Loud")),
+        ("floatingIPs", json!("enabled")),
+        ("wireguardListeningPort", json!(0)),
+        ("wireguardRoutingRulePriority", json!(32766)),
+        ("dataplaneWatchdogTimeout", json!("90")),
+        ("bpfDataIfacePattern", json!("eth(")),
+        ("logActionRateLimit", json!("10000/minute")),
+        ("openstackRegion", json!("a".repeat(47))),
+        ("featureGates", json!("A")),
+        ("kubeNodePortRanges", json!(vec![1; 8])),
+        ("externalNodesList", json!("10.0.0.0/8")),
+        ("usageReportingEnabled", json!("yes")),
+        ("mtuIfacePattern", json!("(")),
+        ("natOutgoingAddress", json!("2001:db8::1")),
+    ] {
+        let found = felix(json!({name: value}));
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        assert!(found[0].starts_with(&format!("spec.{name}: ")), "{found:?}");
+    }
+    let slip = felix(json!({"floatingIps": "Enabled"}));
+    assert_eq!(
+        slip,
+        ["spec.floatingIps: found an unknown field, did you mean \"floatingIPs\"?"]
+    );
+    // Another release may have written another form.
+    let mut value = json!({"spec": {"floatingIPs": 5}});
+    let mut checker = Checker::new(Unknown::Keep, None);
+    checker.check(
+        &Shape::Object(resource_schema(Kind::FelixConfiguration)),
+        &mut value,
+    );
+    assert!(value["spec"]["floatingIPs"].is_number());
+}
+
+#[test]
 fn fields_of_other_releases_are_let_through() {
     let pool = json!({
         "metadata": {"name": "a", "generateName": "x"},

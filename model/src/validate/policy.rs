@@ -8,6 +8,7 @@ use crate::validate::{Findings, metadata};
 pub(super) fn check_namespaced(spec: &NetworkPolicySpec, findings: &mut Findings<'_>) {
     check_types(&spec.types, findings);
     check_order(spec.order, findings);
+    check_hints(&spec.performance_hints, findings);
     check_rules(Scope::Namespace, &spec.ingress, &spec.egress, findings);
     findings.selector("spec.selector", spec.selector.as_deref());
     findings.selector(
@@ -19,6 +20,7 @@ pub(super) fn check_namespaced(spec: &NetworkPolicySpec, findings: &mut Findings
 pub(super) fn check_global(spec: &GlobalNetworkPolicySpec, findings: &mut Findings<'_>) {
     check_types(&spec.types, findings);
     check_order(spec.order, findings);
+    check_hints(&spec.performance_hints, findings);
     check_rules(Scope::Global, &spec.ingress, &spec.egress, findings);
     findings.selector("spec.selector", spec.selector.as_deref());
     findings.selector(
@@ -63,6 +65,15 @@ fn check_types(types: &[PolicyType], findings: &mut Findings<'_>) {
                 wanted.as_str(),
                 "each type once",
             );
+        }
+    }
+}
+
+fn check_hints(hints: &[String], findings: &mut Findings<'_>) {
+    for (i, hint) in hints.iter().enumerate() {
+        if hints[..i].contains(hint) {
+            let path = format!("spec.performanceHints[{i}]");
+            findings.text(&path, hint, "each hint once");
         }
     }
 }

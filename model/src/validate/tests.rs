@@ -587,3 +587,35 @@ fn templates_of_host_endpoints_can_be_told_apart() {
         refused(kind, &at(path), templates(found));
     }
 }
+
+#[test]
+fn settings_of_the_dataplane_do_not_contradict_each_other() {
+    let kind = Kind::FelixConfiguration;
+    let named = |name: &str, spec: Value| errors_named(kind, name, spec);
+    let selected = json!({"nodeSelector": "rack == 'a'"});
+    assert_eq!(named("racks", selected.clone()), [""; 0]);
+    for name in ["default", "node.n1"] {
+        assert_eq!(named(name, selected.clone()).len(), 1, "{name}");
+    }
+    let range = |min: u8, max: u8| json!({"min": min, "max": max});
+    refused(
+        kind,
+        "spec.routeTableRange",
+        json!({"routeTableRange": range(1, 2), "routeTableRanges": [range(1, 2)]}),
+    );
+    refused(
+        kind,
+        "spec.routeTableRanges[1].min",
+        json!({"routeTableRanges": [range(1, 2), range(3, 2)]}),
+    );
+}
+
+#[test]
+fn hints_stand_once() {
+    let hint = "AssumeNeededOnEveryNode";
+    for kind in [Kind::NetworkPolicy, Kind::GlobalNetworkPolicy] {
+        assert_eq!(errors(kind, json!({"performanceHints": [hint]})), [""; 0]);
+        let twice = json!({"performanceHints": [hint, hint]});
+        refused(kind, "spec.performanceHints[1]", twice);
+    }
+}
