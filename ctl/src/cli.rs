@@ -7,8 +7,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::verbs::checksystem::Checksystem;
+use crate::verbs::config::ConfigCommand;
 use crate::verbs::convert::Convert;
 use crate::verbs::datastore::DatastoreCommand;
+use crate::verbs::diags::{ClusterCommand, NodeDiags};
 use crate::verbs::diff::Diff;
 use crate::verbs::get::Get;
 use crate::verbs::policy::PolicyCommand;
@@ -107,9 +110,15 @@ pub(crate) enum Command {
     /// Show sessions and routes of this host's BGP speaker; decode messages
     #[command(subcommand)]
     Bgp(BgpCommand),
-    /// Show the state of hosts, remove them
+    /// Show and check the state of hosts, remove them
     #[command(subcommand)]
     Node(NodeCommand),
+    /// The cluster as a whole
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Show which settings hold, and why
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print resources with defaults; policies of Kubernetes as the resources they stand for
     #[command(after_help = "Example:\n  margayctl convert -f networkpolicy.yaml -o yaml")]
     Convert(Convert),
@@ -138,6 +147,12 @@ pub(crate) enum NodeCommand {
         #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
         output: StatusOutput,
     },
+    /// Check whether this host can run the agent, and say what to do if not
+    #[command(after_help = crate::verbs::checksystem::HELP)]
+    Checksystem(Checksystem),
+    /// Collect what an engineer needs of this host in one archive
+    #[command(after_help = crate::verbs::diags::NODE_HELP)]
+    Diags(NodeDiags),
     /// List the hosts of the cluster
     #[command(after_help = "Example:\n  margayctl node list")]
     List,

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::client::Client;
+use crate::config::Explained;
 use crate::failure::{Failure, Fatal, single};
+use crate::host::Host;
 use crate::table::Table;
 use crate::terminal::{Paint, Terminal};
 use margay_model::kind::ResourceKey;
@@ -26,6 +28,10 @@ pub(crate) struct Context<'a> {
     pub(crate) client: Client,
     /// The agent's socket.
     pub(crate) socket: PathBuf,
+    /// Every setting of this program.
+    pub(crate) explained: Vec<Explained>,
+    /// This host.
+    pub(crate) host: Host,
     /// How long a check waits before it looks again.
     pub(crate) look_again: Duration,
     pub(crate) streams: Streams<'a>,

@@ -10,6 +10,7 @@ mod config;
 mod context;
 mod failure;
 mod files;
+mod host;
 mod labels;
 mod output;
 mod progress;
@@ -34,7 +35,10 @@ use crate::client::{Client, Mode};
 use crate::config::{Config, Flags};
 use crate::context::{Context, Streams};
 use crate::failure::Fatal;
+use crate::host::Host;
 use crate::terminal::{Paint, Terminal};
+use crate::verbs::config::ConfigCommand;
+use crate::verbs::diags::ClusterCommand;
 
 /// Longer than any agent takes between two writes that belong together.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -49,6 +53,8 @@ struct Surroundings {
     new_uid: fn() -> String,
     /// How long a check waits before it looks again.
     look_again: Duration,
+    /// The host that checks look at.
+    host: Host,
 }
 
 fn main() -> ExitCode {
@@ -58,6 +64,7 @@ fn main() -> ExitCode {
         now: Timestamp::now(),
         new_uid: || uuid::Uuid::new_v4().to_string(),
         look_again: LOOK_AGAIN,
+        host: Host::at("/"),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -155,6 +162,10 @@ async fn execute<'a>(
     {
         return (result, streams);
     }
+    if let Command::Node(NodeCommand::Checksystem(args)) = &cli.command {
+        let result = verbs::checksystem::checksystem(args, &surroundings.host, &mut streams);
+        return (result, streams);
+    }
     let flags = Flags {
         file: cli.config.as_deref(),
         socket: cli.socket.as_deref(),
@@ -172,6 +183,8 @@ async fn execute<'a>(
     let mut context = Context {
         client,
         socket: config.socket,
+        explained: config.explained,
+        host: surroundings.host,
         look_again: surroundings.look_again,
         streams,
     };
@@ -212,6 +225,12 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Patch(args) => verbs::modify::patch(args, context).await,
         Command::Label(args) => verbs::modify::label(args, context).await,
         Command::Validate(args) => verbs::validate::validate(args, &mut context.streams),
+        Command::Cluster(ClusterCommand::Diags(args)) => verbs::diags::cluster(args, context).await,
+        Command::Config(ConfigCommand::Show(args)) => verbs::config::show(args, context).await,
+        Command::Node(NodeCommand::Checksystem(args)) => {
+            verbs::checksystem::checksystem(args, &context.host, &mut context.streams)
+        }
+        Command::Node(NodeCommand::Diags(args)) => verbs::diags::node(args, context).await,
         Command::Datastore(command) => verbs::datastore::run(command, context).await,
         Command::Ipam(command) => ipam(command, context).await,
         Command::Bgp(command) => verbs::bgp::online(command, context).await,

@@ -2,6 +2,7 @@
 
 mod bgp;
 mod change;
+mod config;
 mod datastore;
 mod diff;
 mod get;
@@ -52,6 +53,7 @@ impl Lab {
             now: "2026-11-21T05:02:52.5Z".parse().unwrap(),
             new_uid: || "6b6e5e6b-98df-4f9a-9dc9-a8cf7806cb8c".to_owned(),
             look_again: Duration::ZERO,
+            host: Host::at("/"),
         }
     }
 

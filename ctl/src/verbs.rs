@@ -1,9 +1,12 @@
 //! One module a verb.
 
 pub(crate) mod bgp;
+pub(crate) mod checksystem;
+pub(crate) mod config;
 pub(crate) mod convert;
 pub(crate) mod datastore;
 pub(crate) mod delete;
+pub(crate) mod diags;
 pub(crate) mod diff;
 pub(crate) mod get;
 pub(crate) mod ipam;

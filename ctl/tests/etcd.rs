@@ -82,6 +82,36 @@ fn certificates_are_used_and_their_absence_is_told() {
 }
 
 #[test]
+fn certificates_in_the_configuration_file_are_used() {
+    let tls = EtcdTls::new("operator").unwrap();
+    let etcd = Etcd::start_tls(&tls).unwrap();
+    let text = |name: &str| {
+        let text = std::fs::read_to_string(tls.file(name)).unwrap();
+        text.lines()
+            .map(|line| format!("    {line}\n"))
+            .collect::<String>()
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let config = format!(
+        "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\nmetadata:\nspec:\n  \
+         datastoreType: etcdv3\n  etcdEndpoints: {}\n  etcdCACert: |\n{}  etcdCert: |\n{}  \
+         etcdKey: |\n{}",
+        etcd.url(),
+        text("ca.pem"),
+        text("client.pem"),
+        text("client.key")
+    );
+    std::fs::write(file.path(), config).unwrap();
+    let words = format!("apply -f - --config {}", file.path().display());
+    let applied = margayctl(&[], &words, POOL);
+    assert_eq!(
+        String::from_utf8_lossy(&applied.stdout),
+        "IPPool/main: created\n",
+        "{applied:?}"
+    );
+}
+
+#[test]
 fn an_output_that_is_closed_early_is_no_failure() {
     let etcd = Etcd::start().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_margayctl"))

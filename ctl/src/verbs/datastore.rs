@@ -8,6 +8,8 @@ mod lock;
 
 use std::path::PathBuf;
 
+pub(crate) use export::text as export_text;
+
 use clap::{Args, Subcommand};
 
 use crate::context::Context;

@@ -41,16 +41,26 @@ pub(super) async fn everything(context: &Context<'_>) -> Result<(Vec<Entry>, i64
     ))
 }
 
-/// Writes everything.
-pub(crate) async fn export(args: &Export, context: &mut Context<'_>) -> Result<(), Fatal> {
+/// An export as text.
+pub(crate) async fn text(context: &Context<'_>) -> Result<String, Fatal> {
     let (entries, revision) = everything(context).await?;
+    render(&entries, revision, context)
+}
+
+fn render(entries: &[Entry], revision: i64, context: &Context<'_>) -> Result<String, Fatal> {
     let time = context
         .client
         .now
         .strftime("%Y-%m-%dT%H:%M:%SZ")
         .to_string();
     let prefix = context.client.keys.prefix();
-    let text = file::write(&entries, prefix, revision, &time).map_err(std::io::Error::from)?;
+    Ok(file::write(entries, prefix, revision, &time).map_err(std::io::Error::from)?)
+}
+
+/// Writes everything.
+pub(crate) async fn export(args: &Export, context: &mut Context<'_>) -> Result<(), Fatal> {
+    let (entries, revision) = everything(context).await?;
+    let text = render(&entries, revision, context)?;
     let Some(path) = &args.output else {
         return context.streams.print(&text);
     };
