@@ -156,6 +156,25 @@ pub(crate) enum NodeCommand {
     /// List the hosts of the cluster
     #[command(after_help = "Example:\n  margayctl node list")]
     List,
+    /// Ask the neighbours of a host to prefer other paths, before work on it (RFC 8326)
+    #[command(after_help = "\
+Example:
+  margayctl node drain n1
+
+Its agent announces its routes once more, with GRACEFUL_SHUTDOWN and, to internal peers, local
+preference 0. Nothing is withdrawn: what has no other path stays. Kept in the Node until undrain.")]
+    Drain {
+        /// The host
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Take back a drain, after the work
+    #[command(after_help = "Example:\n  margayctl node undrain n1")]
+    Undrain {
+        /// The host
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
     /// Remove a host that is gone for good: its endpoints, addresses, handles, blocks and its Node
     #[command(after_help = "\
 Example:

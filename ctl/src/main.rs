@@ -237,6 +237,12 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Node(NodeCommand::Status { output }) => {
             verbs::node::status(*output, context).await
         }
+        Command::Node(NodeCommand::Drain { name }) => {
+            verbs::node_drain::drain(name, true, context).await
+        }
+        Command::Node(NodeCommand::Undrain { name }) => {
+            verbs::node_drain::drain(name, false, context).await
+        }
         Command::Node(NodeCommand::List) => verbs::node::list(context).await,
         Command::Convert(args) => verbs::convert::convert(args, &mut context.streams),
         Command::Policy(command) => verbs::policy::online(command, context).await,

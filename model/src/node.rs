@@ -12,6 +12,9 @@ use crate::net::AddrCidr;
 /// A host. Written by its agent when it starts.
 pub type Node = Resource<NodeSpec>;
 
+/// On a Node: `"true"` asks its agent to have its neighbours prefer other paths (RFC 8326).
+pub const DRAIN_ANNOTATION: &str = "margay.io/drain";
+
 /// Addresses of a host and how it takes part in routing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -31,6 +31,9 @@ pub struct SpeakerConfig {
     /// start.
     #[serde(default)]
     pub cluster_id: Option<Ipv4Addr>,
+    /// Ask all peers to prefer other paths than ours (RFC 8326): before maintenance.
+    #[serde(default)]
+    pub graceful_shutdown: bool,
     /// After start, how long [`FibBatch::initial_sync_done`](crate::FibBatch) may wait for peers.
     #[serde(default = "default_initial_sync_secs")]
     pub initial_sync_secs: u64,
@@ -52,6 +55,7 @@ impl SpeakerConfig {
                 as_path_relax: true,
             },
             cluster_id: None,
+            graceful_shutdown: false,
             initial_sync_secs: default_initial_sync_secs(),
             peers: BTreeMap::new(),
         }
@@ -152,6 +156,9 @@ pub struct PeerConfig {
     /// The peer is our client in route reflection (RFC 4456).
     #[serde(default)]
     pub route_reflector_client: bool,
+    /// Ask this peer to prefer other paths than ours (RFC 8326).
+    #[serde(default)]
+    pub graceful_shutdown: bool,
     /// How often our own AS may occur in the AS_PATH of a route from the peer.
     #[serde(default)]
     pub allow_own_as: u8,
@@ -195,6 +202,7 @@ impl PeerConfig {
             import: FilterConfig::default(),
             export: FilterConfig::default(),
             route_reflector_client: false,
+            graceful_shutdown: false,
             allow_own_as: 0,
             as_override: false,
             remove_private_as: false,

@@ -11,7 +11,7 @@ use margay_model::bgp_peer::{BgpPassword, NextHopMode, SourceAddress};
 use margay_model::duration::GoDuration;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::net::Cidr;
-use margay_model::node::Node;
+use margay_model::node::{DRAIN_ANNOTATION, Node};
 use margay_speaker::{
     Action, ConfigError, FilterConfig, FilterRule, GracefulRestartConfig, PeerConfig, PeerKey,
     RouteOrigin, Secret, SpeakerConfig, Ttl,
@@ -73,6 +73,11 @@ fn speaker(cache: &Cache, node: &str, settings: &BgpSettings) -> Option<SpeakerC
         restarting: settings.restarting,
     });
     config.cluster_id = cluster_id(me).and_then(|id| id.parse().ok());
+    config.graceful_shutdown = me
+        .metadata
+        .annotations
+        .get(DRAIN_ANNOTATION)
+        .is_some_and(|value| value == "true");
     let pools = Pools::of(cache, node);
     config.peers = peers(cache, me)
         .into_iter()

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::{
     FamilyRib, PeerId, Rib,
-    attr_store::AttrStore,
+    attr_store::{self, AttrStore},
     index::NONE,
     peers::Session,
     restart::RestartEvent,
@@ -15,7 +15,7 @@ use crate::{
     prefix::{Family, Ipv4Prefix, Ipv6Prefix},
     wire::{
         Kind, NextHop, NlriIter, NlriPrefix, PathAttrs, UpdateFrame, Verdict, WireError,
-        error::AttrError,
+        attrs::community::GRACEFUL_SHUTDOWN, error::AttrError,
     },
 };
 
@@ -230,6 +230,12 @@ impl Rib {
         };
         if mp.is_some() {
             decoded.attrs.next_hop = None;
+        }
+        if self.attrs.class(class).kind == attr_store::Kind::Ebgp
+            && decoded.attrs.has_community(GRACEFUL_SHUTDOWN)
+        {
+            // RFC 8326, section 4.1: as if it were received with the lowest preference.
+            decoded.attrs.local_pref = Some(0);
         }
         let set = self.attrs.intern(class, &decoded.attrs, next_hop);
         self.attrs.remember(class, &frame.attrs, mp, set, discarded);

@@ -87,6 +87,9 @@ pub struct PeerRibConfig {
     pub local_as: u32,
     /// The peer is our client in route reflection (RFC 4456); internal peers only.
     pub rr_client: bool,
+    /// The peer is asked to prefer other paths: GRACEFUL_SHUTDOWN on everything, and LOCAL_PREF 0
+    /// inside our AS (RFC 8326, section 4.2).
+    pub graceful_shutdown: bool,
     /// What to tell as next hop.
     pub next_hop_mode: NextHopMode,
     /// Our next hop for IPv4: an IPv4 address, or an IPv6 one where the session has extended next
@@ -115,6 +118,7 @@ impl PeerRibConfig {
             kind,
             local_as,
             rr_client: false,
+            graceful_shutdown: false,
             next_hop_mode: NextHopMode::Auto,
             next_hop_v4: None,
             next_hop_v6: None,

@@ -105,6 +105,7 @@ impl Rib {
             kind: config.kind,
             local_as: config.local_as,
             rr_client: config.rr_client,
+            graceful_shutdown: config.graceful_shutdown,
             next_hop_mode: config.next_hop_mode,
             next_hop: config.next_hop(family),
             four_octet_as: info.four_octet_as,

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     policy::{self, Facts, Operation},
     prefix::{Family, Prefix},
-    wire::{NextHop, PathAttrs, PeerKind},
+    wire::{NextHop, PathAttrs, PeerKind, attrs::community::GRACEFUL_SHUTDOWN},
 };
 
 /// A route as a group is told it.
@@ -117,6 +117,12 @@ impl Rib {
                     self.reflect(&mut attrs, export.source);
                 }
                 operate(&mut attrs, operations);
+            }
+        }
+        if key.graceful_shutdown {
+            operate(&mut attrs, &[Operation::AddCommunity(GRACEFUL_SHUTDOWN)]);
+            if key.kind == PeerKind::Ibgp {
+                attrs.local_pref = Some(0);
             }
         }
         let next_hop = self.told_next_hop(key, export, origin)?;

@@ -20,6 +20,7 @@ pub(super) struct GroupKey {
     pub(super) kind: PeerKind,
     pub(super) local_as: u32,
     pub(super) rr_client: bool,
+    pub(super) graceful_shutdown: bool,
     pub(super) next_hop_mode: NextHopMode,
     pub(super) next_hop: Option<NextHop>,
     pub(super) four_octet_as: bool,
@@ -37,6 +38,7 @@ impl PartialEq for GroupKey {
             kind,
             local_as,
             rr_client,
+            graceful_shutdown,
             next_hop_mode,
             next_hop,
             four_octet_as,
@@ -50,6 +52,7 @@ impl PartialEq for GroupKey {
             && *kind == other.kind
             && *local_as == other.local_as
             && *rr_client == other.rr_client
+            && *graceful_shutdown == other.graceful_shutdown
             && *next_hop_mode == other.next_hop_mode
             && *next_hop == other.next_hop
             && *four_octet_as == other.four_octet_as

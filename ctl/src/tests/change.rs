@@ -116,3 +116,20 @@ fn label_sets_and_removes() {
     assert_eq!(lab.run("label node n1 rack").code, 2);
     assert_eq!(lab.run("label node n1 a/b/c=d").code, 1);
 }
+
+#[test]
+fn a_drain_is_kept_in_the_node_and_taken_back() {
+    let lab = Lab::new();
+    lab.apply("{apiVersion: projectcalico.org/v3, kind: Node, metadata: {name: n1}, spec: {}}");
+    let ran = lab.run("node drain n1");
+    assert_eq!(ran, ok("Node/n1: replaced\n"), "{ran:?}");
+    assert!(
+        lab.stored("nodes/n1")
+            .unwrap()
+            .contains(r#""margay.io/drain":"true""#)
+    );
+    assert_eq!(lab.run("node drain n1"), ok("Node/n1: unchanged\n"));
+    assert_eq!(lab.run("node undrain n1").code, 0);
+    assert!(!lab.stored("nodes/n1").unwrap().contains("margay.io/drain"));
+    assert_eq!(lab.run("node drain n9").code, 1);
+}

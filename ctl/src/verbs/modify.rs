@@ -104,7 +104,7 @@ fn key(kind: &str, name: &str, namespace: Option<&str>) -> Result<ResourceKey, F
 }
 
 /// Changes what is stored and says what became of it.
-async fn modify(
+pub(crate) async fn modify(
     key: &ResourceKey,
     change: Change<'_>,
     context: &mut Context<'_>,

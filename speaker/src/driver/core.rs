@@ -685,10 +685,12 @@ impl Core {
                 continue;
             }
             let session = session_config(peer, config);
-            let id = match self
-                .rib
-                .add_peer(rib_config(peer, &session, LocalAddrs::default()))
-            {
+            let id = match self.rib.add_peer(rib_config(
+                peer,
+                &session,
+                LocalAddrs::default(),
+                config.graceful_shutdown,
+            )) {
                 Ok(id) => id,
                 Err(error) => {
                     warn!(peer = %key, %error, "cannot add the peer");
@@ -712,9 +714,16 @@ impl Core {
             return;
         };
         let new_session = session_config(new, speaker);
-        if peer.config == *new && *peer.session.config() == new_session {
+        let draining = speaker.graceful_shutdown;
+        if peer.config == *new && *peer.session.config() == new_session && peer.draining == draining
+        {
             return;
         }
+        if peer.draining != draining {
+            peer.span
+                .in_scope(|| info!(draining, "graceful shutdown changed"));
+        }
+        peer.draining = draining;
         let reset = needs_reset((&peer.config, peer.session.config()), (new, &new_session));
         peer.config = new.clone();
         peer.session.set_config(new_session);

@@ -41,6 +41,8 @@ pub(super) struct Peer {
     /// The link of the Established session.
     pub(super) established: Option<LinkId>,
     pub(super) local: LocalAddrs,
+    /// The speaker asks all peers to prefer other paths.
+    pub(super) draining: bool,
     pub(super) local_addr: Option<std::net::IpAddr>,
     since: SystemTime,
     up_at: Option<Instant>,
@@ -79,6 +81,7 @@ impl Peer {
             links: HashMap::new(),
             established: None,
             local: LocalAddrs::default(),
+            draining: speaker.graceful_shutdown,
             local_addr: None,
             since: SystemTime::now(),
             up_at: None,
@@ -175,7 +178,8 @@ impl Peer {
 
     /// The peer's settings for the RIB, with the addresses of the interface in use.
     pub(super) fn rib_config(&self) -> PeerRibConfig {
-        rib_config(&self.config, self.session.config(), self.local)
+        let session = self.session.config();
+        rib_config(&self.config, session, self.local, self.draining)
     }
 
     /// What the RIB has to know of the session.
@@ -210,6 +214,7 @@ pub(super) fn rib_config(
     config: &PeerConfig,
     session: &SessionConfig,
     local: LocalAddrs,
+    draining: bool,
 ) -> PeerRibConfig {
     let kind = if session.remote_as == session.local_as {
         PeerKind::Ibgp
@@ -221,6 +226,7 @@ pub(super) fn rib_config(
         kind,
         local_as: session.local_as,
         rr_client: config.route_reflector_client,
+        graceful_shutdown: config.graceful_shutdown || draining,
         next_hop_mode: match config {
             _ if config.next_hop_keep => NextHopMode::Keep,
             _ if config.next_hop_self => NextHopMode::SelfAlways,

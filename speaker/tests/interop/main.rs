@@ -2,6 +2,7 @@
 //! the routers' packages.
 
 mod bird;
+mod drain;
 mod frr;
 mod gobgp;
 mod policy;
