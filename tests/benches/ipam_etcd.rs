@@ -146,7 +146,7 @@ where
 /// The task that owns a host's allocator, as in the agent: what waits shares a round.
 fn agent(store: EtcdStore, node: String) -> mpsc::Sender<Job> {
     let (jobs, mut receiver) = mpsc::channel::<Job>(1024);
-    let mut allocator = Allocator::new(store, "/calico", &node, view());
+    let mut allocator = Allocator::new(store, "/calico", &node, view()).fenced(&node);
     tokio::spawn(async move {
         let mut round = Vec::new();
         while receiver.recv_many(&mut round, ROUND).await > 0 {

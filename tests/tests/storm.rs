@@ -41,6 +41,7 @@ fn the_checker_finds_planted_faults() {
         ("keep-endpoints", "the endpoint {"),
         ("false-commit", "the store had"),
         ("false-refusal", "the store gave it one"),
+        ("early-lease", "its lease ends at"),
     ] {
         let output = storm("1500", plant);
         let text = text(&output);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use margay_model::store::{Compare, KeyValue, Op, Revision, Store, StoreError, TxnOutcome};
+use margay_model::store::{Compare, KeyValue, Revision, Store, StoreError, TxnOutcome};
 
 use super::Allocator;
 use crate::error::IpamError;
@@ -192,15 +192,9 @@ impl<S: Store> Allocator<S> {
             return;
         }
         for (index, compared) in conflicts {
-            let accepted = built.accepted.iter().find(|a| a.index == index);
-            let uncertain = run.uncertain.iter().flatten().find(|a| a.index == index);
-            match accepted.zip(uncertain) {
-                // Our own earlier transaction may have made just this change.
-                Some((accepted, uncertain)) if is_done(accepted, &compared) => {
-                    run.finish(index, Ok(uncertain.outcome.clone()));
-                }
-                _ => run.finish(index, Err(IpamError::ExtraConflict { compared })),
-            }
+            // Perhaps an earlier transaction of ours did it whose answer was lost; others may have as well.
+            // The caller looks again.
+            run.finish(index, Err(IpamError::ExtraConflict { compared }));
         }
     }
 
@@ -291,16 +285,4 @@ fn seen(known: &Known, accepted: &[Accepted]) -> Option<Revision> {
 
 fn differs(compare: &Compare, current: Option<&KeyValue>) -> bool {
     current.map_or(0, |kv| kv.mod_revision) != compare.mod_revision
-}
-
-/// Whether each key that conflicts already is as the request would leave it.
-fn is_done(accepted: &Accepted, compared: &[(String, Option<KeyValue>)]) -> bool {
-    compared.iter().all(|(key, current)| {
-        let op = accepted.extra.txn.ops.iter().find(|op| op.key() == key);
-        match (op, current) {
-            (Some(Op::Put { value, .. }), Some(kv)) => *value == kv.value,
-            (Some(Op::Delete { .. }), None) => true,
-            _ => false,
-        }
-    })
 }

@@ -1,6 +1,7 @@
 //! The allocator over a store in memory: behaviour, and races in every order.
 
 mod checking;
+mod clocks;
 mod interleaving;
 mod mem_store;
 mod sample;

@@ -168,3 +168,47 @@ fn what_is_under_way_does_not_take_effect_once_its_container_was_parked() {
         assert_eq!(running.count(), 0, "fresh: {fresh}");
     }
 }
+
+/// Both hosts remove the same endpoint: that it is gone proves nothing.
+#[test]
+fn a_lost_answer_is_not_taken_for_success_because_another_host_did_the_same() {
+    let with = |mut request: AssignRequest, container: &str| {
+        let own = format!("/endpoints/{container}");
+        request.attrs.insert("container".into(), container.into());
+        request.with_extra(move |_: &[Address]| {
+            let txn = margay_model::store::Txn::default().put(own.clone(), "x");
+            crate::request::Extra::from(txn.when("/endpoints/c1", 1).delete("/endpoints/c1"))
+        })
+    };
+    let mut refused = 0;
+    for polls in 0..60 {
+        let store = MemStore::default();
+        store.put("/endpoints/c1", "x");
+        let node = |name: &str| allocator(&store, name, view([pool("p", "10.0.0.0/16", 26)]));
+        let (mut n1, mut n2, mut n3) = (node("n1"), node("n2"), node("n3"));
+        block_on(n1.assign(request("c1", &[], 0))).unwrap();
+        let seen = block_on(n2.held_by(HANDLE)).unwrap();
+        let lost = store.counts();
+        store.hold_up(1);
+        let mut assign = Box::pin(n2.assign(with(request("c2", &seen, 1), "c2")));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut early = None;
+        for _ in 0..polls {
+            if let Poll::Ready(result) = assign.as_mut().poll(&mut cx) {
+                early = Some(result);
+                break;
+            }
+        }
+        if store.counts() == lost || store.held_up() == 0 {
+            continue;
+        }
+        let third = block_on(n3.assign(with(request("c3", &seen, 2), "c3")));
+        let second = early.unwrap_or_else(|| block_on(assign));
+        assert!(
+            second.is_ok() != third.is_ok(),
+            "{polls}: {second:?} {third:?}"
+        );
+        refused += usize::from(matches!(second, Err(IpamError::ExtraConflict { .. })));
+    }
+    assert!(refused > 0);
+}

@@ -7,6 +7,7 @@ use margay_model::store::Revision;
 
 use crate::history::{Belief, Call, Ended, Ledger};
 use crate::replay::Timeline;
+use crate::setting;
 
 /// What the histories say, in numbers.
 #[derive(Debug, Default)]
@@ -17,8 +18,6 @@ pub(crate) struct Summary {
     pub(crate) failed: u64,
     pub(crate) unknown: u64,
     pub(crate) interrupted: u64,
-    /// Adds of killed processes that took effect after the DEL that followed.
-    pub(crate) late: u64,
 }
 
 /// A time by revisions in which a workload was told that an address is its own.
@@ -41,7 +40,7 @@ pub(crate) fn check(
         summary.workloads += 1;
         count(&mut summary, calls);
         let timeline = timelines.get(workload).unwrap_or(&nothing);
-        let told = explain(calls, timeline, &mut summary.late);
+        let told = explain(workload, calls, timeline);
         findings.extend(told.into_iter().map(|text| format!("{workload}: {text}")));
         if let Some((ips, from)) = first_lease(calls) {
             let to = end_of_lease(calls, timeline);
@@ -85,16 +84,6 @@ pub(crate) fn live(ledgers: &BTreeMap<String, Ledger>) -> BTreeMap<String, Vec<I
     live
 }
 
-/// Whether an endpoint without a live workload may be what a killed process had sent before its end.
-pub(crate) fn may_be_late(calls: &[Call]) -> bool {
-    let Some(open) = calls.iter().rposition(|c| c.add && c.ended.is_none()) else {
-        return false;
-    };
-    calls[open..]
-        .iter()
-        .any(|c| !c.add && c.process > calls[open].process)
-}
-
 fn count(summary: &mut Summary, calls: &[Call]) {
     for call in calls {
         match (&call.ended, call.add) {
@@ -114,7 +103,7 @@ fn at(timeline: &Timeline, revision: Revision) -> Option<&Vec<IpAddr>> {
 }
 
 /// Goes through a workload's calls; says what does not fit the store's timeline.
-fn explain(calls: &[Call], timeline: &Timeline, late: &mut u64) -> Vec<String> {
+fn explain(workload: &str, calls: &[Call], timeline: &Timeline) -> Vec<String> {
     let mut findings = Vec::new();
     let mut may_put = false;
     let mut gone_at = None;
@@ -144,7 +133,9 @@ fn explain(calls: &[Call], timeline: &Timeline, late: &mut u64) -> Vec<String> {
         findings.push("was told it has no address, the store gave it one".into());
     }
     let deleted = timeline.iter().any(|(_, ips)| ips.is_none());
-    if deleted && calls.iter().all(|c| c.add) {
+    // An identity's next workload removes the one before it.
+    let moves = setting::identity(workload).is_some();
+    if deleted && !moves && calls.iter().all(|c| c.add) {
         findings.push("the store deleted it, nobody asked for that".into());
     }
     for pair in timeline.windows(2) {
@@ -161,10 +152,7 @@ fn explain(calls: &[Call], timeline: &Timeline, late: &mut u64) -> Vec<String> {
         puts.any(|(r, _)| *r > revision)
     };
     if gone_at.is_some_and(|revision| revision > 0 && puts_after(revision)) {
-        match may_be_late(calls) {
-            true => *late += 1,
-            false => findings.push(format!("came back after its DEL: {timeline:?}")),
-        }
+        findings.push(format!("came back after its DEL: {timeline:?}"));
     }
     findings
 }
@@ -213,9 +201,8 @@ mod tests {
         IpAddr::from([10, 0, 0, last])
     }
 
-    fn explained(calls: &[Call], timeline: Timeline) -> (Vec<String>, u64) {
-        let mut late = 0;
-        (explain(calls, &timeline, &mut late), late)
+    fn explained(calls: &[Call], timeline: Timeline) -> Vec<String> {
+        explain("n1-1", calls, &timeline)
     }
 
     #[test]
@@ -225,32 +212,40 @@ mod tests {
             call(1, false, ok(&[ip(1)], 9)),
         ];
         let timeline = vec![(5, Some(vec![ip(1)])), (9, None)];
-        assert_eq!(explained(&calls, timeline), (vec![], 0));
+        assert!(explained(&calls, timeline).is_empty());
     }
 
     #[test]
     fn an_address_that_the_store_does_not_know_is_found() {
         let calls = [call(1, true, ok(&[ip(1)], 5))];
-        assert_eq!(explained(&calls, vec![]).0.len(), 1);
-        assert_eq!(explained(&calls, vec![(5, Some(vec![ip(2)]))]).0.len(), 1);
+        assert_eq!(explained(&calls, vec![]).len(), 1);
+        assert_eq!(explained(&calls, vec![(5, Some(vec![ip(2)]))]).len(), 1);
     }
 
     #[test]
     fn an_address_after_a_refusal_is_found() {
         let error = "no".to_owned();
         let calls = [call(1, true, Some(Ended::Failed { error }))];
-        assert_eq!(explained(&calls, vec![(5, Some(vec![ip(1)]))]).0.len(), 1);
+        assert_eq!(explained(&calls, vec![(5, Some(vec![ip(1)]))]).len(), 1);
     }
 
     #[test]
-    fn a_return_after_del_is_late_only_if_the_process_was_killed() {
+    fn a_return_after_del_is_found_also_if_the_process_was_killed() {
         let back = || vec![(9, Some(vec![ip(1)])), (12, None)];
         let error = "lost".to_owned();
         let lost = call(1, true, Some(Ended::Unknown { error }));
         let calls = [lost, call(1, false, ok(&[], 7))];
-        assert_eq!(explained(&calls, back()).0.len(), 1);
+        assert_eq!(explained(&calls, back()).len(), 1);
         let calls = [call(1, true, None), call(2, false, ok(&[], 7))];
-        assert_eq!(explained(&calls, back()), (vec![], 1));
+        assert_eq!(explained(&calls, back()).len(), 1);
+    }
+
+    #[test]
+    fn only_an_identity_goes_without_being_asked() {
+        let calls = [call(1, true, ok(&[ip(1)], 5))];
+        let taken = || vec![(5, Some(vec![ip(1)])), (8, None)];
+        assert_eq!(explained(&calls, taken()).len(), 1);
+        assert!(explain("id3-n1-1", &calls, &taken()).is_empty());
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(crate) enum Plant {
     FalseCommit,
     /// One transaction in fifty is made and reported as refused.
     FalseRefusal,
+    /// Parked addresses are given back before their leases are over.
+    EarlyLease,
 }
 
 impl Plant {
@@ -28,6 +30,7 @@ impl Plant {
             Self::KeepEndpoints => "keep-endpoints",
             Self::FalseCommit => "false-commit",
             Self::FalseRefusal => "false-refusal",
+            Self::EarlyLease => "early-lease",
         }
     }
 }
@@ -42,6 +45,7 @@ impl FromStr for Plant {
             Self::KeepEndpoints,
             Self::FalseCommit,
             Self::FalseRefusal,
+            Self::EarlyLease,
         ];
         let found = all.into_iter().find(|plant| plant.name() == text);
         found.ok_or_else(|| format!("unknown fault {text:?}"))

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use margay_datastore::{Change, WatchEvent};
 use margay_ipam::View;
+use margay_ipam::sticky::parked_until;
 use margay_model::any::AnyResource;
 use margay_model::ipam::{
     AllocationAttribute, Block, BlockAffinity, BlockCidr, Handle, IpamKey, IpamKeys, Owner,
@@ -16,6 +17,9 @@ use margay_model::store::Revision;
 use margay_model::stored::decode_stored;
 
 use crate::setting;
+
+/// How far the clocks of two nodes are apart at most, in storm seconds, and one for rounding.
+const CLOCK_ERROR_SECS: i64 = 5;
 
 /// Findings after which it is clear enough.
 const MAX_FINDINGS: usize = 40;
@@ -33,6 +37,9 @@ pub(crate) struct Counts {
     pub(crate) claimed: u64,
     pub(crate) reclaimed: u64,
     pub(crate) removed_blocks: u64,
+    pub(crate) taken_over: u64,
+    pub(crate) parked: u64,
+    pub(crate) leases_ended: u64,
 }
 
 /// The state after the revisions taken in so far.
@@ -45,6 +52,8 @@ pub(crate) struct Replay {
     /// Addresses by handle, by the blocks.
     held: BTreeMap<String, BTreeSet<IpAddr>>,
     holders: HashMap<IpAddr, String>,
+    /// Addresses that wait for the next workload of their identity.
+    parked: BTreeSet<IpAddr>,
     affinities: BTreeSet<(String, BlockCidr)>,
     /// Endpoints with their addresses.
     pub(crate) endpoints: BTreeMap<String, Vec<IpAddr>>,
@@ -63,6 +72,7 @@ impl Replay {
             handles: BTreeMap::new(),
             held: BTreeMap::new(),
             holders: HashMap::new(),
+            parked: BTreeSet::new(),
             affinities: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             timelines: BTreeMap::new(),
@@ -208,6 +218,7 @@ impl Replay {
         borrowed: impl Fn(&str) -> bool,
         touched: &mut BTreeSet<String>,
     ) {
+        self.identity(revision, ip, old, new, touched);
         let resting = old.filter(|a| a.is_resting());
         let old = old.filter(|a| !a.is_resting()).and_then(|a| a.handle());
         let new_attribute = new.filter(|a| !a.is_resting());
@@ -256,6 +267,49 @@ impl Replay {
         }
     }
 
+    /// Whether the address of an identity is parked, and how it came to be so or no more.
+    fn identity(
+        &mut self,
+        revision: Revision,
+        ip: IpAddr,
+        old: Option<&AllocationAttribute>,
+        new: Option<&AllocationAttribute>,
+        touched: &mut BTreeSet<String>,
+    ) {
+        let of_identity = |a: &&AllocationAttribute| {
+            !a.is_resting() && a.handle().is_some_and(|h| h.starts_with(setting::STICKY))
+        };
+        let (was, is) = (old.filter(of_identity), new.filter(of_identity));
+        touched.extend(
+            was.iter()
+                .chain(&is)
+                .filter_map(|a| a.handle())
+                .map(str::to_owned),
+        );
+        let lease = was.and_then(parked_until);
+        match is.map(parked_until) {
+            Some(Some(_)) => {
+                self.counts.parked += u64::from(self.parked.insert(ip));
+            }
+            Some(None) => {
+                self.counts.taken_over += u64::from(was.is_some());
+                self.parked.remove(&ip);
+            }
+            None => {
+                self.parked.remove(&ip);
+                let freed = new.and_then(|a| a.released_at.as_deref()?.parse::<Timestamp>().ok());
+                if let Some((until, freed)) = lease.zip(freed) {
+                    self.counts.leases_ended += 1;
+                    if freed.as_second() < until.as_second() - CLOCK_ERROR_SECS {
+                        self.finding(format!(
+                            "revision {revision}: {ip} was freed at {freed}, its lease ends at {until}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
     fn check_affinity(&mut self, revision: Revision, cidr: BlockCidr) {
         let of_block = self.blocks.get(&cidr).and_then(Block::owner);
         let of_block: Vec<String> = of_block.iter().map(Owner::to_string).collect();
@@ -277,8 +331,21 @@ impl Replay {
         let none = BTreeSet::new();
         let by_blocks = self.held.get(handle).unwrap_or(&none);
         let workload = handle.strip_prefix("storm.").unwrap_or(handle);
-        let by_endpoint = self.endpoints.get(workload).into_iter().flatten();
-        let by_endpoint: BTreeSet<IpAddr> = by_endpoint.copied().collect();
+        let named: Vec<&Vec<IpAddr>> = match handle.strip_prefix(setting::STICKY) {
+            None => self.endpoints.get(workload).into_iter().collect(),
+            Some(identity) => {
+                let prefix = format!("id{identity}-");
+                let from = self.endpoints.range(prefix.clone()..);
+                let of_identity = from.take_while(|(name, _)| name.starts_with(&prefix));
+                of_identity.map(|(_, ips)| ips).collect()
+            }
+        };
+        let endpoints = named.len();
+        let by_endpoint: BTreeSet<IpAddr> = named.into_iter().flatten().copied().collect();
+        let in_use: BTreeSet<IpAddr> = by_blocks.difference(&self.parked).copied().collect();
+        let v4 = by_blocks.iter().filter(|ip| ip.is_ipv4()).count();
+        let one_each = v4 <= 1 && by_blocks.len() - v4 <= 1;
+        let crowded = handle.starts_with(setting::STICKY) && !(one_each && endpoints <= 1);
         let mut counted: BTreeMap<BlockCidr, u32> = BTreeMap::new();
         for ip in by_blocks {
             let block = self.blocks.keys().find(|cidr| cidr.contains(*ip));
@@ -286,7 +353,7 @@ impl Replay {
         }
         let by_handle = self.handles.get(handle).map(|h| h.blocks.clone());
         let by_handle = by_handle.unwrap_or_default();
-        if *by_blocks != by_endpoint || counted != by_handle {
+        if in_use != by_endpoint || counted != by_handle || crowded {
             let text = format!(
                 "revision {revision}: {workload}: the blocks say {by_blocks:?}, the handle \
                  {by_handle:?}, the endpoint {by_endpoint:?}"

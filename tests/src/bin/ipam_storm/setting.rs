@@ -73,8 +73,28 @@ pub(crate) fn any_v4(rng: &mut fastrand::Rng) -> IpAddr {
     IpAddr::from([10, third.0, third.1, last])
 }
 
+/// Identities that all nodes run.
+pub(crate) const IDENTITIES: u8 = 12;
+/// Storm seconds for which an identity's addresses stay parked.
+pub(crate) const LEASE_SECS: u32 = 40;
+/// What the handles of identities begin with.
+pub(crate) const STICKY: &str = "storm.sticky-";
+
+/// A workload that is an identity's, `idIDENTITY-...`.
+pub(crate) fn sticky_workload(identity: u8, rest: &str) -> String {
+    format!("id{identity}-{rest}")
+}
+
+/// The identity of a workload.
+pub(crate) fn identity(workload: &str) -> Option<&str> {
+    Some(workload.strip_prefix("id")?.split_once('-')?.0)
+}
+
 pub(crate) fn handle(workload: &str) -> String {
-    format!("storm.{workload}")
+    match identity(workload) {
+        Some(identity) => format!("{STICKY}{identity}"),
+        None => format!("storm.{workload}"),
+    }
 }
 
 pub(crate) fn endpoint_key(workload: &str) -> ResourceKey {

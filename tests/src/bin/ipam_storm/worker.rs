@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use margay_ipam::sticky::{self, ENDPOINT, parked_until};
 use margay_ipam::{
-    Address, Allocator, AssignRequest, Extra, GiveUpRequest, IpamError, Outcome, ReleaseRequest,
-    Request,
+    Address, Allocator, AssignRequest, Extra, GiveUpRequest, IpamError, Outcome, ParkRequest,
+    ReleaseRequest, Request,
 };
 use margay_model::any::AnyResource;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::meta::{ObjectMeta, Resource};
 use margay_model::net::Cidr;
-use margay_model::store::{Revision, StoreError, Txn};
+use margay_model::store::{Revision, Store as _, StoreError, Txn};
 use margay_model::stored::{decode_stored, encode_stored};
 use margay_model::workload_endpoint::{WorkloadEndpoint, WorkloadEndpointSpec};
 
@@ -25,6 +26,8 @@ use crate::setting::{self, Clock};
 const ROUND: usize = 64;
 /// How often a release follows an endpoint that is not as expected, as in the agent.
 const RELEASE_ATTEMPTS: u32 = 10;
+/// How often an identity is looked up anew because it moved meanwhile, as in the agent.
+const MOVE_ATTEMPTS: u32 = 10;
 /// How long the calm phases may take.
 const CALM: Duration = Duration::from_secs(90);
 
@@ -54,6 +57,8 @@ pub(crate) struct Options {
 struct Worker {
     node: String,
     allocator: Allocator<Planted>,
+    store: Planted,
+    plant: Plant,
     ledger: Ledger,
     writer: Writer,
     rng: fastrand::Rng,
@@ -65,24 +70,24 @@ struct Worker {
 /// Does what the phase asks for; returns when it is done.
 pub(crate) async fn run(options: Options) -> Result<()> {
     let records = read(&options.history)?;
+    let ledger = Ledger::new(&records);
+    let process = ledger.processes + 1;
+    let store = Planted {
+        store: setting::store(&options.endpoints)?,
+        plant: options.plant,
+    };
+    let allocator = Allocator::new(store.clone(), setting::ROOT, &options.node, setting::view());
     let mut worker = Worker {
-        allocator: Allocator::new(
-            Planted {
-                store: setting::store(&options.endpoints)?,
-                plant: options.plant,
-            },
-            setting::ROOT,
-            &options.node,
-            setting::view(),
-        ),
+        allocator: allocator.fenced(&format!("{}-{process}", options.node)),
+        store,
+        plant: options.plant,
         node: options.node,
-        ledger: Ledger::new(&records),
+        ledger,
         writer: Writer::open(&options.history)?,
         rng: fastrand::Rng::with_seed(options.seed.wrapping_add(records.len() as u64)),
         clock: options.clock,
         target: 10,
     };
-    let process = worker.ledger.processes + 1;
     worker.note(Record::Start { process })?;
     while worker.allocator.load().await.is_err() {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -109,6 +114,9 @@ impl Worker {
         while self.ledger.next_id < quota {
             if self.rng.u8(..12) == 0 {
                 self.target = *self.rng.choice(&[2, 10, 30, 60, 90]).context("not empty")?;
+            }
+            if self.rng.u8(..30) == 0 {
+                self.end_leases().await;
             }
             let round = self.next_round();
             self.round(round).await?;
@@ -157,6 +165,10 @@ impl Worker {
                 }
             } else if grow && self.rng.u8(..15) == 0 && !live.is_empty() {
                 self.add(live.swap_remove(pick))
+            } else if grow && self.rng.u8(..8) == 0 {
+                let identity = self.rng.u8(..setting::IDENTITIES);
+                let rest = format!("{}-{}", self.node, self.ledger.next_id + n);
+                self.add(setting::sticky_workload(identity, &rest))
             } else if grow {
                 count += 1;
                 self.add(format!("{}-{}", self.node, self.ledger.next_id + n))
@@ -174,6 +186,15 @@ impl Worker {
 
     /// Addresses for a workload; the same question each time it is asked for the same one.
     fn add(&self, workload: String) -> Operation {
+        if let Some(identity) = setting::identity(&workload) {
+            let v6 = u32::from(identity.len() > 1);
+            return Operation::Add {
+                workload,
+                v4: 1,
+                v6,
+                ips: Vec::new(),
+            };
+        }
         let seed = workload.bytes().fold(7_u64, |h, b| {
             (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
         });
@@ -206,7 +227,11 @@ impl Worker {
             .map(|(id, op)| (id, op.clone()))
             .collect();
         let mut requests = Vec::new();
-        for op in &ops {
+        let by_itself = |op: &Operation| match op {
+            Operation::Add { workload, .. } => setting::identity(workload).is_some(),
+            Operation::Del { .. } | Operation::GiveUp { .. } => false,
+        };
+        for op in ops.iter().filter(|op| !by_itself(op)) {
             requests.push(self.request(op)?);
         }
         let records: Vec<_> = calls
@@ -214,8 +239,10 @@ impl Worker {
             .map(|(id, op)| Record::Call { id, op })
             .collect();
         self.note_all(&records)?;
+        let (moves, others): (Vec<_>, Vec<_>) =
+            (first..).zip(ops).partition(|(_, op)| by_itself(op));
         let outcomes = self.allocator.run(requests).await;
-        for ((id, op), outcome) in (first..).zip(ops).zip(outcomes) {
+        for ((id, op), outcome) in others.into_iter().zip(outcomes) {
             let outcome = match &op {
                 Operation::Del { workload } => self.follow_up(workload, outcome).await,
                 Operation::Add { .. } | Operation::GiveUp { .. } => outcome,
@@ -225,7 +252,74 @@ impl Worker {
                 outcome: ended(outcome),
             })?;
         }
+        for (id, op) in moves {
+            if let Operation::Add { workload, v6, .. } = op {
+                let outcome = self.take_identity(&workload, v6).await;
+                self.note(Record::Done { id, outcome })?;
+            }
+        }
         Ok(())
+    }
+
+    /// As the agent does it: what the identity holds goes to this workload, and the endpoint that had it
+    /// goes. What is refused may have been tried before, and that attempt may arrive: never a plain no.
+    async fn take_identity(&mut self, workload: &str, v6: u32) -> Ended {
+        let handle = setting::handle(workload);
+        let mut error = "others move it all the time".to_owned();
+        for _ in 0..MOVE_ATTEMPTS {
+            match self.try_identity(workload, &handle, v6).await {
+                Ok(outcome) => return ended(Ok(outcome)),
+                Err(IpamError::Moved { .. } | IpamError::ExtraConflict { .. }) => {}
+                Err(other) => {
+                    error = other.to_string();
+                    break;
+                }
+            }
+        }
+        Ended::Unknown { error }
+    }
+
+    async fn try_identity(
+        &mut self,
+        workload: &str,
+        handle: &str,
+        v6: u32,
+    ) -> Result<Outcome, IpamError> {
+        let held = self.allocator.held_by(handle).await?;
+        let mut txn = Txn::default();
+        for held in held.iter().filter(|h| parked_until(&h.attribute).is_none()) {
+            let Some(other) = held.attr(ENDPOINT).filter(|other| *other != workload) else {
+                continue;
+            };
+            let key = setting::keys().resource(&setting::endpoint_key(other));
+            let seen = txn.compares.iter().any(|compare| compare.key == key);
+            if !seen && let Some(kv) = self.store.get(&key).await? {
+                txn = txn.when(key.as_str(), kv.mod_revision).delete(key);
+            }
+        }
+        let mut request = self.assign(workload, (1, v6), &[], txn);
+        let identity = setting::identity(workload).unwrap_or_default();
+        let moves = sticky::moves_to(&self.node, &held);
+        let attrs = sticky::attrs(identity, setting::LEASE_SECS, workload, workload, moves);
+        request.attrs.extend(attrs);
+        request.take_over = Some(held.into_iter().map(|held| held.attribute).collect());
+        self.allocator.assign(request).await
+    }
+
+    /// As every agent does for its own blocks and the collector for all.
+    async fn end_leases(&mut self) {
+        let early = match self.plant {
+            Plant::EarlyLease => jiff::SignedDuration::from_hours(1),
+            _ => jiff::SignedDuration::ZERO,
+        };
+        let now = self.clock.now();
+        let Ok((held, _)) = self.allocator.held_everywhere().await else {
+            return;
+        };
+        for held in held.iter().filter(|held| held.is_expired(now + early)) {
+            // What fails is for the next look: somebody was faster, or the store is away.
+            drop(self.allocator.release_ip(held.release(now)).await);
+        }
     }
 
     fn request(&self, op: &Operation) -> Result<Request> {
@@ -235,13 +329,13 @@ impl Worker {
                 v4,
                 v6,
                 ips,
-            } => Request::Assign(self.assign(workload, (*v4, *v6), ips)),
+            } => Request::Assign(self.assign(workload, (*v4, *v6), ips, Txn::default())),
             Operation::Del { workload } => {
                 let revision = match self.ledger.belief(workload) {
                     Belief::Live(_, revision) => revision,
                     Belief::Unclear | Belief::Gone => 0,
                 };
-                Request::Release(self.release(workload, Some(revision)))
+                self.del(workload, Some(revision))
             }
             Operation::GiveUp { block } => Request::GiveUp(GiveUpRequest {
                 block: block.parse()?,
@@ -250,7 +344,14 @@ impl Worker {
         })
     }
 
-    fn assign(&self, workload: &str, (v4, v6): (u32, u32), ips: &[IpAddr]) -> AssignRequest {
+    /// `also` goes into the same transaction.
+    fn assign(
+        &self,
+        workload: &str,
+        (v4, v6): (u32, u32),
+        ips: &[IpAddr],
+        also: Txn,
+    ) -> AssignRequest {
         let mut request = AssignRequest::new(setting::handle(workload), v4, v6, self.clock.now());
         request.ips = ips.to_vec();
         request.attrs.insert("pod".into(), workload.into());
@@ -263,22 +364,31 @@ impl Worker {
             endpoint.spec.ip_networks = addresses.iter().map(|a| Cidr::host(a.ip)).collect();
             let value = encode_stored(&AnyResource::WorkloadEndpoint(endpoint));
             Extra {
-                txn: Txn::default().put(key.clone(), value),
+                txn: also.clone().put(key.clone(), value),
                 create_if_absent: vec![(profile.clone(), b"{}".to_vec())],
             }
         })
     }
 
-    fn release(&self, workload: &str, endpoint: Option<Revision>) -> ReleaseRequest {
+    fn del(&self, workload: &str, endpoint: Option<Revision>) -> Request {
         let mut txn = Txn::default();
         if let Some(revision) = endpoint {
             let key = setting::keys().resource(&setting::endpoint_key(workload));
             txn = txn.when(key.clone(), revision).delete(key);
         }
-        ReleaseRequest {
-            handle_id: setting::handle(workload),
-            now: self.clock.now(),
-            extra: txn.into(),
+        let (handle_id, now, extra) = (setting::handle(workload), self.clock.now(), txn.into());
+        match setting::identity(workload) {
+            Some(_) => Request::Park(ParkRequest {
+                handle_id,
+                container: workload.to_owned(),
+                now,
+                extra,
+            }),
+            None => Request::Release(ReleaseRequest {
+                handle_id,
+                now,
+                extra,
+            }),
         }
     }
 
@@ -302,8 +412,9 @@ impl Worker {
                 }
                 _ => None,
             });
-            let request = self.release(workload, ours);
-            outcome = self.allocator.release_by_handle(request).await;
+            let request = self.del(workload, ours);
+            let mut outcomes = self.allocator.run(vec![request]).await;
+            outcome = outcomes.pop().expect("one request has one result");
         }
         outcome
     }
