@@ -214,6 +214,13 @@ async fn serve(stream: UnixStream, services: Services) -> io::Result<()> {
         Request::NodeStatus {} => {
             answer(&mut writer, &Reply::Ok(services.status.collect().await)).await
         }
+        Request::PolicyCounters {} => {
+            let reply = match services.status.policy_counters().await {
+                Ok(counters) => Reply::Ok(counters),
+                Err(error) => Reply::Error(error),
+            };
+            answer(&mut writer, &reply).await
+        }
         Request::Bgp(request) => {
             bgp_view::serve(services.status.bgp.as_ref(), request, &mut writer).await
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use margay_api::policy::Counters;
 use margay_api::status::{DataplaneStatus, DatastoreStatus, NodeStatus};
 use margay_datastore::SyncStatus;
 use tokio::sync::watch;
@@ -25,6 +26,13 @@ pub(crate) struct StatusSource {
 }
 
 impl StatusSource {
+    /// What the rules in the kernel matched; why that is not known, in words.
+    pub(crate) async fn policy_counters(&self) -> Result<Counters, String> {
+        let rules = self.kernel.counters().await?;
+        let node = self.node.clone();
+        Ok(Counters { node, rules })
+    }
+
     pub(crate) async fn collect(&self) -> NodeStatus {
         let kernel = self.kernel.status().await;
         let bgp = match &self.bgp {

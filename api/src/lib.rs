@@ -5,6 +5,7 @@
 
 pub mod bgp;
 pub mod cni;
+pub mod policy;
 pub mod status;
 pub mod store;
 
@@ -27,6 +28,8 @@ pub enum Request {
     Cni(cni::CniRequest),
     /// The state of this node; answered by a [`status::NodeStatus`].
     NodeStatus {},
+    /// What the rules of this node matched; answered by [`policy::Counters`].
+    PolicyCounters {},
     /// A question to the BGP speaker of this node; answered by one line or many.
     Bgp(bgp::BgpRequest),
     /// A call of the datastore behind the agent; answered by [`store::StoreReply`] lines.

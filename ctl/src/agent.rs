@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use margay_api::bgp::{BgpRequest, Route};
+use margay_api::policy::Counters;
 use margay_api::status::NodeStatus;
 use margay_api::{Reply, Request};
 use serde::de::DeserializeOwned;
@@ -39,6 +40,11 @@ impl From<AgentError> for Fatal {
 /// The state of this host.
 pub(crate) async fn node_status(socket: &Path) -> Result<NodeStatus, AgentError> {
     once(socket, &Request::NodeStatus {}).await
+}
+
+/// What the rules of this host matched.
+pub(crate) async fn policy_counters(socket: &Path) -> Result<Counters, AgentError> {
+    once(socket, &Request::PolicyCounters {}).await
 }
 
 /// Asks the BGP speaker of this host what it answers in one line.

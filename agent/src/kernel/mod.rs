@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
+use margay_api::policy::RuleCounter;
 use margay_dataplane::attach::GATEWAY_V6;
 use margay_dataplane::filter::{self, Filter, Globals, SetId, SetSpec};
 use margay_dataplane::monitor::{Event, Interests, Monitor};
@@ -128,6 +129,7 @@ enum Input {
     /// The datastore was read: everything local that is wanted is known.
     InSync(oneshot::Sender<()>),
     Status(oneshot::Sender<KernelStatus>),
+    Counters(oneshot::Sender<Result<Vec<RuleCounter>, String>>),
 }
 
 /// The way to the thread.
@@ -164,6 +166,17 @@ impl KernelHandle {
             return KernelStatus::default();
         }
         wait.await.unwrap_or_default()
+    }
+}
+
+impl KernelHandle {
+    /// What each rule matched; why that cannot be read, in words.
+    pub(crate) async fn counters(&self) -> Result<Vec<RuleCounter>, String> {
+        let ended = || Ended.to_string();
+        let (answer, wait) = oneshot::channel();
+        let asked = self.inputs.send(Input::Counters(answer)).await;
+        asked.map_err(|_closed| ended())?;
+        wait.await.map_err(|_closed| ended())?
     }
 }
 
@@ -335,6 +348,7 @@ impl Kernel {
         let mut waiting = Vec::new();
         let mut synced = Vec::new();
         let mut asked = Vec::new();
+        let mut counters = Vec::new();
         let mut moves = Moves::default();
         for input in inputs {
             match input {
@@ -360,6 +374,7 @@ impl Kernel {
                     synced.push(done);
                 }
                 Input::Status(answer) => asked.push(answer),
+                Input::Counters(answer) => counters.push(answer),
             }
         }
         let Moves {
@@ -394,6 +409,10 @@ impl Kernel {
         }
         for answer in asked {
             answer.send(self.status()).unwrap_or_default();
+        }
+        for answer in counters {
+            // Whoever asked may have given up.
+            drop(answer.send(self.counters()));
         }
     }
 
@@ -730,6 +749,42 @@ impl Kernel {
             // Whatever is failing may be what is left of it.
             (None, Expect::Absent) => self.failing.first().map_or(Ok(()), |p| Err(p.clone())),
         }
+    }
+
+    fn counters(&self) -> Result<Vec<RuleCounter>, String> {
+        let hits = self.filter.counters().map_err(|error| error.to_string())?;
+        let known = self.rules_of.iter().map(|(key, rules)| match key {
+            RulesKey::Policy(id) => {
+                let id = translate::policy_id(id);
+                (filter::RulesId::Policy(id.clone()), id.to_string(), rules)
+            }
+            RulesKey::Profile(name) => {
+                let id = filter::RulesId::Profile(translate::profile_id(name));
+                (id, format!("Profile/{name}"), rules)
+            }
+        });
+        let mut known: Vec<_> = known.collect();
+        known.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        let mut counters = Vec::new();
+        for of_rules in &hits {
+            let Ok(at) = known.binary_search_by(|(id, ..)| id.cmp(&of_rules.id)) else {
+                continue;
+            };
+            let (_, resource, rules) = &known[at];
+            for (ingress, list, hits) in [
+                (true, &rules.ingress, &of_rules.ingress),
+                (false, &rules.egress, &of_rules.egress),
+            ] {
+                counters.extend(list.iter().zip(hits).map(|(rule, hits)| RuleCounter {
+                    resource: resource.clone(),
+                    ingress,
+                    rule: rule.index,
+                    packets: hits.packets,
+                    bytes: hits.bytes,
+                }));
+            }
+        }
+        Ok(counters)
     }
 
     fn problem_of(&self, needle: &str, otherwise: &str) -> String {

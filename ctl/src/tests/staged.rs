@@ -69,3 +69,50 @@ fn a_test_file_can_be_held_against_what_is_staged() {
     assert_eq!(run("").code, 1);
     assert_eq!(run("--staged").code, 0);
 }
+
+#[test]
+fn show_prints_what_rules_matched_on_the_host_of_the_endpoint() {
+    use std::io::{Read, Write};
+
+    let lab = Lab::new();
+    lab.apply(CLUSTER);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let agent = std::thread::spawn(move || {
+        for node in ["n1", "n2"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 64];
+            let length = stream.read(&mut request).unwrap();
+            assert_eq!(&request[..length], b"{\"policy_counters\":{}}\n");
+            let counter = serde_json::json!({
+                "resource": "StagedNetworkPolicy/prod/web", "ingress": true, "rule": 0,
+                "packets": 7, "bytes": 420,
+            });
+            let reply = serde_json::json!({"ok": {"node": node, "rules": [counter]}});
+            stream.write_all(format!("{reply}\n").as_bytes()).unwrap();
+        }
+    });
+    let show = |flags: &str| {
+        lab.run(&format!(
+            "policy show web --socket {} {flags}",
+            socket.display()
+        ))
+    };
+    let own = show("");
+    assert!(
+        own.out.contains(
+            "    StagedNetworkPolicy/prod/web (no order, staged)\n      \
+             rule 0: Allow TCP to port 443: 7 packets, 420 bytes\n    else Pass\n"
+        ),
+        "{own:?}"
+    );
+    let other = show("-o json");
+    agent.join().unwrap();
+    let value: serde_json::Value = serde_json::from_str(&other.out).unwrap();
+    let rule = &value["ingress"]["tiers"][0]["policies"][0]["rules"][0];
+    assert_eq!(
+        (&rule["rule"], &rule["packets"]),
+        (&0.into(), &serde_json::Value::Null)
+    );
+}

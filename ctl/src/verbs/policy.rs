@@ -15,8 +15,10 @@ mod words;
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use margay_api::policy::Counters;
 use margay_model::any::AnyResource;
 
+use crate::agent;
 use crate::context::{Context, Streams};
 use crate::failure::Fatal;
 
@@ -30,7 +32,7 @@ pub(crate) enum PolicyCommand {
     #[command(after_help = test::HELP)]
     Test(test::Test),
     /// List what applies to an endpoint, in order
-    #[command(after_help = "Example:\n  margayctl policy show prod/web")]
+    #[command(after_help = show::HELP)]
     Show(show::Show),
     /// Print or draw who may talk to whom
     #[command(after_help = "Example:\n  margayctl policy matrix -n prod --port 5432 -o dot")]
@@ -48,11 +50,16 @@ impl PolicyCommand {
         }
     }
 
-    fn run(&self, resources: Vec<AnyResource>, streams: &mut Streams<'_>) -> Result<(), Fatal> {
+    fn run(
+        &self,
+        resources: Vec<AnyResource>,
+        counters: Option<Counters>,
+        streams: &mut Streams<'_>,
+    ) -> Result<(), Fatal> {
         match self {
             Self::Test(args) => test::test(args, streams),
             Self::Explain(args) => explain::explain(args, resources, streams),
-            Self::Show(args) => show::show(args, resources, streams),
+            Self::Show(args) => show::show(args, resources, counters, streams),
             Self::Matrix(args) => matrix::matrix(args, resources, streams),
         }
     }
@@ -70,7 +77,7 @@ pub(crate) fn offline(
         return None;
     }
     let resources = cluster::read_files(command.files(), streams);
-    Some(resources.and_then(|resources| command.run(resources, streams)))
+    Some(resources.and_then(|resources| command.run(resources, None, streams)))
 }
 
 /// What needs the datastore.
@@ -79,5 +86,10 @@ pub(crate) async fn online(
     context: &mut Context<'_>,
 ) -> Result<(), Fatal> {
     let resources = cluster::read_datastore(context).await?;
-    command.run(resources, &mut context.streams)
+    // Nobody but the agent of a host knows its counters; without them the rest is shown.
+    let counters = match command {
+        PolicyCommand::Show(_) => agent::policy_counters(&context.socket).await.ok(),
+        _ => None,
+    };
+    command.run(resources, counters, &mut context.streams)
 }

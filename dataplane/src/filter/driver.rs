@@ -9,7 +9,7 @@ use std::{
 use super::{
     names,
     sets::{Sets, SetsReport},
-    state::{Families, RulesId, State},
+    state::{Families, RulesHits, RulesId, State},
     types::{
         Endpoint, EndpointId, Family, Globals, HostEndpoint, HostInterface, PolicyId, PolicyRules,
         ProfileId, SetId, SetMember, SetSpec,
@@ -277,6 +277,20 @@ impl Filter {
     #[must_use]
     pub fn endpoint(&self, id: &EndpointId) -> Option<&Endpoint> {
         self.state.endpoint(id)
+    }
+
+    /// What each rule matched, read from the kernel: two runs of a program, at once.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn counters(&self) -> Result<Vec<RulesHits>, FilterError> {
+        let (programs, backend) = (&self.programs, self.backend);
+        let read = |family: Family| (family, programs.counters(backend, family));
+        let mut kernel = BTreeMap::new();
+        for (family, chains) in parallel(self.tables.keys().copied(), read) {
+            kernel.insert(family, chains?);
+        }
+        Ok(self.state.hits(&kernel))
     }
 
     /// Whether the kernel has all that concerns this endpoint: its members, its group's chains with

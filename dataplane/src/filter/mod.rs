@@ -34,10 +34,11 @@ pub mod types;
 
 pub use self::{
     driver::{ApplyReport, Config, Failure, Filter, FilterError},
+    state::{RulesHits, RulesId},
     types::{
         Action, DenyAction, Direction, Endpoint, EndpointId, EntityMatch, Failsafe, Family,
         Globals, HostAction, HostEndpoint, HostInterface, IcmpMatch, Phase, PolicyId, PolicyRules,
         ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier, TierDefault, Ways,
     },
 };
-pub use crate::iptables::{Backend, Programs};
+pub use crate::iptables::{Backend, Hits, Programs};

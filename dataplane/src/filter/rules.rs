@@ -31,6 +31,8 @@ const COMMENT_LEN: usize = 120;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rendered {
     pub(super) lines: Vec<String>,
+    /// For each line, the place of its rule in the list.
+    pub(super) origins: Vec<usize>,
     /// Sets made for lists of networks, by name.
     pub(super) helpers: BTreeMap<String, Vec<IpNetwork>>,
     /// Sets of the caller.
@@ -64,8 +66,10 @@ pub(super) fn render(rules: &[Rule], family: Family, verdicts: &Verdicts) -> Ren
         family,
         out: Rendered::default(),
     };
-    for rule in rules {
+    for (place, rule) in rules.iter().enumerate() {
         renderer.rule(rule, verdicts);
+        let lines = renderer.out.lines.len();
+        renderer.out.origins.resize(lines, place);
     }
     renderer.out
 }

@@ -14,19 +14,33 @@ use super::{
     sets::Sets,
     types::{
         Direction, Endpoint, EndpointId, Family, Globals, HostEndpoint, Phase, PolicyId,
-        PolicyRules, ProfileId, SetId, SetKind, SetMember, SetSpec,
+        PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec,
     },
 };
 use crate::{
     ipset::{Entry, SetType},
-    iptables::{Table, Tables},
+    iptables::{ChainHits, Hits, Table, Tables},
 };
 
 /// A policy or a profile.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum RulesId {
+pub enum RulesId {
+    /// A policy.
     Policy(PolicyId),
+    /// A profile.
     Profile(ProfileId),
+}
+
+/// What the rules of a policy or profile matched, for all endpoints of this host together, since they
+/// were last written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RulesHits {
+    /// Whose rules.
+    pub id: RulesId,
+    /// For each rule in order. All zero where the kernel does not have the rules as given.
+    pub ingress: Vec<Hits>,
+    /// For each rule in order.
+    pub egress: Vec<Hits>,
 }
 
 impl RulesId {
@@ -78,6 +92,17 @@ struct RulesState {
     /// Sets made for lists of networks in the last rendering.
     helpers: BTreeMap<(Family, String), Vec<IpNetwork>>,
     sets: BTreeSet<(SetId, SetKind)>,
+    /// For each line of a chain in the last rendering, the place of its rule.
+    origins: BTreeMap<(Family, Way), Vec<usize>>,
+}
+
+impl RulesState {
+    fn of(&self, way: Way) -> &[Rule] {
+        match way {
+            Way::Ingress => &self.rules.ingress,
+            Way::Egress => &self.rules.egress,
+        }
+    }
 }
 
 /// Endpoints that go through the same tiers and profiles.
@@ -304,13 +329,13 @@ impl State {
                 state.rules = rules;
             }
             None => {
-                let (helpers, sets) = (BTreeMap::new(), BTreeSet::new());
                 self.rules.insert(
                     id.clone(),
                     RulesState {
                         rules,
-                        helpers,
-                        sets,
+                        helpers: BTreeMap::new(),
+                        sets: BTreeSet::new(),
+                        origins: BTreeMap::new(),
                     },
                 );
                 self.structure_dirty = true;
@@ -434,6 +459,36 @@ impl State {
         self.structure_dirty = true;
         self.hosts_dirty = true;
         self.rules_dirty.extend(self.rules.keys().cloned());
+    }
+
+    /// What the kernel counted, by rule.
+    pub(super) fn hits(&self, kernel: &BTreeMap<Family, ChainHits>) -> Vec<RulesHits> {
+        let hits = |id: &RulesId, state: &RulesState, way: Way| {
+            let mut hits = vec![Hits::default(); state.of(way).len()];
+            let chain = (state.rules.phase.table(), id.chain(way));
+            for (family, chains) in kernel {
+                let origins = state
+                    .origins
+                    .get(&(*family, way))
+                    .map_or(&[][..], Vec::as_slice);
+                let lines = chains.get(&chain).map_or(&[][..], Vec::as_slice);
+                if origins.len() != lines.len() {
+                    continue;
+                }
+                for (place, line) in origins.iter().zip(lines) {
+                    if let Some(sum) = hits.get_mut(*place) {
+                        *sum += *line;
+                    }
+                }
+            }
+            hits
+        };
+        let all = self.rules.iter().map(|(id, state)| RulesHits {
+            id: id.clone(),
+            ingress: hits(id, state, Way::Ingress),
+            egress: hits(id, state, Way::Egress),
+        });
+        all.collect()
     }
 
     /// Whether the kernel has all that concerns an endpoint.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::Saved;
+use super::{ChainHits, Saved};
 use crate::filter::Family;
 
 /// Which kernel interface holds the rules. The two do not see each other's rules.
@@ -174,6 +174,22 @@ impl Programs {
             .map_err(|source| spawn_error(&program, source))?;
         let output = check(program, output)?;
         Ok(Saved::parse(&String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// Reads how often the rules of our chains matched.
+    pub(crate) fn counters(
+        &self,
+        backend: Backend,
+        family: Family,
+    ) -> Result<ChainHits, RestoreError> {
+        let (program, mut command) = self.command(backend, family, "save");
+        let output = command
+            .arg("--counters")
+            .output()
+            .map_err(|source| spawn_error(&program, source))?;
+        let output = check(program, output)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(super::counters::parse(&text))
     }
 
     /// Runs one batch; each table in it is changed atomically.

@@ -6,14 +6,19 @@
 
 mod backend;
 mod chain;
+mod counters;
 mod save;
 mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use self::backend::{Backend, BackendError, Programs, RestoreError};
+pub use self::{
+    backend::{Backend, BackendError, Programs, RestoreError},
+    counters::Hits,
+};
 pub(crate) use self::{
     chain::{Chain, Rank},
+    counters::ChainHits,
     save::Saved,
     tables::{Tables, TablesReport},
 };

@@ -15,6 +15,7 @@
     reason = "clean-up may not panic, so it can only tell"
 )]
 
+mod counters;
 mod drift;
 mod faults;
 mod hosts;

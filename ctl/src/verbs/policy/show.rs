@@ -1,11 +1,14 @@
 //! `policy show`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
+use margay_api::policy::{Counters, RuleCounter};
 use margay_model::any::AnyResource;
 use margay_model::kind::ResourceKey;
-use margay_policy::program::{Direction, EndpointPlan, Rules};
+use margay_policy::program::{Direction, EndpointPlan, Rule, Rules};
+use margay_policy::staged::is_staged;
 use serde_json::{Value, json};
 
 use crate::cli::StatusOutput;
@@ -14,6 +17,14 @@ use crate::failure::Fatal;
 use crate::verbs::policy::cluster::Cluster;
 use crate::verbs::policy::traffic::Who;
 use crate::verbs::selector::print_json;
+
+pub(crate) const HELP: &str = "\
+Example:
+  margayctl policy show prod/web
+
+On the endpoint's own host, where its agent answers, each rule comes with what it matched: the packets
+that open connections, of all endpoints of the host together, since the policy last changed there. Rules
+that no packet can come to are left out.";
 
 /// What to show.
 #[derive(Debug, Args)]
@@ -35,6 +46,7 @@ const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 pub(crate) fn show(
     args: &Show,
     resources: Vec<AnyResource>,
+    counters: Option<Counters>,
     streams: &mut Streams<'_>,
 ) -> Result<(), Fatal> {
     let cluster = Cluster::new(resources);
@@ -50,10 +62,31 @@ pub(crate) fn show(
         let line = format!("ENDPOINT: found \"{found}\", which is no endpoint of a workload");
         return Err(Fatal::Usage(line));
     };
+    let node = cluster.endpoint(&plan.key).map(|e| &e.spec.node);
+    let own = counters.filter(|counters| node == Some(&counters.node));
+    let shown = Shown {
+        cluster: &cluster,
+        hits: own.as_ref().map(by_rule),
+    };
     match args.output {
-        StatusOutput::Text => streams.print(&text(&cluster, plan)),
-        StatusOutput::Json => print_json(&value(&cluster, plan), streams),
+        StatusOutput::Text => streams.print(&shown.text(plan)),
+        StatusOutput::Json => print_json(&shown.value(plan), streams),
     }
+}
+
+/// The rules of the endpoint's host that are counted: resource, ingress, place.
+type Hits<'a> = BTreeMap<(&'a str, bool, usize), &'a RuleCounter>;
+
+fn by_rule(counters: &Counters) -> Hits<'_> {
+    let rules = counters.rules.iter();
+    rules
+        .map(|hits| ((&*hits.resource, hits.ingress, hits.rule), hits))
+        .collect()
+}
+
+struct Shown<'a> {
+    cluster: &'a Cluster,
+    hits: Option<Hits<'a>>,
 }
 
 fn order(cluster: &Cluster, key: &ResourceKey) -> Option<f64> {
@@ -66,86 +99,119 @@ fn order(cluster: &Cluster, key: &ResourceKey) -> Option<f64> {
     }
 }
 
-fn rules_text(cluster: &Cluster, rules: Option<&Rules>, direction: Direction) -> String {
-    let rules = rules.map(|rules| rules.of(direction)).unwrap_or_default();
-    let line = |rule: &_| cluster.rule_text(rule);
-    rules
-        .iter()
-        .map(|rule| format!("      rule {}: {}\n", rule.index, line(rule)))
-        .collect()
-}
-
-fn text(cluster: &Cluster, plan: &EndpointPlan) -> String {
-    let node = cluster.endpoint(&plan.key).map_or("", |e| &e.spec.node);
-    let addresses: Vec<_> = plan.addresses.iter().map(ToString::to_string).collect();
-    let mut text = format!("{} on {node}: {}\n", plan.key, addresses.join(", "));
-    for direction in DIRECTIONS {
-        let tiers = plan.tiers(direction);
-        text += &format!("{direction}:\n");
-        for tier in tiers {
-            text += &format!("  tier {}\n", tier.name);
-            for key in &tier.policies {
-                let order = order(cluster, key)
-                    .map_or_else(|| "no order".to_owned(), |order| format!("order {order}"));
-                text += &format!("    {key} ({order})\n");
-                if let Some(problem) = cluster.problem(key) {
-                    text += &format!("      problem: {problem}\n");
-                }
-                let rules = cluster.view.policies.get(key).map(|rules| &**rules);
-                text += &rules_text(cluster, rules, direction);
-            }
-            text += &format!("    else {}\n", tier.default_action);
-        }
-        text += "  profiles\n";
-        for name in &plan.profiles {
-            let rules = cluster.view.profiles.get(name).map(|rules| &**rules);
-            text += &format!("    Profile/{name}\n");
-            text += &rules_text(cluster, rules, direction);
-        }
-        text += "    else Deny\n";
+impl Shown<'_> {
+    /// What a rule matched, where that is known.
+    fn hits(&self, resource: &str, direction: Direction, rule: &Rule) -> Option<&RuleCounter> {
+        let key = (resource, direction == Direction::Ingress, rule.index);
+        self.hits.as_ref()?.get(&key).copied()
     }
-    text
-}
 
-fn rules_json(cluster: &Cluster, rules: Option<&Rules>, direction: Direction) -> Vec<Value> {
-    let rules = rules.map(|rules| rules.of(direction)).unwrap_or_default();
-    let rule = |rule: &margay_policy::program::Rule| {
-        json!({
-            "rule": rule.index, "action": rule.action.as_str(), "text": cluster.rule_text(rule),
-        })
-    };
-    rules.iter().map(rule).collect()
-}
+    fn rules_text(&self, resource: &str, rules: Option<&Rules>, direction: Direction) -> String {
+        let rules = rules.map(|rules| rules.of(direction)).unwrap_or_default();
+        let line = |rule: &Rule| {
+            let hits = self.hits(resource, direction, rule).map(|hits| {
+                let RuleCounter { packets, bytes, .. } = hits;
+                format!(": {packets} packets, {bytes} bytes")
+            });
+            let text = self.cluster.rule_text(rule);
+            let hits = hits.unwrap_or_default();
+            format!("      rule {}: {text}{hits}\n", rule.index)
+        };
+        rules.iter().map(line).collect()
+    }
 
-fn value(cluster: &Cluster, plan: &EndpointPlan) -> Value {
-    let direction_value = |direction: Direction| {
-        let policy = |key: &ResourceKey| {
-            let rules = cluster.view.policies.get(key).map(|rules| &**rules);
+    fn text(&self, plan: &EndpointPlan) -> String {
+        let cluster = self.cluster;
+        let node = cluster.endpoint(&plan.key).map_or("", |e| &e.spec.node);
+        let addresses: Vec<_> = plan.addresses.iter().map(ToString::to_string).collect();
+        let mut text = format!("{} on {node}: {}\n", plan.key, addresses.join(", "));
+        for direction in DIRECTIONS {
+            text += &format!("{direction}:\n");
+            for tier in plan.tiers(direction) {
+                text += &format!("  tier {}\n", tier.name);
+                for key in &tier.policies {
+                    text += &self.policy_text(key, direction);
+                }
+                text += &format!("    else {}\n", tier.default_action);
+            }
+            text += "  profiles\n";
+            for name in &plan.profiles {
+                let rules = cluster.view.profiles.get(name).map(|rules| &**rules);
+                let resource = format!("Profile/{name}");
+                text += &format!("    {resource}\n");
+                text += &self.rules_text(&resource, rules, direction);
+            }
+            text += "    else Deny\n";
+        }
+        text
+    }
+
+    fn policy_text(&self, key: &ResourceKey, direction: Direction) -> String {
+        let cluster = self.cluster;
+        let order = order(cluster, key)
+            .map_or_else(|| "no order".to_owned(), |order| format!("order {order}"));
+        let staged = match is_staged(key.kind) {
+            true => ", staged",
+            false => "",
+        };
+        let mut text = format!("    {key} ({order}{staged})\n");
+        if let Some(problem) = cluster.problem(key) {
+            text += &format!("      problem: {problem}\n");
+        }
+        let rules = cluster.view.policies.get(key).map(|rules| &**rules);
+        text + &self.rules_text(&key.to_string(), rules, direction)
+    }
+
+    fn rules_json(
+        &self,
+        resource: &str,
+        rules: Option<&Rules>,
+        direction: Direction,
+    ) -> Vec<Value> {
+        let rules = rules.map(|rules| rules.of(direction)).unwrap_or_default();
+        let rule = |rule: &Rule| {
+            let hits = self.hits(resource, direction, rule);
             json!({
-                "policy": key.to_string(), "order": order(cluster, key),
-                "problem": cluster.problem(key),
-                "rules": rules_json(cluster, rules, direction),
+                "rule": rule.index, "action": rule.action.as_str(),
+                "text": self.cluster.rule_text(rule),
+                "packets": hits.map(|hits| hits.packets), "bytes": hits.map(|hits| hits.bytes),
             })
         };
-        let tiers = plan.tiers(direction).iter().map(|tier| {
+        rules.iter().map(rule).collect()
+    }
+
+    fn value(&self, plan: &EndpointPlan) -> Value {
+        let cluster = self.cluster;
+        let direction_value = |direction: Direction| {
+            let policy = |key: &ResourceKey| {
+                let rules = cluster.view.policies.get(key).map(|rules| &**rules);
+                json!({
+                    "policy": key.to_string(), "order": order(cluster, key),
+                    "staged": is_staged(key.kind), "problem": cluster.problem(key),
+                    "rules": self.rules_json(&key.to_string(), rules, direction),
+                })
+            };
+            let tiers = plan.tiers(direction).iter().map(|tier| {
+                json!({
+                    "tier": tier.name, "defaultAction": tier.default_action.as_str(),
+                    "policies": tier.policies.iter().map(policy).collect::<Vec<_>>(),
+                })
+            });
+            let profiles = plan.profiles.iter().map(|name| {
+                let rules = cluster.view.profiles.get(name).map(|rules| &**rules);
+                let rules = self.rules_json(&format!("Profile/{name}"), rules, direction);
+                json!({"profile": name, "rules": rules})
+            });
             json!({
-                "tier": tier.name, "defaultAction": tier.default_action.as_str(),
-                "policies": tier.policies.iter().map(policy).collect::<Vec<_>>(),
+                "tiers": tiers.collect::<Vec<_>>(), "profiles": profiles.collect::<Vec<_>>(),
             })
-        });
-        let profiles = plan.profiles.iter().map(|name| {
-            let rules = cluster.view.profiles.get(name).map(|rules| &**rules);
-            json!({"profile": name, "rules": rules_json(cluster, rules, direction)})
-        });
+        };
         json!({
-            "tiers": tiers.collect::<Vec<_>>(), "profiles": profiles.collect::<Vec<_>>(),
+            "endpoint": plan.key.to_string(),
+            "node": cluster.endpoint(&plan.key).map(|e| &e.spec.node),
+            "addresses": plan.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "ingress": direction_value(Direction::Ingress),
+            "egress": direction_value(Direction::Egress),
         })
-    };
-    json!({
-        "endpoint": plan.key.to_string(),
-        "node": cluster.endpoint(&plan.key).map(|e| &e.spec.node),
-        "addresses": plan.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "ingress": direction_value(Direction::Ingress),
-        "egress": direction_value(Direction::Egress),
-    })
+    }
 }

@@ -117,17 +117,14 @@ impl State {
                             tables.remove(other, &id.chain(way));
                         }
                     }
-                    let rules = match way {
-                        Way::Ingress => &state.rules.ingress,
-                        Way::Egress => &state.rules.egress,
-                    };
-                    let rendered = rules::render(rules, *family, &verdicts);
+                    let rendered = rules::render(state.of(way), *family, &verdicts);
                     let complete = complete(&rendered, &self.sets);
                     let helpers = rendered.helpers.into_iter();
                     state
                         .helpers
                         .extend(helpers.map(|(name, nets)| ((*family, name), nets)));
                     state.sets.extend(rendered.sets);
+                    state.origins.insert((*family, way), rendered.origins);
                     let name = id.chain(way);
                     if complete {
                         program_rules(tables, table, name, rendered.lines);
