@@ -7,8 +7,10 @@
 //! It never touches the kernel: it sends [`Batch`]es to the kernel thread and passes acknowledgements on.
 
 mod cache;
+mod closed;
 
 pub(crate) use cache::Cache;
+use closed::closed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -297,17 +299,24 @@ impl Graph {
         }
     }
 
-    /// A value that does not decode counts as absent, and stops nothing else.
+    /// A value that does not decode counts as absent, and stops nothing else; a policy then stops all that
+    /// it selects.
     fn resource(&mut self, kv: &KeyValue) {
         let Some(key) = self.keys.parse(&kv.key) else {
             return;
         };
         let resource = match decode_stored(&key, &kv.value) {
             Ok(resource) => usable(resource, &kv.key),
-            Err(error) => {
-                warn!(key = kv.key, %error, "resource ignored");
-                None
-            }
+            Err(error) => match closed(&key, &kv.value) {
+                Some(policy) => {
+                    warn!(key = kv.key, %error, "policy cannot be read: it drops what it selects");
+                    Some(policy)
+                }
+                None => {
+                    warn!(key = kv.key, %error, "resource ignored");
+                    None
+                }
+            },
         };
         let changed = self.cache.apply(key, resource, kv.mod_revision);
         self.take(changed);
