@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build demo demo-single test check bench bench-cni bench-ipam storm install
+.PHONY: help build demo demo-single test check bench bench-cni bench-ctl bench-ipam storm install
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test            everything'
 	@echo 'make bench           benchmarks'
 	@echo 'make bench-cni       attaching containers, beside the reference plugins (about 3 minutes)'
+	@echo 'make bench-ctl       the command line: 10,000 endpoints, 1,000 policies, on a real etcd'
 	@echo 'make bench-ipam      addresses: allocations against raw transactions on a real etcd'
 	@echo 'make storm           addresses: 100,000 calls under kills, cuts and lost leaders (CALLS=n SEED=n)'
 	@echo 'make build           release programs into dist/bin'
@@ -41,6 +42,10 @@ bench:
 
 bench-cni:
 	scripts/bench-cni.sh
+
+bench-ctl:
+	scripts/setup.sh build demo
+	cargo bench -p margay-ctl --bench verbs --locked
 
 bench-ipam:
 	scripts/setup.sh build demo

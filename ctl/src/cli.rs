@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::completion::Completion;
 use crate::verbs::checksystem::Checksystem;
 use crate::verbs::config::ConfigCommand;
 use crate::verbs::convert::Convert;
@@ -30,6 +31,12 @@ pub(crate) struct Cli {
     /// The agent's socket; its datastore is used even where etcd is configured
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+    /// Accepted so that scripts for the established client run: versions never keep this from working
+    #[arg(long, global = true, hide = true)]
+    pub(crate) allow_version_mismatch: bool,
+    /// Likewise: there is no log but what is printed
+    #[arg(long, global = true, hide = true, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -43,6 +50,11 @@ Datastore: ETCD_ENDPOINTS, ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE, ETC
 ETCD_PASSWORD (also with MARGAY_ or CALICO_ before them) win over the configuration file. Without
 an etcd endpoint the datastore is that of this host's agent, reached by its socket
 (MARGAY_SOCKET, else /run/margay/margayd.sock).
+
+Colours are for terminals, and not if NO_COLOR is set.
+
+As a plugin: linked to kubectl-margay in a folder of $PATH, kubectl margay does the same
+(margayctl completion --help tells more).
 
 Exit codes: 0 all done; 1 something was refused, damaged or not found, the rest is done;
 2 wrong usage or configuration; 3 the datastore or the agent cannot be reached.";
@@ -128,6 +140,16 @@ pub(crate) enum Command {
     /// Evaluate selectors
     #[command(subcommand)]
     Selector(SelectorCommand),
+    /// Print what makes a shell complete commands, flags and kinds
+    #[command(after_help = crate::completion::COMPLETION_HELP)]
+    Completion(Completion),
+    /// Write manual pages, one for each command
+    #[command(after_help = crate::completion::MAN_HELP)]
+    Man {
+        /// The folder; made if it is not there
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Show the versions of this program, the agent and the cluster
     #[command(after_help = "Example:\n  margayctl version --client")]
     Version {

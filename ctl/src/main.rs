@@ -6,6 +6,7 @@ mod agent;
 mod cli;
 mod client;
 mod columns;
+mod completion;
 mod config;
 mod context;
 mod failure;
@@ -25,7 +26,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use jiff::Timestamp;
 use margay_datastore::AnyStore;
 use margay_model::keys::Keys;
@@ -94,10 +95,29 @@ async fn run(
     surroundings: Surroundings,
     streams: Streams<'_>,
 ) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let words: Vec<String> = args
+        .iter()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    if let Some(candidates) = completion::asked_by_kubectl(&words) {
+        return u8::from(streams.stdout.write_all(candidates.as_bytes()).is_err());
+    }
+    let called = words.first().map_or("", String::as_str);
+    let parsed = completion::command(called).try_get_matches_from(args);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
-            let text = format!("{}\n", error.render().to_string().trim_end());
+            let (text, colour) = match error.use_stderr() {
+                true => (error.render(), streams.terminal.error_colour),
+                false => (error.render(), streams.terminal.colour),
+            };
+            let text = if colour {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            };
+            let text = format!("{}\n", text.trim_end());
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
             let out = if error.use_stderr() {
                 streams.stderr
@@ -139,6 +159,12 @@ async fn execute<'a>(
 ) -> (Result<(), Fatal>, Streams<'a>) {
     if let Command::Validate(args) = &cli.command {
         return (verbs::validate::validate(args, &mut streams), streams);
+    }
+    if let Command::Completion(args) = &cli.command {
+        return (completion::completion(args, &mut streams), streams);
+    }
+    if let Command::Man { folder } = &cli.command {
+        return (completion::man(folder, &mut streams), streams);
     }
     if let Command::Convert(args) = &cli.command {
         return (verbs::convert::convert(args, &mut streams), streams);
@@ -225,6 +251,8 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Patch(args) => verbs::modify::patch(args, context).await,
         Command::Label(args) => verbs::modify::label(args, context).await,
         Command::Validate(args) => verbs::validate::validate(args, &mut context.streams),
+        Command::Completion(args) => completion::completion(args, &mut context.streams),
+        Command::Man { folder } => completion::man(folder, &mut context.streams),
         Command::Cluster(ClusterCommand::Diags(args)) => verbs::diags::cluster(args, context).await,
         Command::Config(ConfigCommand::Show(args)) => verbs::config::show(args, context).await,
         Command::Node(NodeCommand::Checksystem(args)) => {

@@ -22,7 +22,7 @@ use archive::Archive;
 
 pub(crate) const NODE_HELP: &str = "\
 Example:
-  margayctl node diags -o /tmp/n1.tar.gz
+  margayctl node diags -o n1.tar.gz
 
 Of this host: versions, configuration, status of the agent, checks, interfaces, routes, rules, sets,
 connections, kernel, log of the last day, CNI configuration, and everything in the datastore. What
@@ -31,7 +31,7 @@ in addresses are removed; the folder of secrets is not read. Look at it before y
 
 pub(crate) const CLUSTER_HELP: &str = "\
 Example:
-  margayctl cluster diags -o /tmp/cluster.tar.gz
+  margayctl cluster diags -o cluster.tar.gz
 
 What the datastore holds, as an export and as tables, and the status of this host's agent. For the
 rest, run margayctl node diags on the hosts in question. Secrets are removed.";

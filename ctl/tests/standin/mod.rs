@@ -50,7 +50,6 @@ impl Standin {
     }
 
     /// A folder of its own.
-    #[expect(dead_code, reason = "not every test that has a stand-in writes files")]
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
