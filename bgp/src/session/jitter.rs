@@ -4,15 +4,15 @@ use std::time::Duration;
 
 /// A reproducible sequence of factors between 0.75 and 1.
 #[derive(Debug, Clone)]
-pub(super) struct Jitter(u64);
+pub(crate) struct Jitter(u64);
 
 impl Jitter {
-    pub(super) const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// `duration`, shortened by up to a quarter.
-    pub(super) fn apply(&mut self, duration: Duration) -> Duration {
+    pub(crate) fn apply(&mut self, duration: Duration) -> Duration {
         // SplitMix64: one addition and three mixing steps a number.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

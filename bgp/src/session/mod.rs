@@ -15,6 +15,7 @@ mod negotiate;
 
 pub use config::{LocalRestart, SessionConfig};
 pub use fsm::{Accepted, Session};
+pub(crate) use jitter::Jitter;
 pub use negotiate::Negotiated;
 
 use std::{fmt, time::Duration};
