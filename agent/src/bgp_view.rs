@@ -174,6 +174,7 @@ fn peer(peer: PeerStatus, now: SystemTime) -> Peer {
                 end_of_rib: family.end_of_rib,
             })
             .collect(),
+        bfd_up: peer.bfd_up,
         updates_received: peer.updates_received,
         octets_sent: peer.octets_sent,
     }

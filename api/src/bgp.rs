@@ -54,6 +54,9 @@ pub struct Peer {
     pub session: Option<Session>,
     /// Routes by family.
     pub families: Vec<FamilyCount>,
+    /// Whether BFD finds the path to work; absent where it does not watch it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd_up: Option<bool>,
     /// UPDATEs received since the agent started.
     pub updates_received: u64,
     /// UPDATE octets sent since the agent started.

@@ -177,6 +177,35 @@ pub struct PeerConfig {
     /// Offer messages beyond 4096 octets (RFC 8654).
     #[serde(default)]
     pub extended_messages: bool,
+    /// Watch the path with BFD (RFC 5880) and end the session as soon as it fails.
+    #[serde(default)]
+    pub bfd: Option<BfdConfig>,
+}
+
+/// BFD with a peer. One hop (RFC 5881), or several (RFC 5883) where `ttl` lets the peer be further away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BfdConfig {
+    /// Shortest interval between packets that we send, milliseconds.
+    #[serde(default = "default_bfd_interval_ms")]
+    pub min_tx_ms: u32,
+    /// Shortest interval between packets that we can take, milliseconds.
+    #[serde(default = "default_bfd_interval_ms")]
+    pub min_rx_ms: u32,
+    /// Packets in a row that may be missed.
+    #[serde(default = "default_bfd_multiplier")]
+    pub multiplier: u8,
+}
+
+impl Default for BfdConfig {
+    /// 3 x 300 ms.
+    fn default() -> Self {
+        Self {
+            min_tx_ms: default_bfd_interval_ms(),
+            min_rx_ms: default_bfd_interval_ms(),
+            multiplier: default_bfd_multiplier(),
+        }
+    }
 }
 
 impl PeerConfig {
@@ -209,6 +238,7 @@ impl PeerConfig {
             max_prefixes: None,
             max_prefixes_action: MaxPrefixesAction::Restart,
             extended_messages: false,
+            bfd: None,
         }
     }
 }
@@ -329,6 +359,18 @@ impl PeerConfig {
         if let Some(source) = self.source.filter(|s| s.is_ipv4() != peer.addr.is_ipv4()) {
             return wrong("source", &source, "an address of the peer's family");
         }
+        if let Some(bfd) = self.bfd {
+            let interval = |ms: u32| (10..=60_000).contains(&ms);
+            if !interval(bfd.min_tx_ms) {
+                return wrong("bfd.min_tx_ms", &bfd.min_tx_ms, "10 to 60000");
+            }
+            if !interval(bfd.min_rx_ms) {
+                return wrong("bfd.min_rx_ms", &bfd.min_rx_ms, "10 to 60000");
+            }
+            if bfd.multiplier == 0 {
+                return wrong("bfd.multiplier", &0, "1 to 255");
+            }
+        }
         let key_len = self.password.as_ref().map(|p| p.expose().len());
         if let Some(len) = key_len.filter(|len| !(1..=80).contains(len)) {
             return wrong("password", &format!("{len} octets long"), "1 to 80 octets");
@@ -339,6 +381,15 @@ impl PeerConfig {
 
 const fn yes() -> bool {
     true
+}
+
+/// As FRR's default.
+const fn default_bfd_interval_ms() -> u32 {
+    300
+}
+
+const fn default_bfd_multiplier() -> u8 {
+    3
 }
 
 const fn default_restart_time_secs() -> u16 {

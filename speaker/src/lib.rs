@@ -28,6 +28,7 @@
 //!
 //! It never touches the kernel's routing table and never writes secrets to logs.
 
+mod bfd;
 mod config;
 mod daemon;
 mod driver;
@@ -40,7 +41,7 @@ mod socket;
 mod view;
 
 pub use config::{
-    ConfigError, GracefulRestartConfig, MaxPrefixesAction, MultipathConfig, PeerConfig,
+    BfdConfig, ConfigError, GracefulRestartConfig, MaxPrefixesAction, MultipathConfig, PeerConfig,
     SpeakerConfig, Ttl,
 };
 pub use daemon::{DaemonConfig, Network};

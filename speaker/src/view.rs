@@ -39,6 +39,8 @@ pub struct PeerStatus {
     pub session: Option<SessionStatus>,
     /// Routes by family; those of a lost session stay while they are stale.
     pub routes: Vec<FamilyStatus>,
+    /// Whether BFD finds the path to work; `None` where it does not watch it.
+    pub bfd_up: Option<bool>,
     /// UPDATEs received in this process's lifetime.
     pub updates_received: u64,
     /// UPDATE octets sent in this process's lifetime.

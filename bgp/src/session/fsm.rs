@@ -629,7 +629,8 @@ fn retain(negotiated: &Negotiated, reason: &DownReason) -> Option<Retain> {
     })
 }
 
-/// RFC 8538 section 5: what an operator or a limit ended must not be kept alive by grace.
+/// RFC 8538 section 5, RFC 9384 section 3: what an operator, a limit or a dead path ended must not be kept
+/// alive by grace.
 const fn is_hard(kind: Kind) -> bool {
     matches!(
         kind,
@@ -638,6 +639,7 @@ const fn is_hard(kind: Kind) -> bool {
             | Kind::CEASE_ADMIN_RESET
             | Kind::CEASE_MAX_PREFIXES
             | Kind::CEASE_HARD_RESET
+            | Kind::CEASE_BFD_DOWN
     )
 }
 

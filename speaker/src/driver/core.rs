@@ -9,6 +9,7 @@ use std::{
 };
 
 use margay_bgp::{
+    bfd::{self, Change},
     prefix::Family,
     rib::{KeepStale, Multipath, RefreshKind, Rib, RibConfig, UpdateOutcome},
     session::{Accepted, ConnId, DownReason, Output, Session},
@@ -23,7 +24,8 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    config::{MaxPrefixesAction, PeerConfig, SpeakerConfig},
+    bfd::{Bfd, Target, Targets},
+    config::{MaxPrefixesAction, PeerConfig, SpeakerConfig, Ttl},
     driver::{
         EVENTS, Event,
         link::{Link, LinkId},
@@ -73,6 +75,10 @@ pub(super) struct Core {
     fib: mpsc::Sender<FibBatch>,
     sync: InitialSync,
     closing: JoinSet<()>,
+    /// The thread of BFD, once a peer wants it.
+    bfd: Option<Bfd>,
+    bfd_changes: mpsc::UnboundedReceiver<(PeerKey, Change)>,
+    bfd_changes_tx: mpsc::UnboundedSender<(PeerKey, Change)>,
     /// No timer of a session is due before.
     wake_at: Option<Instant>,
     due: Due,
@@ -92,6 +98,7 @@ impl Core {
     ) -> Result<Self, SpeakerError> {
         let now = Instant::now();
         let (events_tx, events) = mpsc::channel(EVENTS);
+        let (bfd_changes_tx, bfd_changes) = mpsc::unbounded_channel();
         let rib_config = RibConfig {
             cluster_id: config.cluster_id.unwrap_or(config.router_id),
             multipath: Multipath {
@@ -113,6 +120,9 @@ impl Core {
             events,
             fib,
             closing: JoinSet::new(),
+            bfd: None,
+            bfd_changes,
+            bfd_changes_tx,
             wake_at: None,
             due: Due::default(),
             config: SpeakerConfig {
@@ -123,6 +133,7 @@ impl Core {
         core.listen(&config)?;
         core.originate(routes);
         core.add_peers(&config, now);
+        core.watch(&config);
         if config.graceful_restart.is_some_and(|g| g.restarting) {
             // No peer comes up before the first turn of the loop.
             let ids: Vec<_> = core.peers.values().map(|p| p.rib).collect();
@@ -140,8 +151,13 @@ impl Core {
             let idle = !self.due.send;
             // Cancel safe throughout: `recv`, `recv_many` and `reserve` take nothing when
             // dropped, the sleeps are made anew.
+            let mut path = None;
             let command = tokio::select! {
                 biased;
+                Some(change) = self.bfd_changes.recv() => {
+                    path = Some(change);
+                    None
+                }
                 command = commands.recv() => Some(command),
                 _ = self.events.recv_many(&mut batch, TURN_EVENTS) => None,
                 _ = self.fib.reserve(), if self.due.fib => None,
@@ -149,6 +165,9 @@ impl Core {
                 () = std::future::ready(()), if !idle => None,
             };
             let now = Instant::now();
+            if let Some((key, change)) = path {
+                self.path_changed(&key, change, now);
+            }
             match command {
                 None => {}
                 Some(Some(command)) => {
@@ -675,8 +694,52 @@ impl Core {
             }
         }
         self.add_peers(&config, now);
+        self.watch(&config);
         self.config = config;
         listening
+    }
+
+    /// Has BFD watch the paths to the peers that want it.
+    fn watch(&mut self, config: &SpeakerConfig) {
+        let targets: Targets = config
+            .peers
+            .iter()
+            .filter_map(|(key, peer)| Some((*key, target(peer)?)))
+            .collect();
+        if self.bfd.is_none() && !targets.is_empty() {
+            match Bfd::spawn(self.bfd_changes_tx.clone()) {
+                Ok(bfd) => self.bfd = Some(bfd),
+                Err(error) => warn!(%error, "cannot start the thread of BFD"),
+            }
+        }
+        for peer in self.peers.values_mut() {
+            peer.bfd_up = targets
+                .contains_key(&peer.key)
+                .then(|| peer.bfd_up.unwrap_or(false));
+        }
+        if let Some(bfd) = &self.bfd {
+            bfd.watch(targets);
+        }
+    }
+
+    /// RFC 5882 section 4: a path that fails takes its session along at once; one that its operator
+    /// took down does not.
+    fn path_changed(&mut self, key: &PeerKey, change: Change, now: Instant) {
+        let Some(peer) = self.peers.get_mut(key).filter(|p| p.bfd_up.is_some()) else {
+            return;
+        };
+        peer.bfd_up = Some(change == Change::Up);
+        let Change::Down { diag, independent } = change else {
+            return;
+        };
+        peer.span.in_scope(|| warn!(%diag, "BFD: the path failed"));
+        if peer.established.is_some() {
+            let cease = Notification::new(Kind::CEASE_BFD_DOWN);
+            self.with_session(key, now, |session| session.handle_reset(&cease, now));
+        } else if independent {
+            // RFC 5882 section 4.3: forwarding is dead, whatever its control plane promised.
+            self.rib.peer_down(peer.rib, None, now);
+        }
     }
 
     fn add_peers(&mut self, config: &SpeakerConfig, now: Instant) {
@@ -772,6 +835,24 @@ impl Core {
             .await,
         );
     }
+}
+
+/// The path that BFD is to watch for a peer.
+fn target(peer: &PeerConfig) -> Option<Target> {
+    let bfd = peer.bfd?;
+    Some(Target {
+        source: peer.source,
+        multihop: match peer.ttl {
+            Ttl::Direct => false,
+            Ttl::Multihop => true,
+            Ttl::Security(hops) => hops > 1,
+        },
+        config: bfd::Config {
+            min_tx: Duration::from_millis(bfd.min_tx_ms.into()),
+            min_rx: Duration::from_millis(bfd.min_rx_ms.into()),
+            detect_mult: bfd.multiplier,
+        },
+    })
 }
 
 /// Gives an UPDATE to the RIB.

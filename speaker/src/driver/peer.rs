@@ -53,6 +53,8 @@ pub(super) struct Peer {
     pub(super) octets_sent: u64,
     /// Failures since the session was last up.
     pub(super) failures: u32,
+    /// Whether BFD finds the path to work; `None` where it does not watch it.
+    pub(super) bfd_up: Option<bool>,
     /// The log has been told that the peer sends too much.
     pub(super) warned: bool,
     pub(super) events: EventLog,
@@ -91,6 +93,7 @@ impl Peer {
             updates_received: 0,
             octets_sent: 0,
             failures: 0,
+            bfd_up: None,
             warned: false,
             events: EventLog::default(),
             seen_state: State::Idle,
@@ -171,6 +174,7 @@ impl Peer {
                     end_of_rib: self.end_of_rib.get(family.index()).is_some_and(|e| *e),
                 })
                 .collect(),
+            bfd_up: self.bfd_up,
             updates_received: self.updates_received,
             octets_sent: self.octets_sent,
         }
