@@ -114,6 +114,27 @@ pub struct BgpPeerSpec {
     /// Auto when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverse_peering: Option<ReversePeering>,
+    /// Watch the path with BFD (RFC 5880); off when absent. An extension of ours: `bfd: {}` turns it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<BfdSpec>,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Timers of BFD, each side's own; the slower of both counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BfdSpec {
+    /// Shortest time between packets that are sent; 300 ms when absent, 10 ms to 1 min.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transmit_interval: Option<GoDuration>,
+    /// Shortest time between packets that are received; 300 ms when absent, 10 ms to 1 min.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receive_interval: Option<GoDuration>,
+    /// Packets in a row that may be missed; 3 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detect_multiplier: Option<u8>,
     /// Fields that we do not know.
     #[serde(flatten)]
     pub extra: Extra,

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use margay_bgp::prefix::Prefix;
 use margay_model::any::AnyResource;
 use margay_model::bgp_configuration::BindMode;
-use margay_model::bgp_peer::{BgpPassword, NextHopMode, SourceAddress};
+use margay_model::bgp_peer::{BfdSpec, BgpPassword, NextHopMode, SourceAddress};
 use margay_model::duration::GoDuration;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::net::Cidr;
 use margay_model::node::{DRAIN_ANNOTATION, Node};
 use margay_speaker::{
-    Action, ConfigError, FilterConfig, FilterRule, GracefulRestartConfig, PeerConfig, PeerKey,
-    RouteOrigin, Secret, SpeakerConfig, Ttl,
+    Action, BfdConfig, ConfigError, FilterConfig, FilterRule, GracefulRestartConfig, PeerConfig,
+    PeerKey, RouteOrigin, Secret, SpeakerConfig, Ttl,
 };
 use sha1::{Digest, Sha1};
 use tracing::warn;
@@ -233,6 +233,7 @@ fn build(
     config.allow_own_as = spec
         .and_then(|s| s.num_allowed_local_as_numbers)
         .unwrap_or(0);
+    config.bfd = spec.and_then(|s| s.bfd.as_ref()).map(bfd);
     config.max_prefixes = (!internal).then_some(EXTERNAL_MAX_PREFIXES);
     config.route_reflector_client = internal && is_client(me, peer);
     let names = spec.map_or(&[][..], |s| &s.filters);
@@ -244,6 +245,22 @@ fn build(
     config.import = import(named.import, pools);
     config.export = export(named.export, pools, internal);
     Ok(config)
+}
+
+/// Timers that BFD can keep: no less than 10 ms, no more than a minute.
+fn bfd(spec: &BfdSpec) -> BfdConfig {
+    let usual = BfdConfig::default();
+    let millis = |time: &Option<GoDuration>, usual: u32| {
+        time.as_ref().map_or(usual, |time| {
+            let millis = u32::try_from(time.0.as_millis()).unwrap_or(u32::MAX);
+            millis.clamp(10, 60_000)
+        })
+    };
+    BfdConfig {
+        min_tx_ms: millis(&spec.transmit_interval, usual.min_tx_ms),
+        min_rx_ms: millis(&spec.receive_interval, usual.min_rx_ms),
+        multiplier: spec.detect_multiplier.unwrap_or(usual.multiplier).max(1),
+    }
 }
 
 /// A node is a reflector's client unless it reflects for the same cluster.

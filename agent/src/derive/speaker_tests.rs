@@ -503,6 +503,27 @@ fn a_filter_that_is_missing_lets_nothing_through_but_keeps_its_peer() {
 }
 
 #[test]
+fn bfd_is_turned_on_by_one_field_and_its_timers_are_bounded() {
+    let with = |bfd: &str| {
+        let spec = format!("peerIP: 192.0.2.254, asNumber: 65000{bfd}");
+        let manifests = [node(1, ""), peer("tor", &spec)];
+        let texts: Vec<&str> = manifests.iter().map(String::as_str).collect();
+        configured(&texts).peers.into_values().next().unwrap().bfd
+    };
+    assert_eq!(with(""), None);
+    assert_eq!(with(", bfd: {}"), Some(BfdConfig::default()));
+    let quick = ", bfd: {transmitInterval: 50ms, receiveInterval: 1ms, detectMultiplier: 5}";
+    assert_eq!(
+        with(quick),
+        Some(BfdConfig {
+            min_tx_ms: 50,
+            min_rx_ms: 10,
+            multiplier: 5
+        })
+    );
+}
+
+#[test]
 fn a_restart_is_told_and_its_time_is_bounded() {
     let restarting = BgpSettings {
         restarting: true,

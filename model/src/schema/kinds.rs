@@ -212,6 +212,16 @@ schema!(
         "filters": List(&NAME, MANY),
         "localWorkloadSelector": SELECTOR,
         "reversePeering": Word(ReversePeering::WORDS),
+        "bfd": Object(&BFD),
+    ]
+);
+
+schema!(
+    BFD,
+    [
+        "transmitInterval": DURATION,
+        "receiveInterval": DURATION,
+        "detectMultiplier": Whole(1, 255),
     ]
 );
 
