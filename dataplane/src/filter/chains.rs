@@ -182,6 +182,9 @@ fn prerouting(prefix: &str, family: Family) -> Vec<String> {
             }
         }
     }
+    if family == Family::V4 {
+        lines.push(format!("-i {prefix}+ {TO_DHCP_SERVER} -j RETURN"));
+    }
     let known = names::workload_set(family);
     lines.push(format!(
         "not from this workload\t-i {prefix}+ -m set ! --match-set {known} src,src -j DROP"
@@ -190,6 +193,10 @@ fn prerouting(prefix: &str, family: Family) -> Vec<String> {
     lines.push("-j mgy-host-in".to_owned());
     lines
 }
+
+/// A container whose IPAM plugin speaks DHCP has no address yet, nor an endpoint with a policy.
+const TO_DHCP_SERVER: &str =
+    "-s 0.0.0.0/32 -d 255.255.255.255/32 -p udp -m udp --sport 68 --dport 67";
 
 pub(super) const ESTABLISHED: &str = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
 pub(super) const INVALID: &str = "-m conntrack --ctstate INVALID -j DROP";
@@ -220,6 +227,9 @@ fn workload_to_host(globals: &Globals, family: Family) -> Vec<String> {
     if family == Family::V6 {
         let accept = |icmp| format!("-p 58 -m icmp6 --icmpv6-type {icmp} -j ACCEPT");
         lines.extend(LINK_LOCAL_ICMPV6.map(accept));
+    }
+    if family == Family::V4 {
+        lines.push(format!("{TO_DHCP_SERVER} -j ACCEPT"));
     }
     if !globals.disable_conntrack_invalid {
         lines.push(INVALID.to_owned());
