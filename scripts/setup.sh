@@ -31,6 +31,7 @@ test:tcpdump:tcpdump
 test:jq:jq
 test:containernetworking-plugins:/usr/lib/cni/ptp
 test:openssl:openssl
+test:busybox-static:busybox
 "
 
 check=no

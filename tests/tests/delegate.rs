@@ -2,11 +2,13 @@
 //! block or handle in the store.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use margay_lab::resources::{NETWORK, pools_and_profile};
-use margay_lab::{Cluster, Container, Lab, Plugin, ping};
+use margay_lab::{Cluster, Container, Lab, NetNs, Plugin, Process, eventually, ping};
 use serde_json::{Value, json};
 
 const PROMPT: Duration = Duration::from_secs(5);
@@ -84,4 +86,58 @@ fn host_local_and_static_serve_addresses_and_get_them_back() {
             .to_string()
             .contains("has no such plugin")
     );
+}
+
+/// The first host interface of ours.
+fn interface(host: &NetNs) -> Result<String> {
+    let links = host.exec("ip -o link show")?;
+    let names = links
+        .lines()
+        .filter_map(|line| line.split([':', '@']).nth(1));
+    let found = names.map(str::trim).find(|name| name.starts_with("mgy"));
+    Ok(found.context("no interface yet")?.to_owned())
+}
+
+/// The distribution's DHCP plugin with its daemon, and a DHCP server on the host's side of the container's
+/// interface: it is there, and lets DHCP through, before the container has an address.
+#[test]
+fn dhcp_serves_an_address_through_the_interface_that_is_being_attached() {
+    let lab = Lab::new(1).unwrap();
+    let cluster = Cluster::start(lab, &[pools_and_profile(false)]).unwrap();
+    let (host, dir) = (&cluster.lab.hosts[0].netns, cluster.lab.dir());
+    let socket = dir.join("dhcp.sock");
+    let mut daemon = Command::new("/usr/lib/cni/dhcp");
+    daemon.args(["daemon", "-socketpath"]).arg(&socket);
+    let _daemon = Process::spawn("dhcp", daemon, None, &dir.join("dhcp.log")).unwrap();
+    eventually(PROMPT, "the daemon listens", || {
+        std::os::unix::net::UnixStream::connect(&socket).map(drop)
+    })
+    .unwrap();
+    let ipam = json!({"type": "dhcp", "daemonSocketPath": socket});
+    let mut c1 = container(&cluster, "c1", ipam).unwrap();
+    let (result, _server) = thread::scope(|scope| {
+        let add = scope.spawn(|| c1.cni_add());
+        let name = eventually(PROMPT, "the interface is made", || interface(host)).unwrap();
+        host.ip(&format!("addr add 10.88.0.1/32 dev {name}"))
+            .unwrap();
+        let leases = dir.join("leases");
+        std::fs::write(&leases, "").unwrap();
+        let config = dir.join("udhcpd.conf");
+        let text = format!(
+            "start 10.88.0.10\nend 10.88.0.10\ninterface {name}\nlease_file {}\npidfile {}\n\
+             option subnet 255.255.255.0\noption router 10.88.0.1\n",
+            leases.display(),
+            dir.join("udhcpd.pid").display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut server = Command::new("busybox");
+        server.args(["udhcpd", "-f"]).arg(&config);
+        let log = dir.join("udhcpd.log");
+        let server = Process::spawn("udhcpd", server, Some(host.name()), &log).unwrap();
+        (add.join().unwrap(), server)
+    });
+    let result = result.unwrap();
+    assert_eq!(result["ips"][0]["address"], "10.88.0.10/32");
+    ping(host, c1.v4().unwrap(), PROMPT).unwrap();
+    c1.cni_del().unwrap();
 }

@@ -1,6 +1,7 @@
 //! ADD: address, interface, policy, route; everything acknowledged before the answer.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
@@ -24,6 +25,9 @@ use crate::fault;
 use crate::ipam_task::{Assign, Written};
 use crate::world::World;
 
+/// There where the kernel has IPv6.
+const IPV6: &str = "/proc/sys/net/ipv6";
+
 impl Cni {
     pub(super) async fn add(
         &self,
@@ -38,48 +42,60 @@ impl Cni {
         self.synced_world().await?;
         let _turn = self.turns.take(&call.container_id).await;
         self.journal.forget(request);
+        let spec = self.attach_spec(&call, &self.world());
         let Some(plugin) = call.delegate.clone() else {
-            return self.attach(&call, request).await;
+            return self.attach(&call, request, spec, None).await;
         };
-        let world = self.world();
-        if world
-            .endpoint_of(&call.container_id, &call.ifname)
-            .is_some()
-        {
-            // The plugin may give an attached container the same address again, and what is given back
-            // after this ADD has failed would be in use.
-            ensure_absent(self.attach_spec(&call, &world)).await?;
-        }
-        let given = delegate::add(&plugin, request).await?;
+        // The interface first: the plugin may speak through it, as DHCP does. And a container that has it
+        // already is attached, where what the plugin gives again must not be given back.
+        let link = self.make_link(&spec).await?;
+        let given = match delegate::add(&plugin, request).await {
+            Ok(given) => given,
+            Err(error) => {
+                self.reaper.remove(spec.host_ifname).await;
+                return Err(error);
+            }
+        };
         call.given_ips = given.ips;
         call.dns = call.dns.or(given.dns);
-        let attached = self.attach(&call, request).await;
+        let attached = self.attach(&call, request, spec, Some(link)).await;
         if attached.is_err() {
             delegate::give_back(&plugin, request).await;
         }
         attached
     }
 
-    /// Everything but the addresses of another plugin, which are there.
-    async fn attach(&self, call: &Call, request: &CniRequest) -> Result<CniReply, CniError> {
-        let world = self.world();
-        let spec = self.attach_spec(call, &world);
+    async fn make_link(&self, spec: &AttachSpec) -> Result<Pending, CniError> {
+        self.reaper.when_gone(&spec.host_ifname).await;
+        let spec = spec.clone();
+        let make = move || {
+            let link = create_link(&spec);
+            fault::point("after-link");
+            link
+        };
+        attaching(make).await
+    }
 
+    /// Everything but what another plugin needs first: the interface, and its addresses.
+    async fn attach(
+        &self,
+        call: &Call,
+        request: &CniRequest,
+        spec: AttachSpec,
+        made: Option<Pending>,
+    ) -> Result<CniReply, CniError> {
+        let world = self.world();
         let key = endpoint_key(&self.node, call).map_err(|e| {
             CniError::new(
                 code::INVALID_ENVIRONMENT,
                 format!("no endpoint can have this name: {e}"),
             )
         })?;
-        let link_spec = spec.clone();
         let link = async {
-            self.reaper.when_gone(&spec.host_ifname).await;
-            let make = move || {
-                let link = create_link(&link_spec);
-                fault::point("after-link");
-                link
-            };
-            attaching(make).await
+            match made {
+                Some(link) => Ok(link),
+                None => self.make_link(&spec).await,
+            }
         };
         let assign = self.assign(call, &spec, &key, &world);
         let known = world.endpoints.contains_key(&key)
@@ -130,7 +146,9 @@ impl Cni {
             container_forwarding: None,
             ipv6: call.ipam.v6
                 || call.requested_ips.iter().any(IpAddr::is_ipv6)
-                || call.given_ips.iter().any(IpAddr::is_ipv6),
+                || call.given_ips.iter().any(IpAddr::is_ipv6)
+                // What another plugin gives is not known yet.
+                || (call.delegate.is_some() && Path::new(IPV6).exists()),
         }
     }
 
@@ -277,11 +295,6 @@ async fn attaching<T: Send + 'static>(
         let msg = format!("attaching failed: {panic}");
         Err(CniError::new(code::ATTACH_FAILED, msg))
     })
-}
-
-/// The container has no such interface yet.
-async fn ensure_absent(spec: AttachSpec) -> Result<(), CniError> {
-    attaching(move || attach::ensure_absent(&spec).map_err(|e| attach_error(&e))).await
 }
 
 fn create_link(spec: &AttachSpec) -> Result<Pending, CniError> {
