@@ -136,6 +136,45 @@ async fn users_see_what_their_role_allows() {
 }
 
 #[tokio::test]
+async fn the_name_in_a_client_certificate_is_a_user() {
+    let tls = EtcdTls::new("agent").unwrap();
+    let etcd = Etcd::start_tls(&tls).unwrap();
+    let flag = |flag: &str, file: &str| format!("--{flag}={}", tls.file(file).display());
+    let flags = [
+        flag("cacert", "ca.pem"),
+        flag("cert", "client.pem"),
+        flag("key", "client.key"),
+    ];
+    for words in [
+        "user add root --no-password",
+        "user grant-role root root",
+        "user add agent --no-password",
+        "role add agent",
+        "role grant-permission agent --prefix=true readwrite /calico/",
+        "user grant-role agent agent",
+        "auth enable",
+    ] {
+        let args = flags.iter().map(String::as_str).chain(words.split(' '));
+        etcd.ctl(&args.collect::<Vec<_>>()).unwrap();
+    }
+    let store = EtcdStore::new(&DatastoreConfig {
+        ca_cert_file: Some(tls.file("ca.pem")),
+        cert_file: Some(tls.file("client.pem")),
+        key_file: Some(tls.file("client.key")),
+        ..config(vec![etcd.url().to_owned()])
+    })
+    .unwrap();
+    put(&store, "/calico/a", "1").await;
+    let mut mirror = Mirror::of(store.clone(), "/calico/");
+    mirror.until(|m| m.len() == 1).await;
+    let refused = store.get("/other").await.unwrap_err();
+    assert!(
+        matches!(refused, StoreError::PermissionDenied { .. }),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn a_user_is_ignored_where_authentication_is_off() {
     let etcd = Etcd::start().unwrap();
     let config = DatastoreConfig {
