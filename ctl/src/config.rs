@@ -166,15 +166,8 @@ impl Config {
             store.prefix = prefix;
         }
         let named = flags.socket.map(Path::to_owned);
-        let by_socket =
-            named.is_some() || store.kind == DatastoreType::Embedded || store.endpoints.is_empty();
-        if by_socket && named.is_none() && store.kind == DatastoreType::Etcdv3 {
-            file.refuse_discovery(
-                variables("ETCD_DISCOVERY_SRV")
-                    .iter()
-                    .find_map(|name| set(name)),
-            )?;
-        }
+        let nowhere = store.endpoints.is_empty() && store.discovery_srv.is_none();
+        let by_socket = named.is_some() || store.kind == DatastoreType::Embedded || nowhere;
         let socket = named
             .or_else(|| own("SOCKET").map(PathBuf::from))
             .or_else(|| file.1.socket.clone())
@@ -252,6 +245,7 @@ fn explain(
         .unwrap_or_else(|| "default".to_owned());
     push("configFile", path.display().to_string(), found);
     let (used, why) = match (&config.etcd, flags.socket) {
+        (Some(_), _) if store.discovery_srv.is_some() => ("etcd", "etcdDiscoverySrv is set"),
         (Some(_), _) => ("etcd", "etcdEndpoints are set"),
         (None, Some(_)) => ("the agent's", "flag --socket"),
         (None, None) if store.kind == DatastoreType::Embedded => {
@@ -282,6 +276,15 @@ fn explain(
     );
     let endpoints = source(&variable("ETCD_ENDPOINTS"), spec.etcd_endpoints.is_some());
     push("etcdEndpoints", store.endpoints.join(","), endpoints);
+    let discovery = source(
+        &variable("ETCD_DISCOVERY_SRV"),
+        spec.etcd_discovery_srv.is_some(),
+    );
+    push(
+        "etcdDiscoverySrv",
+        store.discovery_srv.clone().unwrap_or_default(),
+        discovery,
+    );
     let user = source(&variable("ETCD_USERNAME"), spec.etcd_username.is_some());
     push(
         "etcdUsername",
@@ -375,17 +378,6 @@ impl Loaded {
         }
     }
 
-    /// Without endpoints, a domain that should name them must not go unnoticed.
-    fn refuse_discovery(&self, variable: Option<String>) -> Result<(), ConfigError> {
-        let Some(domain) = variable.or_else(|| self.1.etcd_discovery_srv.clone()) else {
-            return Ok(());
-        };
-        Err(ConfigError::Invalid {
-            path: self.0.clone(),
-            reason: format!("etcdDiscoverySrv: found \"{domain}\", allowed: etcdEndpoints instead"),
-        })
-    }
-
     fn fill(&self, store: &mut DatastoreConfig) -> Result<(), ConfigError> {
         let Self(path, spec) = self;
         match spec.datastore_type.as_deref() {
@@ -404,6 +396,7 @@ impl Loaded {
             let endpoints = list.split(',').map(|endpoint| endpoint.trim().to_owned());
             store.endpoints = endpoints.filter(|endpoint| !endpoint.is_empty()).collect();
         }
+        store.discovery_srv.clone_from(&spec.etcd_discovery_srv);
         store.username.clone_from(&spec.etcd_username);
         store.password.clone_from(&spec.etcd_password);
         store.key_file.clone_from(&spec.etcd_key_file);
@@ -511,13 +504,9 @@ spec:
         ];
         let texts = texts.map(|text| text.as_ref().map(Secret::reveal));
         assert_eq!(texts, [Some("CA"), None, Some("KEY")]);
-        let error = load(Some("spec: {etcdDiscoverySrv: x.example}"), None, &[]).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .ends_with("etcdDiscoverySrv: found \"x.example\", allowed: etcdEndpoints instead"),
-            "{error}"
-        );
+        let config = load(Some("spec: {etcdDiscoverySrv: x.example}"), None, &[]).unwrap();
+        let domain = config.etcd.and_then(|etcd| etcd.discovery_srv);
+        assert_eq!(domain.as_deref(), Some("x.example"));
     }
 
     #[test]

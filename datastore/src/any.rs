@@ -7,6 +7,7 @@ use crate::embedded::{EmbeddedStore, OpenError};
 use crate::etcd::{EtcdConfigError, EtcdStore};
 use crate::memory::MemoryStore;
 use crate::socket::SocketStore;
+use crate::srv::{self, SrvError};
 use crate::watch::{Watch, WatchStore};
 
 /// One of the drivers. Clones share its connection or file.
@@ -28,16 +29,29 @@ pub enum ConnectError {
     /// The etcd settings are wrong.
     #[error(transparent)]
     Etcd(#[from] EtcdConfigError),
+    /// The endpoints cannot be found by DNS.
+    #[error(transparent)]
+    Discovery(#[from] SrvError),
     /// The embedded store's file cannot be opened.
     #[error(transparent)]
     Embedded(#[from] OpenError),
 }
 
 /// Makes the store that the configuration names. An etcd that is down is no error: requests say so.
-/// Blocks on the disk for the embedded store, a few milliseconds unless the file needs repair.
+/// Blocks on the disk for the embedded store, a few milliseconds unless the file needs repair, and on
+/// name servers where endpoints are found by DNS.
 pub fn connect(config: &DatastoreConfig) -> Result<AnyStore, ConnectError> {
     Ok(match config.kind {
-        DatastoreType::Etcdv3 => AnyStore::Etcd(EtcdStore::new(config)?),
+        DatastoreType::Etcdv3 => match &config.discovery_srv {
+            Some(domain) => {
+                let found = DatastoreConfig {
+                    endpoints: srv::endpoints(domain)?,
+                    ..config.clone()
+                };
+                AnyStore::Etcd(EtcdStore::new(&found)?)
+            }
+            None => AnyStore::Etcd(EtcdStore::new(config)?),
+        },
         DatastoreType::Embedded => AnyStore::Embedded(EmbeddedStore::open(&config.path)?),
     })
 }

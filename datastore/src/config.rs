@@ -26,6 +26,8 @@ pub struct DatastoreConfig {
     pub kind: DatastoreType,
     /// etcd: client URLs, tried in this order.
     pub endpoints: Vec<String>,
+    /// etcd: the domain whose SRV records name the endpoints, instead of `endpoints`.
+    pub discovery_srv: Option<String>,
     /// etcd: PEM file of the authorities that sign the servers' certificates; the system's if unset.
     pub ca_cert_file: Option<PathBuf>,
     /// etcd: PEM file of the client certificate. Needs `key_file`.
@@ -49,6 +51,7 @@ impl Default for DatastoreConfig {
         Self {
             kind: DatastoreType::Etcdv3,
             endpoints: vec!["http://127.0.0.1:2379".into()],
+            discovery_srv: None,
             ca_cert_file: None,
             cert_file: None,
             key_file: None,
@@ -73,8 +76,8 @@ pub struct EnvError {
 
 impl DatastoreConfig {
     /// Lets the environment override the fields: `DATASTORE_TYPE`, `ETCD_ENDPOINTS` (comma-separated),
-    /// `ETCD_CA_CERT_FILE`, `ETCD_CERT_FILE`, `ETCD_KEY_FILE`, `ETCD_USERNAME`, `ETCD_PASSWORD`; each also
-    /// with `CALICO_` before it, which then wins. Empty variables count as unset.
+    /// `ETCD_DISCOVERY_SRV`, `ETCD_CA_CERT_FILE`, `ETCD_CERT_FILE`, `ETCD_KEY_FILE`, `ETCD_USERNAME`,
+    /// `ETCD_PASSWORD`; each also with `CALICO_` before it, which then wins. Empty variables count as unset.
     ///
     /// `lookup` is `|name| std::env::var(name).ok()` outside tests.
     pub fn apply_env(&mut self, lookup: impl Fn(&str) -> Option<String>) -> Result<(), EnvError> {
@@ -97,6 +100,11 @@ impl DatastoreConfig {
                 .map(|e| e.trim().to_owned())
                 .filter(|e| !e.is_empty())
                 .collect();
+            // What the environment names wins over a domain in the file.
+            self.discovery_srv = None;
+        }
+        if let Some(domain) = text("ETCD_DISCOVERY_SRV") {
+            self.discovery_srv = Some(domain);
         }
         let file = |name: &str, field: &mut Option<PathBuf>| {
             if let Some(path) = text(name) {
@@ -134,7 +142,7 @@ mod tests {
         let printed = serde_json::to_string(&DatastoreConfig::default()).unwrap();
         assert_eq!(
             printed,
-            r#"{"type":"etcdv3","endpoints":["http://127.0.0.1:2379"],"ca_cert_file":null,"cert_file":null,"key_file":null,"username":null,"password":null,"request_timeout_ms":5000,"path":"/var/lib/margay/store.redb","prefix":"/calico"}"#
+            r#"{"type":"etcdv3","endpoints":["http://127.0.0.1:2379"],"discovery_srv":null,"ca_cert_file":null,"cert_file":null,"key_file":null,"username":null,"password":null,"request_timeout_ms":5000,"path":"/var/lib/margay/store.redb","prefix":"/calico"}"#
         );
     }
 
@@ -146,12 +154,25 @@ mod tests {
             ("CALICO_ETCD_USERNAME", "prefixed"),
             ("ETCD_CA_CERT_FILE", "/ca.pem"),
             ("ETCD_KEY_FILE", ""),
+            ("ETCD_DISCOVERY_SRV", "example.com"),
         ])
         .unwrap();
         assert_eq!(config.endpoints, ["https://a:2379", "https://b:2379"]);
         assert_eq!(config.username.as_deref(), Some("prefixed"));
         assert_eq!(config.ca_cert_file, Some("/ca.pem".into()));
         assert_eq!(config.key_file, None);
+        assert_eq!(config.discovery_srv.as_deref(), Some("example.com"));
+    }
+
+    #[test]
+    fn endpoints_of_the_environment_win_over_a_domain_in_the_file() {
+        let mut config = DatastoreConfig {
+            discovery_srv: Some("example.com".into()),
+            ..DatastoreConfig::default()
+        };
+        let endpoints = |name: &str| (name == "ETCD_ENDPOINTS").then(|| "http://a:1".to_owned());
+        config.apply_env(endpoints).unwrap();
+        assert_eq!(config.discovery_srv, None);
     }
 
     #[test]
