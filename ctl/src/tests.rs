@@ -9,6 +9,7 @@ mod get;
 mod hosts;
 mod ipam;
 mod kubernetes;
+mod pods;
 mod policy;
 mod staged;
 mod validate;

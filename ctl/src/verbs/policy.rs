@@ -7,6 +7,7 @@ mod decision;
 mod explain;
 mod host;
 mod matrix;
+mod pods;
 mod show;
 mod test;
 mod traffic;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use margay_model::any::AnyResource;
+use margay_model::defaults::DEFAULT_NAMESPACE;
 use margay_model::manifest::decode_value;
 use margay_model::meta::{ObjectMeta, StringMap};
 use margay_model::net::Cidr;
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use crate::files::check_selector;
 use crate::verbs::policy::cluster::namespace;
+use crate::verbs::policy::pods::{self, Known, Pod};
 use crate::verbs::policy::traffic::Traffic;
 
 /// A document of a test file that is not a resource.
@@ -178,9 +180,29 @@ impl Suite {
     }
 
     fn resource(&mut self, place: &str, value: &Value, errors: &mut Vec<String>) {
+        if let Some(known) = pods::read(value) {
+            for known in known {
+                match known {
+                    Ok(Known::Pod(Some(pod))) => self.endpoints.push(pod.into()),
+                    // It is its host, as far as policy goes.
+                    Ok(Known::Pod(None)) => {}
+                    Ok(Known::Namespace(name, labels)) => {
+                        self.resources.push(namespace(&name, &labels).into());
+                    }
+                    Err(error) => errors.push(format!("{place}: {error}")),
+                }
+            }
+            return;
+        }
         for document in decode_value(value, &check_selector) {
             match document.result {
-                Ok(resource) => self.resources.push(resource.with_defaults()),
+                Ok(mut resource) => {
+                    if resource.kind().namespaced() {
+                        let namespace = &mut resource.metadata_mut().namespace;
+                        namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
+                    }
+                    self.resources.push(resource.with_defaults());
+                }
                 Err(error) => errors.push(format!("{place}: {}: {error}", document.subject)),
             }
         }
@@ -253,6 +275,22 @@ fn merged(document: serde_norway::Deserializer<'_>) -> Result<Value, serde_norwa
     let mut value = serde_norway::Value::deserialize(document)?;
     value.apply_merge()?;
     serde_norway::from_value(value)
+}
+
+impl From<Pod> for Endpoint {
+    fn from(pod: Pod) -> Self {
+        let port = |(name, (port, protocol))| (name, Word::Text(format!("{port}/{protocol}")));
+        Self {
+            name: format!("{}/{}", pod.namespace, pod.name),
+            labels: pod.labels,
+            addresses: pod.addresses,
+            node: pod.node,
+            service_account: pod.service_account,
+            profiles: None,
+            ports: pod.ports.into_iter().map(port).collect(),
+            orchestrator: kubernetes(),
+        }
+    }
 }
 
 impl Endpoint {

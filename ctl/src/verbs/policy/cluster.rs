@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use margay_model::any::AnyResource;
 use margay_model::felix_configuration::EndpointToHostAction;
@@ -19,6 +19,7 @@ use crate::context::{Context, Streams};
 use crate::failure::Fatal;
 use crate::files;
 use crate::verbs::fatal;
+use crate::verbs::policy::cases::Suite;
 
 /// The kinds that decide about traffic, or that say who an address belongs to.
 const KINDS: [Kind; 13] = [
@@ -200,16 +201,23 @@ pub(crate) fn read_files(
     paths: &[PathBuf],
     streams: &mut Streams<'_>,
 ) -> Result<Vec<AnyResource>, Fatal> {
-    let mut resources = Vec::new();
-    for source in files::read(paths, true, None, streams.stdin)? {
-        match source.result {
-            Ok(resource) => resources.push(resource.with_defaults()),
-            Err(errors) => {
-                for error in errors {
-                    streams.fail(&format!("{}: {error}", source.place))?;
-                }
-            }
-        }
+    let mut suite = Suite::default();
+    let mut errors = Vec::new();
+    for (name, text) in files::all_texts(paths, streams.stdin)? {
+        errors.extend(suite.read(Path::new(&name), &text));
+    }
+    let manifests = std::mem::take(&mut suite.manifests);
+    for (name, text) in files::all_texts(&manifests, streams.stdin)? {
+        errors.extend(suite.read(Path::new(&name), &text));
+    }
+    errors.extend(suite.settle());
+    for error in &errors {
+        streams.fail(error)?;
+    }
+    let mut resources = suite.resources;
+    if resources.is_empty() && errors.is_empty() {
+        let names = paths.iter().map(|path| path.display().to_string());
+        return Err(Fatal::NoResources(names.collect::<Vec<_>>().join(", ")));
     }
     add_namespaces(&mut resources);
     Ok(resources)

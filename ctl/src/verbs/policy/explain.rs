@@ -20,7 +20,8 @@ Example:
 
 FROM and TO are addresses, also of the world outside, or names of endpoints, pods, containers or
 hosts, also as NAMESPACE/NAME. The answer comes from the programs that the agents of both hosts
-render. With -f it comes from a folder of manifests instead of the datastore; endpoints that
+render. With -f it comes from a folder of manifests instead of the datastore: resources, Pods,
+Namespaces and policies of Kubernetes, and endpoints in short as in a test file. Endpoints that
 profiles of namespaces are missing for get those of namespaces without labels.
 
 Staged policies decide nothing; what they would say is told beside the rest. With --staged they are
