@@ -32,6 +32,7 @@ test:jq:jq
 test:containernetworking-plugins:/usr/lib/cni/ptp
 test:openssl:openssl
 test:busybox-static:busybox
+test:bsdutils:script
 "
 
 check=no

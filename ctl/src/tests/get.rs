@@ -246,3 +246,19 @@ fn files_without_resources_are_refused_unless_asked_to_skip() {
         assert_eq!(ran.code, 0, "{verb}: {ran:?}");
     }
 }
+
+#[test]
+fn kinds_go_by_every_spelling_in_any_case() {
+    use margay_model::kind::Kind;
+
+    let lab = Lab::new();
+    for kind in Kind::ALL {
+        let spellings = [kind.as_str(), kind.plural()].into_iter();
+        for spelling in spellings.chain(kind.aliases().iter().copied()) {
+            for word in [spelling.to_lowercase(), spelling.to_uppercase()] {
+                let ran = lab.run(&format!("get {word} -A -o name"));
+                assert_eq!(ran, ok(""), "{word}");
+            }
+        }
+    }
+}

@@ -1,9 +1,14 @@
-//! Completion in a real shell, manual pages, and the program as a plugin of kubectl.
+//! The program in a real shell and on a real terminal: completion, colours, widths; manual pages; and as a
+//! plugin of kubectl.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod standin;
+
 use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
+
+use standin::Standin;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_margayctl");
 
@@ -88,6 +93,51 @@ fn every_command_has_a_manual_page() {
             "{page}: {found}"
         );
     }
+}
+
+/// Runs words on a terminal of 60 columns.
+fn on_a_terminal(words: &str, env: &[(&str, &str)]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pools.yaml");
+    let pool = "{apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: main}, spec: \
+                {cidr: 10.65.0.0/16, nodeSelector: \"rack == 'a' && zone in {'north', 'south', 'west'}\"}}";
+    std::fs::write(&file, pool).unwrap();
+    let agent = Standin::start();
+    let run = |program: &mut Command| {
+        program
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap())
+            .env("TERM", "xterm")
+            .env("MARGAY_CONFIG", "/dev/null")
+            .env("MARGAY_SOCKET", agent.socket())
+            .envs(env.iter().copied())
+            .output()
+            .unwrap()
+    };
+    out(&run(Command::new(PROGRAM).args(["apply", "-f"]).arg(&file)));
+    let line = format!("stty rows 24 cols 60; {PROGRAM} {words}");
+    let typescript = agent.folder().join("typescript");
+    let output = run(Command::new("script").args(["-qec", &line]).arg(typescript));
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .replace("\r\n", "\n")
+}
+
+#[test]
+fn a_terminal_gets_colours_and_lines_that_fit_unless_it_wants_none() {
+    let table = on_a_terminal("get pools", &[]);
+    let heading = "NAME   CIDR           SELECTOR";
+    let row = "main   10.65.0.0/16   rack == 'a' && zone in {'north', 'sou\u{2026}";
+    assert_eq!(table, format!("\u{1b}[1m{heading}\u{1b}[0m\n{row}\n"));
+    let plain = on_a_terminal("get pools", &[("NO_COLOR", "1")]);
+    assert_eq!(plain, format!("{heading}\n{row}\n"));
+    let failed = on_a_terminal("get pool nothing -o name", &[]);
+    assert_eq!(
+        failed,
+        "\u{1b}[31mIPPool/nothing: does not exist\u{1b}[0m\n"
+    );
+    assert!(!on_a_terminal("get --help", &[("NO_COLOR", "1")]).contains('\u{1b}'));
+    assert!(on_a_terminal("get --help", &[]).contains('\u{1b}'));
 }
 
 #[test]
