@@ -177,6 +177,10 @@ pub struct PeerConfig {
     /// Offer messages beyond 4096 octets (RFC 8654).
     #[serde(default)]
     pub extended_messages: bool,
+    /// Offer IPv4 routes with IPv6 next hops (RFC 8950). Over an IPv6 session, `next_hop_v4` aside, ours
+    /// is then told as our IPv6 address.
+    #[serde(default)]
+    pub extended_next_hop: bool,
     /// Watch the path with BFD (RFC 5880) and end the session as soon as it fails.
     #[serde(default)]
     pub bfd: Option<BfdConfig>,
@@ -238,6 +242,7 @@ impl PeerConfig {
             max_prefixes: None,
             max_prefixes_action: MaxPrefixesAction::Restart,
             extended_messages: false,
+            extended_next_hop: false,
             bfd: None,
         }
     }

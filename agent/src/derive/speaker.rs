@@ -233,6 +233,7 @@ fn build(
     config.allow_own_as = spec
         .and_then(|s| s.num_allowed_local_as_numbers)
         .unwrap_or(0);
+    config.extended_next_hop = key.addr.is_ipv6();
     config.bfd = spec.and_then(|s| s.bfd.as_ref()).map(bfd);
     config.max_prefixes = (!internal).then_some(EXTERNAL_MAX_PREFIXES);
     config.route_reflector_client = internal && is_client(me, peer);

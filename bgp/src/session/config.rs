@@ -27,6 +27,8 @@ pub struct SessionConfig {
     pub graceful_restart: Option<LocalRestart>,
     /// Offer messages beyond 4096 octets (RFC 8654).
     pub extended_messages: bool,
+    /// Offer IPv4 routes with IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
 }
 
 /// Our side of graceful restart.

@@ -34,6 +34,8 @@ pub struct Negotiated {
     pub route_refresh: bool,
     /// Both mark the ends of a refresh (RFC 7313).
     pub enhanced_route_refresh: bool,
+    /// IPv4 routes may have IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
     /// The peer's graceful restart, if we offered it as well.
     pub graceful_restart: Option<GracefulRestart>,
 }
@@ -98,11 +100,18 @@ pub(super) fn our_open(config: &SessionConfig, fresh: bool) -> Open {
             route_refresh: true,
             enhanced_route_refresh: true,
             extended_message: config.extended_messages,
+            extended_next_hop: over_v6(config).collect(),
             four_octet_as: Some(config.local_as),
             graceful_restart,
             ..Capabilities::default()
         },
     }
+}
+
+/// Families that we take over IPv6 next hops where they usually have others.
+fn over_v6(config: &SessionConfig) -> impl Iterator<Item = Family> {
+    let offered = |f: &Family| config.extended_next_hop && *f == Family::Ipv4Unicast;
+    config.families.iter().copied().filter(offered)
 }
 
 /// Checks the peer's OPEN against the configuration.
@@ -142,6 +151,7 @@ pub(super) fn negotiate(config: &SessionConfig, peer: Open) -> Result<Negotiated
         four_octet_as: theirs.four_octet_as.is_some(),
         route_refresh: theirs.route_refresh,
         enhanced_route_refresh: theirs.enhanced_route_refresh,
+        extended_next_hop: over_v6(config).any(|f| theirs.extended_next_hop.contains(&f)),
         graceful_restart: config.graceful_restart.and(theirs.graceful_restart.clone()),
         peer,
     })

@@ -183,7 +183,14 @@ impl Peer {
     /// The peer's settings for the RIB, with the addresses of the interface in use.
     pub(super) fn rib_config(&self) -> PeerRibConfig {
         let session = self.session.config();
-        rib_config(&self.config, session, self.local, self.draining)
+        let mut config = rib_config(&self.config, session, self.local, self.draining);
+        let negotiated = self.session.negotiated();
+        let can = negotiated.is_some_and(|n| n.extended_next_hop);
+        if can && self.key.addr.is_ipv6() && self.config.next_hop_v4.is_none() {
+            // An IPv4 address of another interface would lead the peer astray.
+            config.next_hop_v4 = config.next_hop_v6;
+        }
+        config
     }
 
     /// What the RIB has to know of the session.
@@ -197,7 +204,7 @@ impl Peer {
             four_octet_as: negotiated.four_octet_as,
             families: negotiated.families.iter().copied().collect(),
             max_message_len: negotiated.max_message_len,
-            extended_next_hop: false,
+            extended_next_hop: negotiated.extended_next_hop,
             enhanced_refresh: negotiated.enhanced_route_refresh,
             router_id: negotiated.peer.id,
             peer_addr: self.key.addr,
@@ -273,6 +280,7 @@ pub(super) fn session_config(config: &PeerConfig, speaker: &SpeakerConfig) -> Se
             restarting: g.restarting,
         }),
         extended_messages: config.extended_messages,
+        extended_next_hop: config.extended_next_hop,
     }
 }
 
@@ -281,6 +289,7 @@ fn session_status(negotiated: &Negotiated, local_addr: std::net::IpAddr) -> Sess
         (negotiated.four_octet_as, "four-octet AS"),
         (negotiated.route_refresh, "route refresh"),
         (negotiated.enhanced_route_refresh, "enhanced route refresh"),
+        (negotiated.extended_next_hop, "extended next hop"),
         (negotiated.graceful_restart.is_some(), "graceful restart"),
         (
             negotiated.survives_notification(),

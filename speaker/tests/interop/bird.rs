@@ -10,7 +10,8 @@
 //! 7. A killed BIRD costs us no route until it is back without them (RFC 4724 section 4.2).
 //! 8. Garbage on the BGP port leaves a session alone.
 //! 9. A changed filter takes effect without a reset.
-//! 10. A peer that stops reading holds nobody up and gets the last state when it reads again.
+//! 10. IPv4 routes go both ways over IPv6 next hops (RFC 8950).
+//! 11. A peer that stops reading holds nobody up and gets the last state when it reads again.
 
 use std::{
     io::{Read, Write},
@@ -320,4 +321,37 @@ fn a_peer_that_stops_reading_holds_nobody_up_and_gets_the_last_state() -> Result
     )?;
     ensure!(ours.status()?.established_count == 1);
     Ok(())
+}
+
+#[test]
+fn ipv4_routes_go_both_ways_over_ipv6_next_hops() -> Result<()> {
+    let lab = Lab::new()?;
+    let bird = lab.bird_with(
+        "router id 192.0.2.2;
+         protocol device {}
+         protocol static s4 { ipv4; route 10.1.0.0/24 blackhole; }
+         protocol bgp p1 { local 2001:db8::2 as 65002; neighbor 2001:db8::1 as 65001;
+           connect retry time 1; connect delay time 1; error wait time 1, 2;
+           ipv4 { extended next hop on; import all; export all; }; }",
+    )?;
+    let mut config = SpeakerConfig::new(65001, [192, 0, 2, 1].into());
+    let peer = PeerConfig {
+        extended_next_hop: true,
+        ..them()
+    };
+    config.peers.insert("2001:db8::2".parse()?, peer);
+    let ours = lab.speaker(&config)?;
+    ours.originate(&["198.51.100.0/24"], true)?;
+    ours.is_up()?;
+    let hop = ours.learns("10.1.0.0/24")?;
+    ensure!(
+        hop.contains("2001:db8::2") || hop.contains("fe80::"),
+        "{hop}"
+    );
+    bird.shows(
+        "show route all 198.51.100.0/24",
+        "BGP.next_hop: 2001:db8::1",
+    )?;
+    ours.originate(&["198.51.100.0/24"], false)?;
+    bird.shows_no("show route", "198.51.100.0/24")
 }

@@ -23,6 +23,7 @@ fn config(local_as: u32, id: u8, remote_as: u32) -> SessionConfig {
         families: Family::ALL.to_vec(),
         graceful_restart: None,
         extended_messages: false,
+        extended_next_hop: false,
     }
 }
 
