@@ -304,7 +304,120 @@ spec:
     );
 }
 
+/// Values with names and words of ours among others.
+fn garbage() -> impl Strategy<Value = Value> {
+    const WORDS: &[&str] = &[
+        "spec",
+        "metadata",
+        "name",
+        "namespace",
+        "labels",
+        "ingress",
+        "egress",
+        "action",
+        "Allow",
+        "source",
+        "nets",
+        "10.0.0.0/8",
+        "::/0",
+        "ports",
+        "1:2",
+        "selector",
+        "all()",
+        "global(",
+        "protocol",
+        "ICMP",
+        "icmp",
+        "type",
+        "code",
+        "cidr",
+        "blockSize",
+        "types",
+        "Egress",
+        "stagedAction",
+        "Delete",
+        "controllers",
+        "node",
+        "hostEndpoint",
+        "templates",
+        "generateName",
+        "bgp",
+        "podSelector",
+        "matchExpressions",
+        "key",
+        "operator",
+        "In",
+        "values",
+        "order",
+        "http",
+        "services",
+        "communities",
+        "prefixAdvertisements",
+        "operations",
+        "prefixLength",
+        "min",
+    ];
+    let word = prop_oneof![
+        9 => prop::sample::select(WORDS).prop_map(str::to_owned),
+        1 => "\\PC{0,6}",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        word.clone().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 96, 8, move |inner| {
+        prop_oneof![
+            1 => prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            3 => prop::collection::btree_map(word.clone(), inner, 0..8)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
 proptest! {
+    #[test]
+    fn any_value_is_read_back_as_it_was_or_refused_with_a_line(
+        kind in prop::sample::select(Kind::ALL),
+        kubernetes in any::<bool>(),
+        metadata in garbage(),
+        spec in garbage(),
+    ) {
+        let (version, kind) = match kubernetes {
+            true => ("networking.k8s.io/v1", "NetworkPolicy"),
+            false => (API_VERSION, kind.as_str()),
+        };
+        let value = serde_json::json!({
+            "apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec,
+        });
+        let texts = [value.to_string(), serde_norway::to_string(&value).unwrap()];
+        for text in texts {
+            for document in decode(&text) {
+                match document.result {
+                    Ok(resource) => {
+                        let filled = resource.clone().with_defaults();
+                        for resource in [resource, filled] {
+                            let stored = encode_stored(&resource);
+                            let read = crate::stored::decode_stored(&resource.key(), &stored);
+                            prop_assert_eq!(read, Ok(resource));
+                        }
+                    }
+                    Err(DocumentError::Invalid(errors)) => {
+                        prop_assert!(!errors.is_empty());
+                        prop_assert!(errors.iter().all(|error| error.line.is_some()));
+                    }
+                    Err(DocumentError::Syntax { line, .. }) => prop_assert!(line > 0),
+                }
+            }
+        }
+        // What is right without knowing how it was written is right as a text, too.
+        if decode_value(&value, &|_| Ok(()))[0].result.is_ok() {
+            prop_assert!(decode(&value.to_string())[0].result.is_ok());
+        }
+    }
+
     #[test]
     fn any_text_is_read_without_panic(text in "[\\PC\n]{0,200}") {
         decode(&text);
