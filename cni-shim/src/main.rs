@@ -20,6 +20,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 /// What answers a call when the configuration names no version.
 const NEWEST: &str = "1.1.0";
 
+/// Room for a usual configuration or answer, in bytes: read in one go.
+const USUAL_BYTES: usize = 4096;
+
 fn main() -> ExitCode {
     let reply = run();
     let mut out = io::stdout().lock();
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> CniReply {
-    let mut config = String::new();
+    let mut config = String::with_capacity(USUAL_BYTES);
     let read = io::stdin().lock().read_to_string(&mut config);
     let var = |name: &str| {
         env::var_os(name)
@@ -78,12 +81,13 @@ fn run() -> CniReply {
 
 /// One request, one answer, over the agent's socket.
 fn call(socket: &Path, request: &Request) -> io::Result<Reply<CniReply>> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    let mut line = serde_json::to_vec(request)?;
+    let mut line = serde_json::to_vec(request).map_err(io::Error::other)?;
     line.push(b'\n');
+    // Last, so that the agent finds the request when it accepts, and need not come back for it.
+    let mut stream = UnixStream::connect(socket)?;
     stream.write_all(&line)?;
-    let mut answer = String::new();
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let mut answer = String::with_capacity(USUAL_BYTES);
     BufReader::new(stream).read_line(&mut answer)?;
     if answer.is_empty() {
         return Err(io::Error::new(
@@ -91,7 +95,7 @@ fn call(socket: &Path, request: &Request) -> io::Result<Reply<CniReply>> {
             "the agent closed the connection",
         ));
     }
-    Ok(serde_json::from_str(&answer)?)
+    serde_json::from_str(&answer).map_err(io::Error::other)
 }
 
 /// The agent did not answer: a DEL is journalled and succeeds, anything else says so.
@@ -130,7 +134,7 @@ fn write_journal(dir: &Path, request: &CniRequest) -> io::Result<()> {
         std::process::id()
     ));
     let mut file = fs::File::create(&aside)?;
-    file.write_all(&serde_json::to_vec(request)?)?;
+    file.write_all(&serde_json::to_vec(request).map_err(io::Error::other)?)?;
     file.sync_all()?;
     fs::rename(&aside, &target)?;
     fs::File::open(dir)?.sync_all()
