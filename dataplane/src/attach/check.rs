@@ -4,36 +4,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::{AttachError, AttachSpec, GATEWAY_V4, GATEWAY_V6, netns};
+use super::netns::Netns;
+use super::{AttachError, AttachSpec, GATEWAY_V4, GATEWAY_V6};
 use crate::link::{self, Link};
 use crate::netlink::{NetlinkError, Socket};
 use crate::route_table::{self, KernelRoute};
 
 /// Everything that differs from the specification, in words; empty if all is well. Fails only if it cannot look.
 pub fn check(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Vec<String>, AttachError> {
-    let mut found = Vec::new();
-    let mut inside = Ok(Vec::new());
-    let file = match netns::open(&spec.netns) {
-        Ok(file) => file,
+    let netns = match Netns::open(&spec.netns) {
+        Ok(netns) => netns,
         Err(error) => return Ok(vec![error.to_string()]),
     };
-    netns::run_in(
-        &spec.netns,
-        &file,
-        || {
-            inside = container(spec, addresses);
-            Ok(())
-        },
-        || {
-            found = host(spec, addresses).map_err(AttachError::kernel(
-                "look at the host end",
-                &spec.host_ifname,
-            ))?;
-            Ok(())
-        },
-    )?;
+    let look = AttachError::kernel("look at the host end", &spec.host_ifname);
+    let mut found = host(spec, addresses).map_err(look)?;
     let look = AttachError::kernel("look at the container's end", &spec.container_ifname);
-    found.extend(inside.map_err(look)?);
+    found.extend(netns.run(|| container(spec, addresses).map_err(look))?);
     Ok(found)
 }
 

@@ -41,11 +41,13 @@ pub(super) fn create_link(
     let mut batch = Batch::new();
     push_veth(&mut batch, spec, netns, container_mac);
     let v6 = push_switches(&mut batch, spec);
-    batch.push(libc::RTM_SETLINK, 0, &ifinfomsg(0, UP, UP), |m| {
-        m.string(libc::IFLA_IFNAME, name)
-    });
+    // Asked before the interface is up: reading the state of one that is up without a carrier makes the kernel
+    // deactivate it, which waits for a grace period of its readers.
     let query = batch.push(libc::RTM_GETLINK, 0, &ifinfomsg(0, 0, 0), |m| {
         m.string(libc::IFLA_IFNAME, name);
+    });
+    batch.push(libc::RTM_SETLINK, 0, &ifinfomsg(0, UP, UP), |m| {
+        m.string(libc::IFLA_IFNAME, name)
     });
     let send = AttachError::kernel("create the veth pair", name);
     let outcome = socket.transact(&mut batch).map_err(send)?;

@@ -12,8 +12,8 @@
 //! belong to [`crate::route_table::RouteTable`].
 //!
 //! All functions block for the length of a few system calls, deletions for 10-40 ms (the kernel waits for its readers).
-//! The calling thread never changes its network namespace: work inside the container runs on a thread that ends with
-//! it, or over a socket that such a thread has opened.
+//! Work inside the container runs on the calling thread, which enters the container's network namespace for it and is
+//! back before the function returns, or over a socket that was opened there.
 
 mod check;
 mod container;
@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use crate::link;
 use crate::netlink::{NetlinkError, Socket};
 use crate::sysctl::SysctlError;
+use netns::Netns;
 
 pub use check::check;
 pub use host::{remove, remove_many};
@@ -172,29 +173,20 @@ pub struct Pending {
 
 /// Makes the veth pair.
 pub fn create_link(spec: &AttachSpec) -> Result<Pending, AttachError> {
-    let file = netns::open(&spec.netns)?;
+    let netns = Netns::open(&spec.netns)?;
     let open = AttachError::kernel("open a netlink socket", &spec.host_ifname);
     let mut host = Socket::route().map_err(open)?;
-    let link = host::create_link(&mut host, spec, &file)?;
-    let mut container = None;
-    let prepared = netns::run_in(
-        &spec.netns,
-        &file,
-        || {
-            container = Some(container::prepare(spec)?);
-            Ok(())
-        },
-        || host::prepare(&mut host, spec, &link),
-    );
-    match (prepared, container) {
-        (Ok(()), Some(container)) => Ok(Pending {
+    let link = host::create_link(&mut host, spec, netns.file())?;
+    let prepared =
+        host::prepare(&mut host, spec, &link).and_then(|()| netns.run(|| container::prepare(spec)));
+    match prepared {
+        Ok(container) => Ok(Pending {
             spec: spec.clone(),
             link,
             host,
             container,
         }),
-        (Ok(()), None) => unreachable!("it was prepared"),
-        (Err(error), _) => {
+        Err(error) => {
             host::discard(&spec.host_ifname);
             Err(error)
         }
@@ -231,9 +223,8 @@ pub fn create(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Attached, Attac
 
 /// Makes sure that the container has no interface of the wanted name yet.
 pub fn ensure_absent(spec: &AttachSpec) -> Result<(), AttachError> {
-    let file = netns::open(&spec.netns)?;
     let ifname = &spec.container_ifname;
-    let look = || {
+    Netns::open(&spec.netns)?.run(|| {
         let kernel = |source| AttachError::kernel("look for an interface", ifname)(source);
         let mut socket = Socket::route().map_err(kernel)?;
         match link::find(&mut socket, ifname).map_err(kernel)? {
@@ -243,17 +234,15 @@ pub fn ensure_absent(spec: &AttachSpec) -> Result<(), AttachError> {
                 netns: spec.netns.clone(),
             }),
         }
-    };
-    netns::run_in(&spec.netns, &file, look, || Ok(()))
+    })
 }
 
 /// Removes the container's interface from inside, for a DELETE that knows the namespace but not the host end. A
 /// missing namespace or interface is success.
 pub fn detach_container(netns: &std::path::Path, ifname: &str) -> Result<(), AttachError> {
-    let file = match netns::open(netns) {
-        Ok(file) => file,
-        Err(AttachError::NetnsMissing { .. }) => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    netns::run_in(netns, &file, || container::remove(ifname), || Ok(()))
+    match Netns::open(netns) {
+        Ok(netns) => netns.run(|| container::remove(ifname)),
+        Err(AttachError::NetnsMissing { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }

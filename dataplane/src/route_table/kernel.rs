@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 
-use crate::link;
 use crate::netlink::{
     Attributes, Batch, NetlinkError, Request, RequestError, Socket, family_of, ip_bytes, ip_from,
     u32_from,
@@ -112,7 +113,16 @@ impl RouteKernel for Socket {
     }
 
     fn link_index(&mut self, ifname: &str) -> Result<Option<u32>, NetlinkError> {
-        Ok(link::find(self, ifname)?.map(|link| link.index))
+        // Not by RTM_GETLINK, which takes the lock of all configuration: a container's ADD would wait here while others
+        // are being removed.
+        match if_nametoindex(ifname) {
+            Ok(index) => Ok(Some(index)),
+            Err(Errno::ENODEV) => Ok(None),
+            Err(errno) => Err(NetlinkError::Socket {
+                action: "interface lookup",
+                source: errno.into(),
+            }),
+        }
     }
 }
 
