@@ -6,6 +6,7 @@
 //! down. Tasks: one for each running watch (see `Watch`).
 
 mod claim;
+mod dial;
 mod error;
 mod members;
 mod watcher;

@@ -6,11 +6,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, KvClient, TlsOptions};
+use etcd_client::{Certificate, Channel, Client, ConnectOptions, Identity, KvClient, TlsOptions};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::Endpoint;
+use tower::service_fn;
 
 use super::EtcdConfigError;
+use super::dial::dial;
 use super::error::Failure;
 use crate::config::DatastoreConfig;
 use crate::secret::Secret;
@@ -49,7 +52,7 @@ pub(super) struct Members {
 
 struct Member {
     endpoint: String,
-    options: ConnectOptions,
+    target: Endpoint,
     user: Option<(String, Secret)>,
     client: OnceCell<Client>,
 }
@@ -70,22 +73,11 @@ impl Members {
             ("username", config.username.as_ref()),
             ("password", config.password.as_ref()),
         )?;
-        let plain = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)
-            .with_keep_alive_while_idle(true)
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
         let mut list = Vec::with_capacity(config.endpoints.len());
         for endpoint in &config.endpoints {
-            let options = if is_tls(endpoint)? {
-                plain.clone().with_tls(tls(config)?)
-            } else {
-                plain.clone()
-            };
             list.push(Member {
                 endpoint: endpoint.clone(),
-                options,
+                target: target(endpoint, config)?,
                 user: user.map(|(name, password)| (name.clone(), password.clone())),
                 client: OnceCell::new(),
             });
@@ -190,7 +182,9 @@ impl Members {
 impl Member {
     async fn connected(&self) -> Result<Client, Failure> {
         let connect = || async {
-            let anonymous = self.options.clone();
+            let anonymous = ConnectOptions::new()
+                .with_require_leader(true)
+                .with_auto_token_refresh(true);
             let Some((name, password)) = &self.user else {
                 return self.connect(anonymous).await;
             };
@@ -210,7 +204,8 @@ impl Member {
     }
 
     async fn connect(&self, options: ConnectOptions) -> Result<Client, Failure> {
-        Client::connect([&self.endpoint], Some(options))
+        let channel = self.target.connect_with_connector_lazy(service_fn(dial));
+        Client::from_channel(Channel::Tonic(channel), Some(options))
             .await
             .map_err(Failure::from)
     }
@@ -227,6 +222,27 @@ fn both<'a, A, B>(
         (Some(_), None) => Err(incomplete(name_a, name_b)),
         (None, Some(_)) => Err(incomplete(name_b, name_a)),
     }
+}
+
+fn target(endpoint: &str, config: &DatastoreConfig) -> Result<Endpoint, EtcdConfigError> {
+    let with_tls = is_tls(endpoint)?;
+    let target = Endpoint::from_shared(endpoint.to_owned())
+        .map_err(|error| EtcdConfigError::BadEndpoint {
+            endpoint: endpoint.to_owned(),
+            reason: error.to_string(),
+        })?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    if !with_tls {
+        return Ok(target);
+    }
+    target
+        .tls_config(tls(config)?)
+        .map_err(|error| EtcdConfigError::Tls {
+            reason: error.to_string(),
+        })
 }
 
 fn is_tls(endpoint: &str) -> Result<bool, EtcdConfigError> {
