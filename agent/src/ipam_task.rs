@@ -9,6 +9,7 @@ mod sticky;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use margay_datastore::{AnyStore, SyncEvent, Syncer};
@@ -64,6 +65,9 @@ pub(crate) struct Assign {
     pub(crate) endpoint: WorkloadEndpoint,
     /// The network's profile, written unless it exists.
     pub(crate) profile: Option<Profile>,
+    /// Told of the addresses as soon as they are chosen, while the transaction is still under way. It may end with
+    /// others, or with none.
+    pub(crate) planned: SyncSender<Vec<IpAddr>>,
 }
 
 /// What was committed.
@@ -386,8 +390,11 @@ impl Task {
                 encode_stored(&AnyResource::Profile(profile)),
             )
         });
+        let planned = assign.planned.clone();
         request.with_extra(move |addresses: &[Address]| {
             let ips = ips_of(&given_ips, addresses);
+            // Nobody may be waiting, and a second plan comes too late.
+            planned.try_send(ips.clone()).unwrap_or_default();
             let resource = AnyResource::WorkloadEndpoint(with_addresses(&endpoint, &ips));
             Extra {
                 txn: also.clone().put(key.clone(), encode_stored(&resource)),

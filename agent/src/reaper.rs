@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +34,8 @@ enum Message {
 #[derive(Clone, Debug)]
 pub(crate) struct Reaper {
     queue: mpsc::Sender<Message>,
+    /// Names that came and whose removal has not ended; an ADD on a quiet host asks the task nothing.
+    pending: Arc<AtomicUsize>,
 }
 
 impl Reaper {
@@ -41,12 +44,14 @@ impl Reaper {
         remove: impl Fn(&[String]) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
         let (queue, messages) = mpsc::channel(QUEUE_DEPTH);
-        tokio::spawn(run(messages, Arc::new(remove)));
-        Self { queue }
+        let pending = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(run(messages, Arc::new(remove), Arc::clone(&pending)));
+        Self { queue, pending }
     }
 
     /// Queues an interface for removal.
     pub(crate) async fn remove(&self, ifname: String) {
+        self.pending.fetch_add(1, Ordering::SeqCst);
         if self.queue.send(Message::Remove(ifname)).await.is_err() {
             warn!("the interface reaper is gone");
         }
@@ -54,6 +59,9 @@ impl Reaper {
 
     /// Returns once no removal of this name is queued or under way: the name is free for a new ADD.
     pub(crate) async fn when_gone(&self, ifname: &str) {
+        if self.pending.load(Ordering::SeqCst) == 0 {
+            return;
+        }
         let (done, gone) = oneshot::channel();
         if self
             .queue
@@ -67,7 +75,11 @@ impl Reaper {
     }
 }
 
-async fn run(mut messages: mpsc::Receiver<Message>, remove: Arc<Remove>) {
+async fn run(
+    mut messages: mpsc::Receiver<Message>,
+    remove: Arc<Remove>,
+    pending: Arc<AtomicUsize>,
+) {
     let mut queued = Round::default();
     let mut open = true;
     while open || !queued.names.is_empty() {
@@ -101,6 +113,7 @@ async fn run(mut messages: mpsc::Receiver<Message>, remove: Arc<Remove>) {
                 },
             }
         }
+        pending.fetch_sub(under_way.asked, Ordering::SeqCst);
         answer(under_way.waiting);
     }
 }
@@ -109,6 +122,8 @@ async fn run(mut messages: mpsc::Receiver<Message>, remove: Arc<Remove>) {
 #[derive(Default)]
 struct Round {
     names: BTreeSet<String>,
+    /// How often a removal was asked for; the same name may come twice.
+    asked: usize,
     waiting: Vec<oneshot::Sender<()>>,
 }
 
@@ -116,6 +131,7 @@ impl Round {
     fn take(&mut self, message: Message) {
         match message {
             Message::Remove(name) => {
+                self.asked += 1;
                 self.names.insert(name);
             }
             Message::WhenGone(name, done) if self.names.contains(&name) => self.waiting.push(done),
@@ -163,8 +179,11 @@ mod tests {
         reaper.when_gone("mgy1").await;
         reaper.remove("mgy1".into()).await;
         reaper.remove("mgy2".into()).await;
+        reaper.remove("mgy1".into()).await;
         reaper.when_gone("mgy1").await;
         assert!(removed.lock().unwrap().contains(&"mgy1".to_owned()));
+        reaper.when_gone("mgy2").await;
+        assert_eq!(reaper.pending.load(Ordering::SeqCst), 0);
     }
 
     #[tokio::test]

@@ -49,7 +49,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(run_until_signal(config));
+    // On the worker like everything else, so that a call that comes in costs no change of threads.
+    let agent = runtime.spawn(run_until_signal(config));
+    let result = runtime
+        .block_on(agent)
+        .unwrap_or_else(|panic| Err(anyhow!("the agent failed: {panic}")));
     // Blocking work under way (an interface being made) is left to the kernel to finish.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::time::Duration;
 
 use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
 use margay_dataplane::attach::{self, AttachSpec, Attached, Pending};
@@ -27,6 +29,17 @@ use crate::world::World;
 
 /// There where the kernel has IPv6.
 const IPV6: &str = "/proc/sys/net/ipv6";
+
+/// How long a new pair waits for its addresses to be chosen. On a busy host they come later than this, after a
+/// transaction of others, and the container's side is then set up once they are in the store.
+const PLAN_WAIT: Duration = Duration::from_millis(5);
+
+/// The pair, before the store has answered.
+enum Link {
+    Bare(Pending),
+    /// Set up with the addresses that were planned.
+    Configured(Attached, Vec<IpAddr>),
+}
 
 impl Cni {
     pub(super) async fn add(
@@ -91,17 +104,19 @@ impl Cni {
                 format!("no endpoint can have this name: {e}"),
             )
         })?;
-        let link = async {
-            match made {
-                Some(link) => Ok(link),
-                None => self.make_link(&spec).await,
-            }
-        };
-        let assign = self.assign(call, &spec, &key, &world);
         let known = world.endpoints.contains_key(&key)
             || world
                 .endpoint_of(&call.container_id, &call.ifname)
                 .is_some();
+        let (plan, planned) = mpsc::sync_channel(1);
+        let link = async {
+            match made {
+                Some(link) => Ok(Link::Bare(link)),
+                None if known => self.make_link(&spec).await.map(Link::Bare),
+                None => self.link(&spec, planned).await,
+            }
+        };
+        let assign = self.assign(call, &spec, &key, &world, plan);
         let (link, written) = if known {
             // Perhaps the container is attached: its interface tells, and keeps what it has.
             let link = link.await?;
@@ -110,8 +125,8 @@ impl Cni {
             tokio::join!(link, assign)
         };
         fault::point("after-txn-and-link");
-        let (pending, written) = match (link, written) {
-            (Ok(pending), Ok(written)) => (pending, written),
+        let (link, written) = match (link, written) {
+            (Ok(link), Ok(written)) => (link, written),
             (Ok(_), Err(error)) => {
                 self.reaper.remove(spec.host_ifname).await;
                 return Err(error);
@@ -123,7 +138,7 @@ impl Cni {
                 return Err(error);
             }
         };
-        match self.program(call, pending, &written).await {
+        match self.program(call, &spec, link, &written).await {
             Ok(link) => Ok(reply(call, &spec, &link, &written.ips)),
             Err(error) => {
                 self.reaper.remove(spec.host_ifname).await;
@@ -131,6 +146,26 @@ impl Cni {
                 Err(error)
             }
         }
+    }
+
+    /// The veth pair, and the container's side if its addresses are chosen soon enough: the container has no route
+    /// and no policy yet, so that nothing passes while the transaction may still fail.
+    async fn link(
+        &self,
+        spec: &AttachSpec,
+        planned: Receiver<Vec<IpAddr>>,
+    ) -> Result<Link, CniError> {
+        self.reaper.when_gone(&spec.host_ifname).await;
+        let spec = spec.clone();
+        attaching(move || {
+            let pending = create_link(&spec)?;
+            fault::point("after-link");
+            match planned.recv_timeout(PLAN_WAIT) {
+                Ok(ips) => Ok(Link::Configured(configure(pending, &ips)?, ips)),
+                Err(_) => Ok(Link::Bare(pending)),
+            }
+        })
+        .await
     }
 
     fn attach_spec(&self, call: &Call, world: &World) -> AttachSpec {
@@ -159,6 +194,7 @@ impl Cni {
         spec: &AttachSpec,
         key: &ResourceKey,
         world: &World,
+        planned: SyncSender<Vec<IpAddr>>,
     ) -> Result<Written, CniError> {
         let endpoint = endpoint(&self.node, key, call, spec, world);
         let assign = Assign {
@@ -177,6 +213,7 @@ impl Cni {
             // One that is known is not asked for: the transaction would fail and have to be made again.
             profile: (own_profile(call) && !world.profiles.contains(&call.network))
                 .then(|| network_profile(&call.network)),
+            planned,
         };
         let written = self.ipam.assign(assign).await.map_err(|e| {
             let code = if e.transient() {
@@ -195,9 +232,18 @@ impl Cni {
     async fn program(
         &self,
         call: &Call,
-        pending: Pending,
+        spec: &AttachSpec,
+        link: Link,
         written: &Written,
     ) -> Result<Attached, CniError> {
+        let link = match link {
+            // Somebody else took them first, and the transaction was planned again.
+            Link::Configured(_, planned) if planned != written.ips => {
+                self.reaper.remove(spec.host_ifname.clone()).await;
+                Link::Bare(self.make_link(spec).await?)
+            }
+            link => link,
+        };
         let programmed = tokio::time::timeout(PROGRAM_TIMEOUT, async {
             self.forget_replaced(written).await;
             if own_profile(call) {
@@ -206,18 +252,21 @@ impl Cni {
             self.graph.endpoint(written.stored.clone()).await
         });
         let ips = written.ips.clone();
-        let configured = attaching(move || pending.configure(&ips).map_err(|e| attach_error(&e)));
+        let configured = async {
+            match link {
+                Link::Configured(attached, _) => Ok(attached),
+                Link::Bare(pending) => attaching(move || configure(pending, &ips)).await,
+            }
+        };
         let (programmed, configured) = tokio::join!(programmed, configured);
         fault::point("before-answer");
         let link = configured?;
         match programmed {
             Ok(Ok(())) => {
-                info!(
-                    container = call.container_id,
-                    interface = call.ifname,
-                    ips = ?written.ips,
-                    "attached"
-                );
+                let (container, interface) = (call.container_id.clone(), call.ifname.clone());
+                let ips = written.ips.clone();
+                // Told after the answer, which is what somebody waits for.
+                tokio::spawn(async move { info!(container, interface, ?ips, "attached") });
                 Ok(link)
             }
             Ok(Err(reason)) => Err(CniError::new(
@@ -308,6 +357,10 @@ fn create_link(spec: &AttachSpec) -> Result<Pending, CniError> {
         }
         other => other.map_err(|e| attach_error(&e)),
     }
+}
+
+fn configure(pending: Pending, ips: &[IpAddr]) -> Result<Attached, CniError> {
+    pending.configure(ips).map_err(|e| attach_error(&e))
 }
 
 /// Locally administered, unicast.

@@ -88,6 +88,16 @@ impl Cache {
         gone.into_iter().filter_map(|key| self.take(&key)).collect()
     }
 
+    /// Whether a value of this revision, from the list or the watch, is no news: most often it is our own write,
+    /// coming back. Asked before a value is decoded.
+    pub(crate) fn knows(&mut self, key: &ResourceKey, mod_revision: Revision) -> bool {
+        if let Some(seen) = &mut self.listing {
+            seen.insert(key.clone());
+        }
+        let known = self.mod_revision(key).max(self.removed.get(key).copied());
+        known.is_some_and(|known| known >= mod_revision)
+    }
+
     /// A value from the list, the watch or our own transaction. Nothing comes back when it is no news.
     pub(crate) fn apply(
         &mut self,
@@ -95,11 +105,7 @@ impl Cache {
         resource: Option<AnyResource>,
         mod_revision: Revision,
     ) -> Option<Changed> {
-        if let Some(seen) = &mut self.listing {
-            seen.insert(key.clone());
-        }
-        let known = self.mod_revision(&key).max(self.removed.get(&key).copied());
-        if known.is_some_and(|known| known >= mod_revision) {
+        if self.knows(&key, mod_revision) {
             return None;
         }
         self.removed.remove(&key);
@@ -178,7 +184,9 @@ mod tests {
     #[test]
     fn the_watch_bringing_back_our_own_write_is_no_news() {
         let mut cache = Cache::default();
+        assert!(!cache.knows(&key("a"), 5));
         assert!(cache.apply(key("a"), profile("a"), 5).is_some());
+        assert!(cache.knows(&key("a"), 5) && !cache.knows(&key("a"), 6));
         assert!(cache.apply(key("a"), profile("a"), 5).is_none());
         assert!(cache.apply(key("a"), profile("a"), 4).is_none());
         assert!(cache.apply(key("a"), profile("a"), 6).is_some());

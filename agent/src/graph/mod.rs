@@ -305,6 +305,9 @@ impl Graph {
         let Some(key) = self.keys.parse(&kv.key) else {
             return;
         };
+        if self.cache.knows(&key, kv.mod_revision) {
+            return;
+        }
         let resource = match decode_stored(&key, &kv.value) {
             Ok(resource) => usable(resource, &kv.key),
             Err(error) => match closed(&key, &kv.value) {

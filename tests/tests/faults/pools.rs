@@ -118,3 +118,34 @@ fn a_damaged_block_is_set_aside_and_told() {
     assert!(rig.cni("DEL", &a).ips().is_empty());
     rig.ensure_exact(&[&b]);
 }
+
+#[test]
+fn an_address_that_somebody_else_took_meanwhile_does_not_stay_on_the_container() {
+    let rig = Rig::with_etcd(POOLS);
+    let a = rig.attach("a", NETWORK);
+    let blocks = rig.list("/calico/ipam/v2/assignment/ipv4/").unwrap();
+    let (key, value) = blocks.into_iter().next().unwrap();
+    // The agent does not hear of it: its next transaction fails, after the container was set up as planned.
+    let mut block: serde_json::Value = serde_json::from_str(&value).unwrap();
+    let next = block["unallocated"].as_array_mut().unwrap().remove(0);
+    let attributes = block["attributes"].as_array_mut().unwrap();
+    attributes.push(serde_json::json!({ "handle_id": "other", "secondary": {} }));
+    let other = attributes.len() - 1;
+    block["allocations"][next.as_u64().unwrap() as usize] = other.into();
+    rig.put(&key, &block.to_string());
+
+    let b = rig.attach("b", NETWORK);
+    let inside = b.netns.ip("-4 -o addr show dev eth0").unwrap();
+    let held: Vec<_> = inside
+        .split_whitespace()
+        .filter(|w| w.ends_with("/32"))
+        .collect();
+    assert_eq!(held, [format!("{}/32", b.v4())], "{inside}");
+    // 10.65.0.16/28: the last octet of the block, and the ordinal in it.
+    let base = block["cidr"].as_str().unwrap().trim_end_matches("/28");
+    let last: u64 = base.rsplit('.').next().unwrap().parse().unwrap();
+    let taken = format!("10.65.0.{}", last + next.as_u64().unwrap());
+    assert_ne!(b.v4().to_string(), taken);
+    margay_lab::ping(&rig.host().netns, b.v4(), SOON).unwrap();
+    margay_lab::ping(&rig.host().netns, a.v4(), SOON).unwrap();
+}
