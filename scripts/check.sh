@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 scripts/setup.sh build
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
-scripts/cargo-test.sh --lib --bins
+scripts/cargo-test.sh --workspace --lib --bins
