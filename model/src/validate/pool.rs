@@ -123,10 +123,9 @@ fn check_uses(spec: &IpPoolSpec, findings: &mut Findings<'_>) {
             findings.text("spec.nodeSelector", selector, allowed);
         }
     }
-    let tunnel = uses(PoolUse::Tunnel);
-    if tunnel && is_set(spec.namespace_selector.as_deref()) {
+    if spec.allows(PoolUse::Tunnel) && is_set(spec.namespace_selector.as_deref()) {
         let found = spec.namespace_selector.as_deref().unwrap_or_default();
-        let allowed = "nothing, because the pool is for Tunnel too";
+        let allowed = "nothing while allowedUses has Tunnel, as it has by default";
         findings.text("spec.namespaceSelector", found, allowed);
     }
 }

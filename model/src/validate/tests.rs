@@ -95,6 +95,10 @@ fn pools_keep_to_their_limits() {
             "spec.namespaceSelector",
             json!({"allowedUses": ["Workload", "Tunnel"], "namespaceSelector": "has(a)"}),
         ),
+        (
+            "spec.namespaceSelector",
+            json!({"namespaceSelector": "has(a)"}),
+        ),
         ("spec.nodeSelector", json!({"nodeSelector": "global()"})),
     ] {
         refused(Kind::IpPool, path, pool(extra));
