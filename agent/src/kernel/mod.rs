@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use ipnetwork::IpNetwork;
 use margay_api::policy::RuleCounter;
 use margay_dataplane::attach::GATEWAY_V6;
@@ -49,6 +50,13 @@ const RESYNC: Duration = Duration::from_secs(60);
 /// How often rules and sets go that no endpoint needs any more. Until then the next container that needs
 /// them costs no run of iptables: on a quiet host, every container is the first and the last of its kind.
 const SWEEP: Duration = Duration::from_secs(600);
+
+/// How long the monitor is not heard after it spoke: making a container brings half a dozen events one after the
+/// other, and to take each by itself would keep a processor from the making.
+const DEAF: Duration = Duration::from_millis(5);
+
+/// Events taken in before inputs are looked at again.
+const EVENTS: usize = 1024;
 
 /// How long after a hint of drift the routes are looked at: a burst of events is one look.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -312,10 +320,12 @@ impl Kernel {
         mut learned: mpsc::Receiver<Learned>,
         mut monitor: Monitor,
     ) -> anyhow::Result<()> {
+        let mut deaf_until = None;
         loop {
             let look = self.look_at_routes.min(self.look_at_all);
             let wake = self.retry.map_or(look, |retry| retry.min(look));
-            // All arms are cancel-safe: two receives, the monitor's `next`, a timer.
+            let hear_again = deaf_until.unwrap_or(wake);
+            // All arms are cancel-safe: two receives, the monitor's `next`, timers.
             tokio::select! {
                 biased;
                 input = inputs.recv() => match input {
@@ -338,7 +348,17 @@ impl Kernel {
                     }
                     self.learn(all);
                 }
-                event = monitor.next() => self.notice(event?),
+                event = monitor.next(), if deaf_until.is_none() => {
+                    self.notice(event?);
+                    for _ in 0..EVENTS {
+                        let Some(event) = monitor.next().now_or_never() else { break };
+                        self.notice(event?);
+                    }
+                    deaf_until = Some(Instant::now() + DEAF);
+                }
+                () = tokio::time::sleep_until(hear_again.into()), if deaf_until.is_some() => {
+                    deaf_until = None;
+                }
                 () = tokio::time::sleep_until(wake.into()) => self.tick(),
             }
         }
