@@ -18,27 +18,33 @@ const SCOPE: [&str; 9] = [
     "applyOnForward",
 ];
 
+/// Those of them that say whom.
+const SELECTORS: [&str; 3] = ["selector", "namespaceSelector", "serviceAccountSelector"];
+
 /// The policy without its rules and without what is damaged of the rest, marked so that the calculation
-/// drops everything for what it selects. Nothing for other kinds, and where there is no JSON to read.
+/// drops everything for what it selects. Nothing for other kinds, and where it cannot be read whom it
+/// selects: one torn value must not cut off a cluster.
 pub(super) fn closed(key: &ResourceKey, bytes: &[u8]) -> Option<AnyResource> {
     if !matches!(key.kind, Kind::NetworkPolicy | Kind::GlobalNetworkPolicy) {
         return None;
     }
     let value: Value = serde_json::from_slice(bytes).ok()?;
-    let given = value.get("spec").and_then(Value::as_object);
+    let given = value.get("spec").and_then(Value::as_object)?;
     let decoded = |spec: &Map<String, Value>| {
         let text = json!({"spec": spec}).to_string();
         decode_stored(key, text.as_bytes()).ok()
     };
     let mut spec = Map::new();
     for field in SCOPE {
-        let Some(member) = given.and_then(|spec| spec.get(field)) else {
+        let Some(member) = given.get(field) else {
             continue;
         };
         let mut longer = spec.clone();
         longer.insert(field.to_owned(), member.clone());
         if decoded(&longer).is_some() {
             spec = longer;
+        } else if SELECTORS.contains(&field) {
+            return None;
         }
     }
     if !spec.contains_key("types") {
@@ -122,9 +128,16 @@ mod tests {
     }
 
     #[test]
-    fn other_kinds_and_what_is_no_json_are_left_alone() {
+    fn other_kinds_are_left_alone_and_what_selects_one_cannot_tell_whom() {
         let profile = ResourceKey::global(Kind::Profile, "p");
         assert!(closed(&profile, b"{}").is_none());
-        assert!(closed(&key(), b"{").is_none());
+        for value in [
+            &b"{"[..],
+            b"{\"spec\": 7}",
+            b"{}",
+            b"{\"spec\": {\"selector\": 7}}",
+        ] {
+            assert!(closed(&key(), value).is_none());
+        }
     }
 }
