@@ -37,6 +37,17 @@ impl Run {
         }
     }
 
+    /// What a request is told that cannot be served, such as for want of an address: if an attempt of its own
+    /// may have been made, or may still be, nobody knows.
+    fn in_doubt(&self, index: usize, error: IpamError) -> IpamError {
+        let mut uncertain = self.uncertain.iter().flatten();
+        if !uncertain.any(|request| request.index == index) {
+            return error;
+        }
+        let reason = format!("the answer to an earlier attempt was lost, and now: {error}");
+        IpamError::Store(Arc::new(StoreError::Unavailable { reason }))
+    }
+
     fn fail_all(&mut self, error: impl Fn() -> IpamError) {
         for index in std::mem::take(&mut self.pending) {
             self.results.insert(index, Err(error()));
@@ -105,6 +116,7 @@ impl<S: Store> Allocator<S> {
         }
         let progress = !failed.is_empty();
         for (index, error) in failed {
+            let error = run.in_doubt(index, error);
             run.finish(index, Err(error));
         }
         if built.accepted.is_empty() {
