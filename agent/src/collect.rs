@@ -1,8 +1,9 @@
 //! Gives back addresses that nobody can be using: of this host, and of hosts that are gone.
 //!
-//! Every agent looks through its own blocks, and those of others in which it holds addresses. One at a time, chosen by a claim in the datastore, also looks
-//! through everybody's: leases of identities that are over, and what nodes left whose Node resource was
-//! deleted. A node that is only silent is reported, never cleared: its containers may well be running.
+//! Every agent looks through its own blocks, and those of others in which it holds addresses. One at a time,
+//! chosen by a claim in the datastore, also looks through everybody's: leases of identities that are over,
+//! and what nodes left whose Node resource was deleted. A node that is only silent is reported, never
+//! cleared: its containers may well be running.
 //!
 //! Two looks and a grace period come before anything but an ended lease is given back, and each release
 //! compares the sequence number that was seen. A second leader would do no harm.

@@ -190,6 +190,12 @@ fn lost_and_late_answers_double_and_leak_nothing() {
     all(0..SEEDS, true);
 }
 
+/// Its answer lost, a request is planned again and finds that its own late transaction took the last addresses.
+#[test]
+fn a_request_in_doubt_is_not_told_that_there_is_no_address() {
+    assert_eq!(interleave(6836, true, false), Ok(()));
+}
+
 #[test]
 fn the_interleavings_find_a_planted_lost_update() {
     let caught = |seed: &u64| interleave(*seed, false, true).is_err();
