@@ -189,6 +189,7 @@ fn route(view: RouteView) -> Route {
             Some(RouteSource::Peer(key)) => key.to_string(),
             None => String::new(),
         },
+        path_id: view.path_id,
         next_hops: texts(&view.next_hops),
         as_path: attrs.as_path.to_string(),
         origin: attrs.origin.to_string(),

@@ -98,6 +98,9 @@ pub struct Route {
     pub prefix: String,
     /// `local`, or the address of the peer that it came from; empty if that is not asked.
     pub source: String,
+    /// Identifier of the path, where the session has them (RFC 7911).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_id: Option<u32>,
     /// Next hops; none for what this node originates.
     pub next_hops: Vec<String>,
     /// AS_PATH as text, nearest first, sets in braces.

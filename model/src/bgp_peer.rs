@@ -117,6 +117,15 @@ pub struct BgpPeerSpec {
     /// Watch the path with BFD (RFC 5880); off when absent. An extension of ours: `bfd: {}` turns it on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<BfdSpec>,
+    /// Several paths of a prefix (RFC 7911); one when absent. An extension of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add_path: Option<AddPathSpec>,
+    /// Long-lived graceful restart (RFC 9494); none when absent. An extension of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long_lived_restart: Option<LongLivedSpec>,
+    /// Wait for the peer to connect. An extension of ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passive: bool,
     /// Fields that we do not know.
     #[serde(flatten)]
     pub extra: Extra,
@@ -135,6 +144,39 @@ pub struct BfdSpec {
     /// Packets in a row that may be missed; 3 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detect_multiplier: Option<u8>,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Several paths of a prefix with a peer, each way where both sides want it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddPathSpec {
+    /// Take several.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub receive: bool,
+    /// Send several.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub send: bool,
+    /// Most that are sent of a prefix, the best first; all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_sent: Option<u16>,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// How long routes are kept beyond the restart time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LongLivedSpec {
+    /// Ours by the peer; an hour when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_time: Option<GoDuration>,
+    /// Longest that the peer's are kept by us, whatever it asks for; staleTime when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_stale_time: Option<GoDuration>,
     /// Fields that we do not know.
     #[serde(flatten)]
     pub extra: Extra,

@@ -5,10 +5,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use margay_bgp::prefix::Family;
+use margay_bgp::{prefix::Family, rib::PathLimit};
 use serde::Deserialize;
 
-use crate::{filter_config::FilterConfig, peer_key::PeerKey, secret::Secret};
+use crate::{filter_config::FilterConfig, peer_key::PeerKey, remote_as::RemoteAs, secret::Secret};
 
 /// Everything that the speaker is told. See [`Speaker::configure`](crate::Speaker::configure).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -102,8 +102,8 @@ pub struct PeerConfig {
     /// What people call it; for status and logs only.
     #[serde(default)]
     pub name: String,
-    /// Its AS.
-    pub remote_as: u32,
+    /// Its AS: a number, `internal` for ours, `external` for any other.
+    pub remote_as: RemoteAs,
     /// Our AS towards it, if not the speaker's.
     #[serde(default)]
     pub local_as: Option<u32>,
@@ -181,9 +181,39 @@ pub struct PeerConfig {
     /// is then told as our IPv6 address.
     #[serde(default)]
     pub extended_next_hop: bool,
+    /// Several paths of a prefix, in both families (RFC 7911).
+    #[serde(default)]
+    pub add_path: AddPathConfig,
+    /// Keep routes for long after a session is lost (RFC 9494); without effect where the speaker has no
+    /// `graceful_restart`.
+    #[serde(default)]
+    pub long_lived: Option<LongLivedConfig>,
     /// Watch the path with BFD (RFC 5880) and end the session as soon as it fails.
     #[serde(default)]
     pub bfd: Option<BfdConfig>,
+}
+
+/// Several paths of a prefix on a session (RFC 7911), each way where both sides want it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddPathConfig {
+    /// Take several.
+    #[serde(default)]
+    pub receive: bool,
+    /// Send several: `all`, or at most so many of the best. One without says nothing of the kind.
+    #[serde(default, deserialize_with = "path_limit::deserialize")]
+    pub send: Option<PathLimit>,
+}
+
+/// Long-lived graceful restart with a peer (RFC 9494).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LongLivedConfig {
+    /// How long the peer may keep our routes beyond the restart time, seconds, below 2^24.
+    pub stale_time_secs: u32,
+    /// Longest that we keep the peer's, whatever it asks for; `stale_time_secs` by default.
+    #[serde(default)]
+    pub max_stale_time_secs: Option<u32>,
 }
 
 /// BFD with a peer. One hop (RFC 5881), or several (RFC 5883) where `ttl` lets the peer be further away.
@@ -214,10 +244,10 @@ impl Default for BfdConfig {
 
 impl PeerConfig {
     /// A peer with the defaults. It exchanges no routes until it is given filters (RFC 8212).
-    pub fn new(remote_as: u32) -> Self {
+    pub fn new(remote_as: impl Into<RemoteAs>) -> Self {
         Self {
             name: String::new(),
-            remote_as,
+            remote_as: remote_as.into(),
             local_as: None,
             source: None,
             hold_time_secs: default_hold_time_secs(),
@@ -243,6 +273,8 @@ impl PeerConfig {
             max_prefixes_action: MaxPrefixesAction::Restart,
             extended_messages: false,
             extended_next_hop: false,
+            add_path: AddPathConfig::default(),
+            long_lived: None,
             bfd: None,
         }
     }
@@ -337,8 +369,9 @@ impl PeerConfig {
                 allowed,
             })
         };
-        if self.remote_as == 0 {
-            return wrong("remote_as", &self.remote_as, "1 to 4294967295");
+        if self.remote_as == RemoteAs::Is(0) {
+            let allowed = "1 to 4294967295, internal or external";
+            return wrong("remote_as", &self.remote_as, allowed);
         }
         if self.local_as == Some(0) {
             return wrong("local_as", &0, "1 to 4294967295");
@@ -363,6 +396,10 @@ impl PeerConfig {
         }
         if let Some(source) = self.source.filter(|s| s.is_ipv4() != peer.addr.is_ipv4()) {
             return wrong("source", &source, "an address of the peer's family");
+        }
+        let long = self.long_lived.map(|l| l.stale_time_secs);
+        if let Some(secs) = long.filter(|secs| !(1..1 << 24).contains(secs)) {
+            return wrong("long_lived.stale_time_secs", &secs, "1 to 16777215");
         }
         if let Some(bfd) = self.bfd {
             let interval = |ms: u32| (10..=60_000).contains(&ms);
@@ -417,6 +454,47 @@ const fn default_initial_sync_secs() -> u64 {
 
 fn default_families() -> Vec<Family> {
     Family::ALL.to_vec()
+}
+
+/// `all` or a number in configuration.
+mod path_limit {
+    use std::{fmt, num::NonZeroU16};
+
+    use margay_bgp::rib::PathLimit;
+    use serde::{Deserializer, de};
+
+    struct Limit;
+
+    impl de::Visitor<'_> for Limit {
+        type Value = Option<PathLimit>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("`all` or 1 to 65535")
+        }
+
+        fn visit_u64<E: de::Error>(self, most: u64) -> Result<Self::Value, E> {
+            let most = u16::try_from(most).ok().and_then(NonZeroU16::new);
+            most.map(|most| Some(PathLimit::Best(most)))
+                .ok_or_else(|| E::custom("a number of paths is 1 to 65535"))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            match text {
+                "all" => Ok(Some(PathLimit::All)),
+                _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+            }
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PathLimit>, D::Error> {
+        deserializer.deserialize_any(Limit)
+    }
 }
 
 /// Families by name in configuration.
@@ -518,7 +596,7 @@ peers:
             ),
             (
                 PeerConfig {
-                    remote_as: 0,
+                    remote_as: RemoteAs::Is(0),
                     ..good.clone()
                 },
                 "remote_as is 0",

@@ -273,7 +273,7 @@ impl Queries {
             cursor = page.next;
         }
         if !matches!(query, RouteQuery::Lookup(_) | RouteQuery::LookupAddress(_)) {
-            all.sort_by_key(|view| view.prefix);
+            all.sort_by_key(|view| (view.prefix, view.path_id));
         }
         Ok(all)
     }

@@ -36,13 +36,14 @@ mod filter_config;
 mod handle;
 mod local_addrs;
 mod peer_key;
+mod remote_as;
 mod secret;
 mod socket;
 mod view;
 
 pub use config::{
-    BfdConfig, ConfigError, GracefulRestartConfig, MaxPrefixesAction, MultipathConfig, PeerConfig,
-    SpeakerConfig, Ttl,
+    AddPathConfig, BfdConfig, ConfigError, GracefulRestartConfig, LongLivedConfig,
+    MaxPrefixesAction, MultipathConfig, PeerConfig, SpeakerConfig, Ttl,
 };
 pub use daemon::{DaemonConfig, Network};
 pub use filter_config::{Action, FilterConfig, FilterRule, Operation, Operator, RouteOrigin};
@@ -51,8 +52,9 @@ pub use handle::{
     SpeakerError,
 };
 pub use margay_bgp::policy::Community;
-pub use margay_bgp::rib::{FibChange, FibNextHop, Reachability};
+pub use margay_bgp::rib::{FibChange, FibNextHop, PathLimit, Reachability};
 pub use peer_key::{BGP_PORT, PeerKey};
+pub use remote_as::RemoteAs;
 pub use secret::Secret;
 pub use view::{
     FamilyStatus, PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery, RouteSource,

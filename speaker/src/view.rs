@@ -21,7 +21,7 @@ pub struct PeerStatus {
     pub key: PeerKey,
     /// Its configured name; may be empty.
     pub name: String,
-    /// Its AS.
+    /// Its AS; 0 for a peer of any external AS until it has said which.
     pub remote_as: u32,
     /// Our AS towards it.
     pub local_as: u32,
@@ -151,6 +151,9 @@ pub struct RouteView {
     pub prefix: Prefix,
     /// Where it came from; not told for [`RouteQuery::Advertised`].
     pub source: Option<RouteSource>,
+    /// The identifier that tells it from other paths of the prefix, where the session that it came
+    /// from, or is told on, has them (RFC 7911).
+    pub path_id: Option<u32>,
     /// Its next hops: as in the FIB for [`RouteQuery::Best`], else as on the wire; none for what
     /// is originated here.
     pub next_hops: Vec<IpAddr>,
@@ -176,6 +179,7 @@ impl RouteView {
         Self {
             prefix,
             source: None,
+            path_id: None,
             next_hops: Vec::new(),
             attrs,
             outcome: None,

@@ -2,19 +2,22 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use margay_bgp::prefix::Prefix;
 use margay_model::any::AnyResource;
 use margay_model::bgp_configuration::BindMode;
-use margay_model::bgp_peer::{BfdSpec, BgpPassword, NextHopMode, SourceAddress};
+use margay_model::bgp_peer::{
+    AddPathSpec, BfdSpec, BgpPassword, LongLivedSpec, NextHopMode, SourceAddress,
+};
 use margay_model::duration::GoDuration;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::net::Cidr;
 use margay_model::node::{DRAIN_ANNOTATION, Node};
 use margay_speaker::{
-    Action, BfdConfig, ConfigError, FilterConfig, FilterRule, GracefulRestartConfig, PeerConfig,
-    PeerKey, RouteOrigin, Secret, SpeakerConfig, Ttl,
+    Action, AddPathConfig, BfdConfig, ConfigError, FilterConfig, FilterRule, GracefulRestartConfig,
+    LongLivedConfig, PathLimit, PeerConfig, PeerKey, RouteOrigin, Secret, SpeakerConfig, Ttl,
 };
 use sha1::{Digest, Sha1};
 use tracing::warn;
@@ -235,6 +238,13 @@ fn build(
         .unwrap_or(0);
     config.extended_next_hop = key.addr.is_ipv6();
     config.bfd = spec.and_then(|s| s.bfd.as_ref()).map(bfd);
+    config.add_path = spec
+        .and_then(|s| s.add_path.as_ref())
+        .map_or_else(AddPathConfig::default, add_path);
+    config.long_lived = spec
+        .and_then(|s| s.long_lived_restart.as_ref())
+        .map(long_lived);
+    config.passive = spec.is_some_and(|s| s.passive && !peer.reverse);
     config.max_prefixes = (!internal).then_some(EXTERNAL_MAX_PREFIXES);
     config.route_reflector_client = internal && is_client(me, peer);
     let names = spec.map_or(&[][..], |s| &s.filters);
@@ -246,6 +256,27 @@ fn build(
     config.import = import(named.import, pools);
     config.export = export(named.export, pools, internal);
     Ok(config)
+}
+
+fn add_path(spec: &AddPathSpec) -> AddPathConfig {
+    let most = spec.max_sent.and_then(NonZeroU16::new);
+    AddPathConfig {
+        receive: spec.receive,
+        send: spec
+            .send
+            .then(|| most.map_or(PathLimit::All, PathLimit::Best)),
+    }
+}
+
+/// 24 bits of seconds (RFC 9494, section 3.1).
+fn long_lived(spec: &LongLivedSpec) -> LongLivedConfig {
+    const HOUR: u32 = 3600;
+    const MOST: u32 = (1 << 24) - 1;
+    let secs = |time: &GoDuration| u32::try_from(time.0.as_secs()).unwrap_or(MOST).min(MOST);
+    LongLivedConfig {
+        stale_time_secs: spec.stale_time.as_ref().map_or(HOUR, secs).max(1),
+        max_stale_time_secs: spec.max_stale_time.as_ref().map(secs),
+    }
 }
 
 /// Timers that BFD can keep: no less than 10 ms, no more than a minute.

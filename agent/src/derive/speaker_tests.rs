@@ -192,11 +192,11 @@ fn a_session_that_one_end_asks_for_is_the_others_as_well() {
     // What the one end calls itself is what the other expects.
     let renamed = format!("{reverse}, localASNumber: 65010");
     let far = only_peer(&[&nodes, &peer("p", &renamed)]);
-    assert_eq!((far.remote_as, far.local_as), (65010, None));
+    assert_eq!((far.remote_as, far.local_as), (65010.into(), None));
     let renamed =
         "nodeSelector: rack == 'a', peerSelector: role == 'reflector', localASNumber: 65010";
     let near = only_peer(&[&nodes, &peer("p", renamed)]);
-    assert_eq!((near.remote_as, near.local_as), (64999, Some(65010)));
+    assert_eq!((near.remote_as, near.local_as), (64999.into(), Some(65010)));
 }
 
 #[test]
@@ -521,6 +521,41 @@ fn bfd_is_turned_on_by_one_field_and_its_timers_are_bounded() {
             multiplier: 5
         })
     );
+}
+
+#[test]
+fn several_paths_long_lived_restart_and_waiting_are_asked_for_by_fields_of_ours() {
+    let with = |more: &str| {
+        let spec = format!("peerIP: 192.0.2.254, asNumber: 65000{more}");
+        only_peer(&[&node(1, ""), &peer("tor", &spec)])
+    };
+    let plain = with("");
+    assert_eq!(
+        (plain.add_path, plain.long_lived, plain.passive),
+        (AddPathConfig::default(), None, false)
+    );
+    assert_eq!(
+        with(", addPath: {receive: true, send: true}").add_path,
+        AddPathConfig {
+            receive: true,
+            send: Some(PathLimit::All)
+        }
+    );
+    let two = PathLimit::Best(NonZeroU16::new(2).unwrap());
+    let limited = with(", addPath: {send: true, maxSent: 2}").add_path;
+    assert_eq!((limited.receive, limited.send), (false, Some(two)));
+    let hour = with(", longLivedRestart: {}").long_lived.unwrap();
+    assert_eq!(
+        (hour.stale_time_secs, hour.max_stale_time_secs),
+        (3600, None)
+    );
+    let own = with(", longLivedRestart: {staleTime: 9000h, maxStaleTime: 10m}");
+    let own = own.long_lived.unwrap();
+    assert_eq!(
+        (own.stale_time_secs, own.max_stale_time_secs),
+        (16_777_215, Some(600))
+    );
+    assert!(with(", passive: true").passive);
 }
 
 #[test]

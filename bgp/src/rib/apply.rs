@@ -14,7 +14,7 @@ use crate::{
     policy::{Facts, Filter},
     prefix::{Family, Ipv4Prefix, Ipv6Prefix},
     wire::{
-        Kind, NextHop, NlriIter, NlriPrefix, PathAttrs, UpdateFrame, Verdict, WireError,
+        Kind, NextHop, Nlri, NlriIter, NlriPrefix, PathAttrs, UpdateFrame, Verdict, WireError,
         attrs::community::GRACEFUL_SHUTDOWN, error::AttrError,
     },
 };
@@ -43,21 +43,25 @@ pub enum RefreshKind {
     End,
 }
 
-/// The prefixes of a list with their hashes; none of a list with an error in it.
+/// Prefixes with their hashes.
+type Hashed<P> = SmallVec<[(Nlri<P>, u32); 64]>;
+
+/// The prefixes of a list with their hashes; none of a list with an error in it. `add_path` tells
+/// whether each stands behind a path identifier (RFC 7911, section 3).
 fn approach<P: NlriPrefix + Key>(
     table: &Table,
     nlri: &[u8],
-) -> Result<SmallVec<[(P, u32); 64]>, WireError> {
-    let hashed = |prefix: P| (prefix, table.hash(prefix));
-    let list = NlriIter::<P>::new(nlri, false)
-        .map(|item| item.map(|nlri| hashed(nlri.prefix)))
-        .collect::<Result<SmallVec<[_; 64]>, _>>()?;
+    add_path: bool,
+) -> Result<Hashed<P>, WireError> {
+    let list = NlriIter::<P>::new(nlri, add_path)
+        .map(|item| item.map(|nlri| (nlri, table.hash(nlri.prefix))))
+        .collect::<Result<Hashed<P>, _>>()?;
     table.touch(list.iter().map(|&(_, hash)| hash));
     Ok(list)
 }
 
-/// Puts a path in, with its references, and marks the prefix if anything changed; `true` if the
-/// source had none.
+/// Puts a path in, with its references, and marks the prefix if anything changed; `true` if it is
+/// one more.
 pub(super) fn put(family: &mut FamilyRib, attrs: &mut AttrStore, id: u32, path: Path) -> bool {
     attrs.retain(path.pre);
     if path.post != NONE {
@@ -75,8 +79,13 @@ pub(super) fn put(family: &mut FamilyRib, attrs: &mut AttrStore, id: u32, path: 
 }
 
 /// Takes a path out; `false` if there was none.
-pub(super) fn take(family: &mut FamilyRib, attrs: &mut AttrStore, id: u32, source: Source) -> bool {
-    let Some(old) = family.table.take(id, source) else {
+pub(super) fn take(
+    family: &mut FamilyRib,
+    attrs: &mut AttrStore,
+    id: u32,
+    (source, path_id): (Source, u32),
+) -> bool {
+    let Some(old) = family.table.take(id, source, path_id) else {
         return false;
     };
     attrs.release(old.pre);
@@ -168,6 +177,7 @@ impl Rib {
     /// The peer has sent all routes of `family`.
     pub fn handle_eor(&mut self, peer: PeerId, family: Family) {
         self.purge_stale(peer, family);
+        self.end_grace(peer, family);
         self.restart_event(peer, RestartEvent::EndOfRib(family));
     }
 
@@ -176,11 +186,13 @@ impl Rib {
         peer: PeerId,
         nlri: &[u8],
     ) -> Result<(), WireError> {
+        let add_path = self.identifies_paths(peer, P::FAMILY);
         let family = &mut self.families[P::FAMILY.index()];
         let mut gone = 0;
-        for (prefix, hash) in approach::<P>(&family.table, nlri)? {
+        for (Nlri { prefix, path_id }, hash) in approach::<P>(&family.table, nlri, add_path)? {
             if let Some(id) = family.table.find_hashed(prefix, hash) {
-                gone += u32::from(take(family, &mut self.attrs, id, peer.0));
+                let path = (peer.0, path_id);
+                gone += u32::from(take(family, &mut self.attrs, id, path));
             }
         }
         self.count(peer, P::FAMILY, |count| count - gone);
@@ -275,11 +287,12 @@ impl Rib {
             attrs: attrs.as_ref(),
             interface: interface.as_deref().unwrap_or_default(),
         };
+        let add_path = self.identifies_paths(peer, P::FAMILY);
         let family = &mut self.families[P::FAMILY.index()];
         let mut added = 0;
         // The operations that the last prefix got, and the set that came of it.
         let mut last = (Filter::PLAIN, set);
-        for (prefix, hash) in approach::<P>(&family.table, nlri)? {
+        for (Nlri { prefix, path_id }, hash) in approach::<P>(&family.table, nlri, add_path)? {
             let id = family.table.find_or_insert_hashed(prefix, hash);
             let rule = if looped {
                 None
@@ -296,16 +309,17 @@ impl Rib {
                     last.1
                 }
             };
-            let path = Path {
-                source: peer.0,
-                stale: false,
-                pre: set,
-                post,
-            };
+            let path = Path::fresh(peer.0, path_id, set, post);
             added += u32::from(put(family, &mut self.attrs, id, path));
         }
         self.count(peer, P::FAMILY, |count| count + added);
         Ok(())
+    }
+
+    /// Whether the prefixes that the peer sends have path identifiers.
+    fn identifies_paths(&self, peer: PeerId, family: Family) -> bool {
+        self.session(peer)
+            .is_some_and(|s| s.info.add_path.receive.contains(family))
     }
 
     pub(super) fn session(&self, peer: PeerId) -> Option<&Session> {

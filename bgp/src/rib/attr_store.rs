@@ -15,7 +15,7 @@ use crate::{
     policy::Source,
     wire::{
         AttrContext, NextHop, PathAttrs, PeerKind,
-        attrs::community::{NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED},
+        attrs::community::{LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED, NO_LLGR},
     },
 };
 
@@ -77,7 +77,8 @@ pub enum Loop {
 pub(crate) struct AttrSet {
     /// Canonical octets: four-octet AS numbers, ascending codes.
     octets: Box<[u8]>,
-    /// The better, the larger: local origin, LOCAL_PREF, AS_PATH length, ORIGIN.
+    /// The better, the larger: local origin, not long-lived stale, LOCAL_PREF, AS_PATH length,
+    /// ORIGIN.
     pub(crate) rank: u64,
     hash: u32,
     refs: u32,
@@ -95,6 +96,10 @@ pub(crate) struct AttrSet {
     pub(crate) looped: Option<Loop>,
     pub(crate) no_export: bool,
     pub(crate) no_advertise: bool,
+    /// Someone keeps the route although its source is long gone (RFC 9494).
+    pub(crate) long_lived_stale: bool,
+    /// It must not be kept like that.
+    pub(crate) no_long_lived: bool,
     /// The next hop is not among the octets.
     from_mp: bool,
 }
@@ -313,6 +318,8 @@ impl AttrStore {
             looped: self.find_loop(class, attrs),
             no_export: attrs.has_community(NO_EXPORT) || attrs.has_community(NO_EXPORT_SUBCONFED),
             no_advertise: attrs.has_community(NO_ADVERTISE),
+            long_lived_stale: attrs.has_community(LLGR_STALE),
+            no_long_lived: attrs.has_community(NO_LLGR),
             from_mp: attrs.next_hop.is_none(),
         };
         let id = match self.free.pop() {
@@ -410,10 +417,15 @@ impl Alias {
     }
 }
 
-/// Steps 1 to 5 of the decision process in one number.
+/// Steps 1 to 5 of the decision process in one number, that of RFC 9494 section 4.3 among them.
 fn rank(attrs: &PathAttrs, local: bool) -> u64 {
     let local_pref = u64::from(attrs.local_pref.unwrap_or(DEFAULT_LOCAL_PREF));
     let hops = u16::try_from(attrs.as_path.hops()).unwrap_or(u16::MAX);
     let origin = u8::MAX - attrs.origin as u8;
-    u64::from(local) << 63 | local_pref << 24 | u64::from(u16::MAX - hops) << 8 | u64::from(origin)
+    let current = u64::from(!attrs.has_community(LLGR_STALE));
+    u64::from(local) << 63
+        | current << 62
+        | local_pref << 24
+        | u64::from(u16::MAX - hops) << 8
+        | u64::from(origin)
 }

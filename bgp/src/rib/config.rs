@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    num::NonZeroU16,
     sync::Arc,
     time::Duration,
 };
@@ -103,10 +104,22 @@ pub struct PeerRibConfig {
     pub as_override: Option<u32>,
     /// Leave private AS numbers out of what an external peer is told (RFC 6996).
     pub remove_private_as: bool,
+    /// How many paths of a prefix the peer is told where the session lets us (RFC 7911).
+    pub paths_sent: PathLimit,
     /// What we take from the peer.
     pub import: Arc<Filter>,
     /// What we tell the peer.
     pub export: Arc<Filter>,
+}
+
+/// How many paths of a prefix a peer is told, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum PathLimit {
+    /// So many; those that came from the peer itself count, but are not sent back to it.
+    Best(NonZeroU16),
+    /// Every one that could be used.
+    #[default]
+    All,
 }
 
 impl PeerRibConfig {
@@ -125,6 +138,7 @@ impl PeerRibConfig {
             allow_own_as: 0,
             as_override: None,
             remove_private_as: false,
+            paths_sent: PathLimit::All,
             import: Arc::clone(&nothing),
             export: nothing,
         }
@@ -181,6 +195,24 @@ pub struct PeerRestart {
     pub forwarding: Families,
 }
 
+/// What the peer told of long-lived graceful restart (RFC 9494) where we have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LongLivedPeer {
+    /// It sent the capability: it may be told long-lived stale routes.
+    pub capable: bool,
+    /// F by family: it kept forwarding.
+    pub forwarding: Families,
+}
+
+/// Families whose prefixes have path identifiers on a session (RFC 7911).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AddPathUse {
+    /// In what we send.
+    pub send: Families,
+    /// In what the peer sends.
+    pub receive: Families,
+}
+
 /// An established session.
 #[derive(Debug, Clone)]
 pub struct SessionInfo {
@@ -202,6 +234,10 @@ pub struct SessionInfo {
     pub scope: u32,
     /// The peer's graceful restart capability, if it sent one.
     pub restart: Option<PeerRestart>,
+    /// Long-lived graceful restart (RFC 9494), if we offered it.
+    pub long_lived: Option<LongLivedPeer>,
+    /// Families whose prefixes have path identifiers (RFC 7911).
+    pub add_path: AddPathUse,
     /// Name of the interface that the session runs over, empty if unknown.
     pub interface: String,
 }
@@ -219,6 +255,11 @@ impl SessionInfo {
             peer_addr,
             scope: 0,
             restart: None,
+            long_lived: None,
+            add_path: AddPathUse {
+                send: Families::NONE,
+                receive: Families::NONE,
+            },
             interface: String::new(),
         }
     }
@@ -231,6 +272,9 @@ pub struct KeepStale {
     pub families: Families,
     /// How long the peer has to come back.
     pub restart_time: Duration,
+    /// How long routes stay beyond that as long-lived stale ones, by [`Family::index`]; zero for
+    /// not at all (RFC 9494). A family may be here without being in `families`.
+    pub long_lived: [Duration; 2],
 }
 
 /// A route originated here. The next hop is the speaker itself.

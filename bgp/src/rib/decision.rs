@@ -15,6 +15,8 @@ use crate::wire::Origin;
 pub enum DecisionStep {
     /// Originated here rather than learnt.
     LocalOrigin,
+    /// Not kept beyond its source's absence (RFC 9494).
+    LongLivedStale,
     /// Highest LOCAL_PREF.
     LocalPref,
     /// Shortest AS_PATH.
@@ -33,6 +35,8 @@ pub enum DecisionStep {
     ClusterListLength,
     /// Lowest peer address.
     PeerAddress,
+    /// Lowest path identifier, among the paths of one peer (RFC 7911).
+    PathId,
 }
 
 impl DecisionStep {
@@ -40,6 +44,7 @@ impl DecisionStep {
     pub const fn name(self) -> &'static str {
         match self {
             Self::LocalOrigin => "local origin",
+            Self::LongLivedStale => "long-lived stale",
             Self::LocalPref => "local preference",
             Self::AsPathLength => "AS path length",
             Self::Origin => "origin",
@@ -49,6 +54,7 @@ impl DecisionStep {
             Self::RouterId => "router id",
             Self::ClusterListLength => "cluster list length",
             Self::PeerAddress => "peer address",
+            Self::PathId => "path identifier",
         }
     }
 }
@@ -73,6 +79,7 @@ pub(crate) struct Candidate {
     pub(crate) router_id: u32,
     pub(crate) cluster_len: u16,
     pub(crate) peer_addr: IpAddr,
+    pub(crate) path_id: u32,
 }
 
 /// The candidates of a destination.
@@ -90,6 +97,19 @@ pub(crate) fn equal_routes(all: &mut Candidates, mut lost: impl FnMut(usize, Dec
     keep_min(all, |c| c.igp_cost, DecisionStep::IgpCost, &mut lost);
 }
 
+/// The `most` best of `all` in order, each the best of what those before it left.
+pub(crate) fn best_of(mut all: Candidates, most: usize) -> Candidates {
+    let mut chosen = Candidates::new();
+    while chosen.len() < most && !all.is_empty() {
+        let mut equal = all.clone();
+        equal_routes(&mut equal, |_, _| {});
+        let next = best(&equal, |_, _| {});
+        all.retain(|c| c.at != next.at);
+        chosen.push(next);
+    }
+    chosen
+}
+
 /// The single best of what [`equal_routes`] left, which must not be empty.
 pub(crate) fn best(equal: &[Candidate], mut lost: impl FnMut(usize, DecisionStep)) -> Candidate {
     let mut all: Candidates = equal.into();
@@ -102,8 +122,15 @@ pub(crate) fn best(equal: &[Candidate], mut lost: impl FnMut(usize, DecisionStep
     );
     keep_min(
         &mut all,
-        |c| (c.peer_addr, c.at),
+        |c| c.peer_addr,
         DecisionStep::PeerAddress,
+        &mut lost,
+    );
+    // Two peers with one address and the same identifiers differ in nothing else.
+    keep_min(
+        &mut all,
+        |c| (c.path_id, c.at),
+        DecisionStep::PathId,
         &mut lost,
     );
     all[0]
@@ -119,6 +146,7 @@ pub(crate) fn compare(
 ) -> Compared {
     let value = |c: &Candidate| match step {
         DecisionStep::LocalOrigin => if c.rank >> 63 == 1 { "local" } else { "learnt" }.to_owned(),
+        DecisionStep::LongLivedStale => if c.rank >> 62 & 1 == 1 { "no" } else { "yes" }.to_owned(),
         DecisionStep::LocalPref => (c.rank >> 24 & u64::from(u32::MAX)).to_string(),
         DecisionStep::AsPathLength => {
             (u64::from(u16::MAX) - (c.rank >> 8 & u64::from(u16::MAX))).to_string()
@@ -134,6 +162,7 @@ pub(crate) fn compare(
         DecisionStep::RouterId => Ipv4Addr::from(c.router_id).to_string(),
         DecisionStep::ClusterListLength => c.cluster_len.to_string(),
         DecisionStep::PeerAddress => c.peer_addr.to_string(),
+        DecisionStep::PathId => c.path_id.to_string(),
     };
     let rival = all
         .iter()
@@ -176,7 +205,8 @@ fn keep_rank(all: &mut Candidates, lost: &mut impl FnMut(usize, DecisionStep)) {
         if c.rank != max {
             // The highest bit that differs tells the step.
             let step = match 63 - (c.rank ^ max).leading_zeros() {
-                56.. => DecisionStep::LocalOrigin,
+                63.. => DecisionStep::LocalOrigin,
+                56..63 => DecisionStep::LongLivedStale,
                 24..56 => DecisionStep::LocalPref,
                 8..24 => DecisionStep::AsPathLength,
                 _ => DecisionStep::Origin,

@@ -10,14 +10,18 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{
     PeerId, Rib,
     export::Export,
-    group::{Group, GroupKey, Marker, Next, Readers},
+    group::{Group, GroupKey, Marker, Next, Readers, Told},
+    held::Held,
     table::{LOCAL, Source, Table},
 };
 use crate::{
     prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix},
     wire::{
-        MessageType, NextHop, header,
-        update_encode::{announce_mp, announce_v4, end_of_rib, withdraw_mp, withdraw_v4},
+        MessageType, NextHop, Nlri, header,
+        nlri::PutNlri,
+        update_encode::{
+            AttrsTooLong, announce_mp, announce_v4, end_of_rib, withdraw_mp, withdraw_v4,
+        },
     },
 };
 
@@ -113,6 +117,12 @@ impl Rib {
             extended_next_hop: info.extended_next_hop,
             as_override: config.as_override,
             remove_private_as: config.remove_private_as,
+            add_path: info
+                .add_path
+                .send
+                .contains(family)
+                .then_some(config.paths_sent),
+            hides_long_lived: info.long_lived.is_some_and(|peer| !peer.capable),
             export: std::sync::Arc::clone(&config.export),
         })
     }
@@ -139,8 +149,10 @@ impl Rib {
             return;
         }
         let main = !groups().any(|(_, g)| g.main && g.key == key);
-        let mut group = Group::new(key, main, Vec::new());
+        let held = Held::new(key.add_path.is_some());
+        let mut group = Group::new(key, main, held);
         let table = &self.families[family.index()].table;
+        // Without a selected path there is none that could be told.
         let any = |id: &u32| table.dest(*id).best != super::NONE;
         table.ids().filter(any).for_each(|id| group.queue.push(id));
         group.add(peer.0, marker);
@@ -173,8 +185,8 @@ impl Rib {
         let key = self.group_key(peer, family)?;
         let old = self.groups.get_mut(at)?.as_mut()?;
         let (member, missed) = old.remove(peer.0)?;
-        let mut group = Group::new(key, false, old.held_by(peer.0, &missed));
-        missed.into_iter().for_each(|id| group.queue.push(id));
+        let mut group = Group::new(key, false, old.held.told_to(peer.0, &missed));
+        missed.ids.into_iter().for_each(|id| group.queue.push(id));
         group.add(peer.0, member.marker);
         self.drop_if_empty(at);
         Some(group)
@@ -240,7 +252,12 @@ impl Rib {
                 .all(|m| m.marker != Some(Marker::EndOfRib))
         {
             let begin = refresh_message(family, 1);
-            group.append(Readers::Only(peer.0), begin, Box::default(), self.emissions);
+            group.append(
+                Readers::Only(peer.0),
+                begin,
+                Told::default(),
+                self.emissions,
+            );
             group.set_marker(peer.0, Some(Marker::EndOfRefresh));
         }
         self.open(peer, family, group);
@@ -312,15 +329,18 @@ impl Rib {
     }
 }
 
+/// A route to be withdrawn: whom its readers are found by, the prefix, and which path of it.
+type Gone = (Source, u32, u8);
+
 /// One batch on its way into a log.
 struct Emission<'a> {
     rib: &'a Rib,
     group: &'a mut Group,
     table: &'a Table,
     /// Withdrawals by who had the route from whom it came.
-    gone: Vec<(Source, u32)>,
+    gone: Vec<Gone>,
     /// Withdrawals for a member whose own route took over.
-    replaced: Vec<(Source, u32)>,
+    replaced: Vec<Gone>,
 }
 
 impl<'a> Emission<'a> {
@@ -338,9 +358,19 @@ impl<'a> Emission<'a> {
     fn run(&mut self, batch: &[u32]) {
         let mut announced: Vec<(Export, u32)> = Vec::with_capacity(batch.len());
         for &id in batch {
+            if let Some(limit) = self.group.key.add_path {
+                let exports = self.rib.exports(&self.group.key, id, limit);
+                for number in self.group.held.numbers(id) {
+                    if exports.iter().all(|e| e.number != number) {
+                        self.withdrawn(id, number);
+                    }
+                }
+                announced.extend(exports.into_iter().map(|export| (export, id)));
+                continue;
+            }
             match self.rib.export(&self.group.key, id) {
                 Some(export) => announced.push((export, id)),
-                None => self.withdrawn(id),
+                None => self.withdrawn(id, 0),
             }
         }
         announced.sort_unstable();
@@ -353,10 +383,10 @@ impl<'a> Emission<'a> {
         self.withdraw(replaced, Readers::Only);
     }
 
-    fn withdrawn(&mut self, id: u32) {
-        if let Some(source) = self.group.held(id) {
-            self.group.set_held(id, None);
-            self.gone.push((self.tag(source), id));
+    fn withdrawn(&mut self, id: u32, number: u8) {
+        if let Some(source) = self.group.held.get(id, number) {
+            self.group.held.set(id, number, None);
+            self.gone.push((self.tag(source), id, number));
         }
     }
 
@@ -376,21 +406,23 @@ impl<'a> Emission<'a> {
         };
         let tag = self.tag(source);
         let mut data = BytesMut::new();
-        let mut ids = Vec::with_capacity(routes.len());
-        for same in routes.chunk_by(|(a, _), (b, _)| a == b) {
+        let mut told = Vec::with_capacity(routes.len());
+        for same in routes.chunk_by(|(a, _), (b, _)| a.is_told_as(b)) {
             if !self.put_announcements(same, &mut data) {
-                same.iter().for_each(|&(_, id)| self.withdrawn(id));
+                same.iter()
+                    .for_each(|&(export, id)| self.withdrawn(id, export.number));
                 continue;
             }
-            for &(_, id) in same {
-                if tag == source && self.group.held(id).is_some_and(|before| before != source) {
-                    self.replaced.push((source, id));
+            for &(Export { number, .. }, id) in same {
+                let before = self.group.held.get(id, number);
+                if tag == source && before.is_some_and(|before| before != source) {
+                    self.replaced.push((source, id, number));
                 }
-                self.group.set_held(id, Some(source));
-                ids.push(id);
+                self.group.held.set(id, number, Some(source));
+                told.push((id, number));
             }
         }
-        self.append(Readers::AllBut(tag), data, ids);
+        self.append(Readers::AllBut(tag), data, told.into_iter());
     }
 
     /// `false` if the routes cannot be told: no next hop, or attributes longer than a message.
@@ -402,63 +434,139 @@ impl<'a> Emission<'a> {
         let Some(rendered) = self.rib.render(key, *export) else {
             return false;
         };
-        let (attrs, max_len) = (&rendered.attrs, key.max_message_len);
-        let ids = same.iter().map(|&(_, id)| id);
-        let done = match (key.family, rendered.mp_next_hop) {
-            (Family::Ipv4Unicast, None) => announce_v4(attrs, self.v4(ids), max_len, out),
-            (Family::Ipv4Unicast, Some(hop)) => announce_mp(hop, attrs, self.v4(ids), max_len, out),
-            (Family::Ipv6Unicast, hop) => match hop {
-                Some(hop) => announce_mp(hop, attrs, self.v6(ids), max_len, out),
-                None => return false,
-            },
+        let routes = same.iter().map(|&(export, id)| (id, export.number));
+        let message = Message {
+            next_hop: rendered.mp_next_hop,
+            attrs: &rendered.attrs,
+            key,
+        };
+        let done = match key.family {
+            Family::Ipv4Unicast => message.announce(self.v4(routes), out),
+            Family::Ipv6Unicast if message.next_hop.is_none() => return false,
+            Family::Ipv6Unicast => message.announce(self.v6(routes), out),
         };
         done.is_ok()
     }
 
-    fn withdraw(&mut self, mut list: Vec<(Source, u32)>, readers: impl Fn(Source) -> Readers) {
+    fn withdraw(&mut self, mut list: Vec<Gone>, readers: impl Fn(Source) -> Readers) {
         list.sort_unstable();
         for same in list.chunk_by(|a, b| a.0 == b.0) {
-            let Some(&(source, _)) = same.first() else {
+            let Some(&(source, ..)) = same.first() else {
                 continue;
             };
-            let ids: Vec<u32> = same.iter().map(|&(_, id)| id).collect();
+            let routes = same.iter().map(|&(_, id, number)| (id, number));
             let mut data = BytesMut::new();
-            let max_len = self.group.key.max_message_len;
-            let over_v6 = matches!(self.group.key.next_hop, Some(NextHop::V6 { .. }));
-            match self.group.key.family {
-                Family::Ipv4Unicast if over_v6 && self.group.key.extended_next_hop => {
-                    withdraw_mp(self.v4(ids.iter().copied()), max_len, &mut data);
-                }
-                Family::Ipv4Unicast => {
-                    withdraw_v4(self.v4(ids.iter().copied()), max_len, &mut data);
-                }
-                Family::Ipv6Unicast => {
-                    withdraw_mp(self.v6(ids.iter().copied()), max_len, &mut data);
-                }
+            let key = &self.group.key;
+            match key.family {
+                Family::Ipv4Unicast => withdraw(key, self.v4(routes.clone()), &mut data),
+                Family::Ipv6Unicast => withdraw(key, self.v6(routes.clone()), &mut data),
             }
-            self.append(readers(source), data, ids);
+            self.append(readers(source), data, routes);
         }
     }
 
-    fn append(&mut self, readers: Readers, data: BytesMut, ids: Vec<u32>) {
-        if !data.is_empty() {
-            self.group
-                .append(readers, data.freeze(), ids.into(), self.rib.emissions);
+    fn append(
+        &mut self,
+        readers: Readers,
+        data: BytesMut,
+        routes: impl Iterator<Item = (u32, u8)> + Clone,
+    ) {
+        if data.is_empty() {
+            return;
         }
+        let several = self.group.key.add_path.is_some();
+        let told = Told {
+            ids: routes.clone().map(|(id, _)| id).collect(),
+            numbers: routes
+                .filter(|_| several)
+                .map(|(_, number)| number)
+                .collect(),
+        };
+        self.group
+            .append(readers, data.freeze(), told, self.rib.emissions);
     }
 
-    fn v4(&self, ids: impl Iterator<Item = u32>) -> impl Iterator<Item = Ipv4Prefix> {
-        ids.filter_map(|id| match self.table.prefix(id) {
-            Prefix::V4(p) => Some(p),
+    fn v4(
+        &self,
+        routes: impl Iterator<Item = (u32, u8)>,
+    ) -> impl Iterator<Item = Nlri<Ipv4Prefix>> {
+        routes.filter_map(|(id, number)| match self.table.prefix(id) {
+            Prefix::V4(prefix) => Some(nlri(prefix, number)),
             Prefix::V6(_) => None,
         })
     }
 
-    fn v6(&self, ids: impl Iterator<Item = u32>) -> impl Iterator<Item = Ipv6Prefix> {
-        ids.filter_map(|id| match self.table.prefix(id) {
-            Prefix::V6(p) => Some(p),
+    fn v6(
+        &self,
+        routes: impl Iterator<Item = (u32, u8)>,
+    ) -> impl Iterator<Item = Nlri<Ipv6Prefix>> {
+        routes.filter_map(|(id, number)| match self.table.prefix(id) {
+            Prefix::V6(prefix) => Some(nlri(prefix, number)),
             Prefix::V4(_) => None,
         })
+    }
+}
+
+const fn nlri<P>(prefix: P, number: u8) -> Nlri<P> {
+    Nlri {
+        path_id: told_id(number),
+        prefix,
+    }
+}
+
+/// The identifier that peers are told for a path: never 0, which some take for none.
+pub(super) const fn told_id(number: u8) -> u32 {
+    number as u32 + 1
+}
+
+/// What the prefixes of an announcement share.
+struct Message<'a> {
+    /// For MP_REACH_NLRI; `None` when `attrs` has it.
+    next_hop: Option<NextHop>,
+    attrs: &'a [u8],
+    key: &'a GroupKey,
+}
+
+impl Message<'_> {
+    fn announce<P: PutNlri>(
+        &self,
+        routes: impl Iterator<Item = Nlri<P>>,
+        out: &mut BytesMut,
+    ) -> Result<usize, AttrsTooLong> {
+        if self.key.add_path.is_some() {
+            self.put(routes, out)
+        } else {
+            self.put(routes.map(|nlri| nlri.prefix), out)
+        }
+    }
+
+    fn put<N: PutNlri>(
+        &self,
+        routes: impl Iterator<Item = N>,
+        out: &mut BytesMut,
+    ) -> Result<usize, AttrsTooLong> {
+        let max_len = self.key.max_message_len;
+        match self.next_hop {
+            None => announce_v4(self.attrs, routes, max_len, out),
+            Some(hop) => announce_mp(hop, self.attrs, routes, max_len, out),
+        }
+    }
+}
+
+fn withdraw<P: PutNlri>(key: &GroupKey, routes: impl Iterator<Item = Nlri<P>>, out: &mut BytesMut) {
+    fn put<N: PutNlri>(mp: bool, routes: impl Iterator<Item = N>, most: usize, out: &mut BytesMut) {
+        if mp {
+            withdraw_mp(routes, most, out);
+        } else {
+            withdraw_v4(routes, most, out);
+        }
+    }
+    let over_v6 = matches!(key.next_hop, Some(NextHop::V6 { .. })) && key.extended_next_hop;
+    let mp = key.family == Family::Ipv6Unicast || over_v6;
+    if key.add_path.is_some() {
+        put(mp, routes, key.max_message_len, out);
+    } else {
+        put(mp, routes.map(|nlri| nlri.prefix), key.max_message_len, out);
     }
 }
 

@@ -3,10 +3,12 @@
 use std::net::Ipv4Addr;
 
 use bytes::BytesMut;
+use smallvec::SmallVec;
 
 use super::{
-    NextHopMode, PeerId, Rib,
+    NextHopMode, PathLimit, PeerId, Rib,
     attr_store::{DEFAULT_LOCAL_PREF, Kind},
+    decision::{self, Candidate},
     group::GroupKey,
     index::NONE,
     table::{LOCAL, Source},
@@ -24,6 +26,16 @@ pub(super) struct Export {
     pub(super) set: u32,
     /// Rule of the export filter whose operations apply.
     pub(super) rule: u16,
+    /// [`Path::number`](super::table::Path) where several are told, else 0.
+    pub(super) number: u8,
+}
+
+impl Export {
+    /// Whether both can be told in one message.
+    pub(super) fn is_told_as(&self, other: &Self) -> bool {
+        let key = |e: &Self| (e.source, e.set, e.rule);
+        key(self) == key(other)
+    }
 }
 
 /// Attributes ready to send.
@@ -37,26 +49,61 @@ pub(super) struct Rendered {
 impl Rib {
     /// What members of the group are told of the prefix, its source aside.
     pub(super) fn export(&self, key: &GroupKey, id: u32) -> Option<Export> {
-        let table = &self.families[key.family.index()].table;
-        let dest = table.dest(id);
+        let dest = self.families[key.family.index()].table.dest(id);
         if dest.best == NONE {
             return None;
         }
-        let set = self.attrs.set(dest.best);
-        let origin = self.attrs.kind(dest.best);
+        self.export_route(key, id, (dest.best_source, dest.best))
+    }
+
+    /// The same where several paths are told (RFC 7911): at most `limit`, the best first.
+    pub(super) fn exports(
+        &self,
+        key: &GroupKey,
+        id: u32,
+        limit: PathLimit,
+    ) -> SmallVec<[Export; 4]> {
+        let paths = self.families[key.family.index()].table.paths(id);
+        let usable = self.candidates(paths);
+        let chosen = match limit {
+            PathLimit::All => usable,
+            PathLimit::Best(most) => decision::best_of(usable, most.get().into()),
+        };
+        let export = |candidate: &Candidate| {
+            let path = &paths[candidate.at];
+            let export = self.export_route(key, id, (path.source, path.post))?;
+            Some(Export {
+                number: path.number,
+                ..export
+            })
+        };
+        chosen.iter().filter_map(export).collect()
+    }
+
+    fn export_route(
+        &self,
+        key: &GroupKey,
+        id: u32,
+        (source, best): (Source, u32),
+    ) -> Option<Export> {
+        let set = self.attrs.set(best);
+        let origin = self.attrs.kind(best);
         let to_ebgp = key.kind == PeerKind::Ebgp;
         if set.no_advertise || (to_ebgp && set.no_export) {
             return None;
         }
-        // RFC 4456, section 6: between internal peers only to or from a client.
-        if origin == Kind::Ibgp && !to_ebgp && !key.rr_client && !self.is_client(dest.best_source) {
+        if set.long_lived_stale && key.hides_long_lived {
             return None;
         }
-        let prefix = table.prefix(id);
+        // RFC 4456, section 6: between internal peers only to or from a client.
+        if origin == Kind::Ibgp && !to_ebgp && !key.rr_client && !self.is_client(source) {
+            return None;
+        }
+        let prefix = self.families[key.family.index()].table.prefix(id);
         let filter = &key.export;
-        let attrs = filter.needs_attrs().then(|| self.attrs.decode(dest.best));
+        let attrs = filter.needs_attrs().then(|| self.attrs.decode(best));
         let interface = match filter.needs_interface() {
-            true => self.interface_of(prefix, dest.best_source),
+            true => self.interface_of(prefix, source),
             false => "",
         };
         let facts = Facts {
@@ -65,9 +112,10 @@ impl Rib {
         };
         let rule = filter.decide(prefix, origin.into(), &facts)?;
         Some(Export {
-            source: dest.best_source,
-            set: dest.best,
+            source,
+            set: best,
             rule,
+            number: 0,
         })
     }
 

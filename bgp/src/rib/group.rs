@@ -5,7 +5,12 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{NextHopMode, bits::Bits, table::Source};
+use super::{
+    NextHopMode, PathLimit,
+    bits::Bits,
+    held::{Held, Missed},
+    table::Source,
+};
 use crate::{
     policy::Filter,
     prefix::Family,
@@ -28,6 +33,11 @@ pub(super) struct GroupKey {
     pub(super) extended_next_hop: bool,
     pub(super) as_override: Option<u32>,
     pub(super) remove_private_as: bool,
+    /// Several paths of a prefix are told, with identifiers (RFC 7911).
+    pub(super) add_path: Option<PathLimit>,
+    /// We have long-lived graceful restart and they have not: they are not told routes that only
+    /// it keeps (RFC 9494, section 4.3).
+    pub(super) hides_long_lived: bool,
     pub(super) export: Arc<Filter>,
 }
 
@@ -46,6 +56,8 @@ impl PartialEq for GroupKey {
             extended_next_hop,
             as_override,
             remove_private_as,
+            add_path,
+            hides_long_lived,
             export,
         } = self;
         *family == other.family
@@ -60,6 +72,8 @@ impl PartialEq for GroupKey {
             && *extended_next_hop == other.extended_next_hop
             && *as_override == other.as_override
             && *remove_private_as == other.remove_private_as
+            && *add_path == other.add_path
+            && *hides_long_lived == other.hides_long_lived
             && (Arc::ptr_eq(export, &other.export) || *export == other.export)
     }
 }
@@ -156,13 +170,22 @@ pub(super) enum Readers {
     Only(Source),
 }
 
+/// The routes that a chunk is about.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Their prefixes.
+    pub(super) ids: Box<[u32]>,
+    /// Which path of each, in groups that tell several; else empty.
+    pub(super) numbers: Box<[u8]>,
+}
+
 /// Encoded messages for the same readers.
 #[derive(Debug)]
 struct Chunk {
     readers: Readers,
     data: Bytes,
     /// The prefixes in it, for a member that has to be told anew.
-    ids: Box<[u32]>,
+    told: Told,
     emission: u64,
     /// Members whose cursor is not past it.
     unread: usize,
@@ -175,8 +198,7 @@ pub(super) struct Group {
     /// Peers in step share the main group of a key; others catch up in groups of their own.
     pub(super) main: bool,
     pub(super) queue: Queue,
-    /// By prefix: 0 if not announced, else 1 + the source; all members but that one have it.
-    held: Vec<u16>,
+    pub(super) held: Held,
     log: VecDeque<Chunk>,
     /// Position of the front of the log.
     first: u64,
@@ -198,7 +220,7 @@ pub(super) enum Next {
 }
 
 impl Group {
-    pub(super) fn new(key: GroupKey, main: bool, held: Vec<u16>) -> Self {
+    pub(super) fn new(key: GroupKey, main: bool, held: Held) -> Self {
         Self {
             key,
             main,
@@ -249,61 +271,29 @@ impl Group {
         });
     }
 
-    /// A peer leaves; returns it and the prefixes that it was not told the last of.
-    pub(super) fn remove(&mut self, source: Source) -> Option<(Member, Vec<u32>)> {
+    /// A peer leaves; returns it and what it was not told the last of.
+    pub(super) fn remove(&mut self, source: Source) -> Option<(Member, Missed)> {
         let at = self.members.iter().position(|m| m.source == source)?;
         let member = self.members.swap_remove(at);
         let read = (member.cursor - self.first) as usize;
-        let mut missed = self.queue.ids().to_vec();
+        let mut missed = Missed {
+            ids: self.queue.ids().to_vec(),
+            paths: Vec::new(),
+        };
         for chunk in self.log.iter_mut().skip(read) {
             chunk.unread -= 1;
-            missed.extend_from_slice(&chunk.ids);
+            let Told { ids, numbers } = &chunk.told;
+            missed.ids.extend_from_slice(ids);
+            missed
+                .paths
+                .extend(ids.iter().copied().zip(numbers.iter().copied()));
         }
         self.trim();
         Some((member, missed))
     }
 
-    /// What `source` was told, by prefix, as [`Group::new`] takes it; `missed` are uncertain and
-    /// count as told.
-    pub(super) fn held_by(&self, source: Source, missed: &[u32]) -> Vec<u16> {
-        let told = |&held: &u16| u16::from(held != 0 && held != source + 1);
-        let mut held: Vec<u16> = self.held.iter().map(told).collect();
-        for &id in missed {
-            if let Some(held) = held.get_mut(id as usize) {
-                *held = 1;
-            }
-        }
-        held
-    }
-
-    /// How many prefixes `source` was told.
-    pub(super) fn told_count(&self, source: Source) -> usize {
-        let told = |held: &&u16| **held != 0 && **held != source + 1;
-        self.held.iter().filter(told).count()
-    }
-
-    /// The source of what was announced for a prefix.
-    pub(super) fn held(&self, id: u32) -> Option<Source> {
-        self.held
-            .get(id as usize)
-            .copied()
-            .unwrap_or(0)
-            .checked_sub(1)
-    }
-
-    pub(super) fn set_held(&mut self, id: u32, source: Option<Source>) {
-        let at = id as usize;
-        if at >= self.held.len() {
-            if source.is_none() {
-                return;
-            }
-            self.held.resize((at + 1).next_power_of_two(), 0);
-        }
-        self.held[at] = source.map_or(0, |source| source + 1);
-    }
-
     pub(super) fn refers_to(&self, id: u32) -> bool {
-        self.held(id).is_some() || self.queue.contains(id)
+        self.held.contains(id) || self.queue.contains(id)
     }
 
     /// Takes the next prefixes to encode.
@@ -323,13 +313,13 @@ impl Group {
         }
     }
 
-    pub(super) fn append(&mut self, readers: Readers, data: Bytes, ids: Box<[u32]>, emission: u64) {
+    pub(super) fn append(&mut self, readers: Readers, data: Bytes, told: Told, emission: u64) {
         self.log_bytes += data.len();
         let unread = self.members.len();
         self.log.push_back(Chunk {
             readers,
             data,
-            ids,
+            told,
             emission,
             unread,
         });

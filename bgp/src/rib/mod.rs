@@ -20,7 +20,9 @@ mod decision;
 mod egress;
 mod export;
 mod group;
+mod held;
 mod index;
+mod long_lived;
 mod next_hops;
 mod peers;
 mod restart;
@@ -43,14 +45,16 @@ use crate::{
 pub use apply::{RefreshKind, UpdateOutcome};
 pub use attr_store::Loop;
 pub use config::{
-    Families, KeepStale, LocalRoute, Multipath, NextHopMode, PeerId, PeerRestart, PeerRibConfig,
-    RibConfig, SessionInfo,
+    AddPathUse, Families, KeepStale, LocalRoute, LongLivedPeer, Multipath, NextHopMode, PathLimit,
+    PeerId, PeerRestart, PeerRibConfig, RibConfig, SessionInfo,
 };
 pub use decision::DecisionStep;
 pub use next_hops::{FibNextHop, Reachability};
 pub use peers::{PeerStats, RibError};
 pub use settle::FibChange;
-pub use view::{AdvertisedRoute, BestRoute, Compared, PathState, PathView, RibSize, RouteSource};
+pub use view::{
+    AdvertisedRoute, BestRoute, Compared, PathState, PathView, ReceivedRoute, RibSize, RouteSource,
+};
 
 use attr_store::{AttrStore, Class, Identity, Kind};
 use bits::Bits;
@@ -189,12 +193,7 @@ impl Rib {
             self.local_interfaces.insert(prefix, interface);
         }
         let set = self.attrs.intern(self.local_class, &attrs, NONE);
-        let path = Path {
-            source: LOCAL,
-            stale: false,
-            pre: set,
-            post: set,
-        };
+        let path = Path::fresh(LOCAL, 0, set, set);
         let family = &mut self.families[prefix.family().index()];
         let id = match prefix {
             Prefix::V4(p) => family.table.find_or_insert(p),
@@ -210,7 +209,7 @@ impl Rib {
         family
             .table
             .find_prefix(prefix)
-            .is_some_and(|id| apply::take(family, &mut self.attrs, id, LOCAL))
+            .is_some_and(|id| apply::take(family, &mut self.attrs, id, (LOCAL, 0)))
     }
 
     /// Tells what the kernel knows of a next hop; takes effect with the next [`Rib::settle`].
@@ -231,7 +230,8 @@ impl Rib {
 
     /// The earliest time at which [`Rib::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let stale = self.peers.iter().flatten().filter_map(|p| p.stale_until);
+        let peers = self.peers.iter().flatten();
+        let stale = peers.flat_map(|p| p.grace.iter().flatten().map(|g| g.until));
         stale
             .chain(self.deferral.as_ref().map(|d| d.deadline))
             .min()

@@ -1,13 +1,19 @@
 //! Peers and their sessions, coming and going.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use smallvec::SmallVec;
 
 use super::{
-    Families, KeepStale, PeerId, PeerRibConfig, Rib, SessionInfo, apply,
+    KeepStale, PeerId, PeerRibConfig, Rib, SessionInfo, apply,
     attr_store::{Class, Kind},
     index::NONE,
+    long_lived::{Grace, Then, long_lived},
     restart::RestartEvent,
-    table::Source,
+    table::{Age, Path, Source},
 };
 use crate::{
     policy::{Facts, Filter},
@@ -52,8 +58,9 @@ pub(super) struct Peer {
     pub(super) session: Option<Session>,
     /// The last session, for what is kept of it.
     pub(super) last: Option<SessionInfo>,
-    /// When stale routes are dropped.
-    pub(super) stale_until: Option<Instant>,
+    /// How long stale routes stay, by family; `None` where there are none, or none but those that
+    /// a refresh has yet to repeat.
+    pub(super) grace: [Option<Grace>; 2],
     /// Paths held by family.
     pub(super) paths: [u32; 2],
     pub(super) stats: PeerStats,
@@ -67,7 +74,7 @@ impl Rib {
             config,
             session: None,
             last: None,
-            stale_until: None,
+            grace: [None; 2],
             paths: [0; 2],
             stats: PeerStats::default(),
         };
@@ -107,7 +114,7 @@ impl Rib {
 
     /// Removes a peer and all that it sent.
     pub fn remove_peer(&mut self, peer: PeerId) {
-        self.close(peer, Families::NONE, None);
+        self.close(peer, None);
         self.restart_event(peer, RestartEvent::Gone);
         if let Some(place) = self.peers.get_mut(usize::from(peer.0))
             && place.take().is_some()
@@ -119,7 +126,7 @@ impl Rib {
     /// A session is established.
     pub fn peer_up(&mut self, peer: PeerId, info: SessionInfo, now: Instant) {
         if self.session(peer).is_some() {
-            self.close(peer, Families::NONE, None);
+            self.close(peer, None);
         }
         let Some(state) = self.peer_mut(peer) else {
             return;
@@ -142,7 +149,7 @@ impl Rib {
             .is_some_and(|last| identity(last) != identity(&info));
         state.last = Some(info.clone());
         let families = info.families;
-        let restart = info.restart;
+        let (restart, long_lived) = (info.restart, info.long_lived);
         let class = self.attrs.class_id(class);
         let session = Session {
             info,
@@ -155,7 +162,7 @@ impl Rib {
         if other {
             self.reconsider(peer);
         }
-        self.keep_stale_until_eor(peer, families, restart, now);
+        self.keep_stale_until_eor(peer, families, restart, long_lived, now);
         for family in families.iter() {
             self.join(peer, family);
         }
@@ -166,13 +173,10 @@ impl Rib {
 
     /// The session is lost. Without `keep` all routes of the peer go.
     pub fn peer_down(&mut self, peer: PeerId, keep: Option<KeepStale>, now: Instant) {
-        match keep {
-            Some(keep) => self.close(peer, keep.families, Some(now + keep.restart_time)),
-            None => self.close(peer, Families::NONE, None),
-        }
+        self.close(peer, keep.map(|keep| (keep, now)));
     }
 
-    fn close(&mut self, peer: PeerId, keep: Families, stale_until: Option<Instant>) {
+    fn close(&mut self, peer: PeerId, keep: Option<(KeepStale, Instant)>) {
         for family in Family::ALL {
             self.leave(peer, family);
         }
@@ -180,25 +184,66 @@ impl Rib {
             return;
         };
         state.session = None;
-        state.stale_until = stale_until;
         for family in Family::ALL {
-            // RFC 4724, section 4.2: what was stale before does not survive a second loss.
-            self.purge_stale(peer, family);
-            if keep.contains(family) {
-                self.mark_stale(peer, family);
-            } else {
-                self.purge(peer, family, |_stale| true);
+            match keep {
+                Some((keep, now)) => self.keep_family(peer, family, keep, now),
+                None => self.drop_family(peer, family),
             }
-        }
-        let Some(state) = self.peer_mut(peer) else {
-            return;
-        };
-        if state.paths == [0; 2] {
-            state.stale_until = None;
         }
     }
 
-    /// Received routes of a family, those that import refused included.
+    fn drop_family(&mut self, peer: PeerId, family: Family) {
+        self.purge(peer, family, |_path| true);
+        self.end_grace(peer, family);
+    }
+
+    fn keep_family(&mut self, peer: PeerId, family: Family, keep: KeepStale, now: Instant) {
+        let long = keep.long_lived[family.index()];
+        let restarts = keep.families.contains(family);
+        if !restarts && long.is_zero() {
+            return self.drop_family(peer, family);
+        }
+        let before = self.peer(peer).and_then(|p| p.grace[family.index()]);
+        if let Some(before) = before.filter(|g| g.is_long_lived() && !long.is_zero()) {
+            // RFC 9494, section 4.2: neither the routes nor the timer of the last loss change.
+            self.mark_stale(peer, family);
+            return self.begin_long_lived(peer, family, before.until);
+        }
+        if long.is_zero() {
+            // RFC 4724, section 4.2: what was stale before does not survive a second loss.
+            self.purge_stale(peer, family);
+        }
+        self.mark_stale(peer, family);
+        if self.prefix_count(peer, family) == 0 {
+            return self.end_grace(peer, family);
+        }
+        // RFC 9494, section 4.2: without graceful restart its time counts as zero.
+        let restart_time = if restarts {
+            keep.restart_time
+        } else {
+            Duration::ZERO
+        };
+        if restart_time.is_zero() && !long.is_zero() {
+            return self.begin_long_lived(peer, family, now + long);
+        }
+        let then = if long.is_zero() {
+            Then::Drop
+        } else {
+            Then::LongLived(long)
+        };
+        if let Some(state) = self.peer_mut(peer) {
+            let until = now + restart_time;
+            state.grace[family.index()] = Some(Grace { until, then });
+        }
+    }
+
+    pub(super) fn end_grace(&mut self, peer: PeerId, family: Family) {
+        if let Some(state) = self.peer_mut(peer) {
+            state.grace[family.index()] = None;
+        }
+    }
+
+    /// Received routes of a family, those that import refused included; each path counts.
     pub fn prefix_count(&self, peer: PeerId, family: Family) -> u32 {
         self.peer(peer).map_or(0, |p| p.paths[family.index()])
     }
@@ -270,14 +315,22 @@ impl Rib {
         table.ids().filter(has).take(held).collect()
     }
 
-    /// Drops the paths of `peer` whose staleness `doomed` condemns.
-    pub(super) fn purge(&mut self, peer: PeerId, family: Family, doomed: impl Fn(bool) -> bool) {
+    /// The paths of `peer` for a prefix.
+    pub(super) fn paths_of(&self, source: Source, family: Family, id: u32) -> SmallVec<[Path; 2]> {
+        let paths = self.families[family.index()].table.paths(id).iter();
+        paths.filter(|p| p.source == source).copied().collect()
+    }
+
+    /// Drops the paths of `peer` that `doomed` condemns.
+    pub(super) fn purge(&mut self, peer: PeerId, family: Family, doomed: impl Fn(&Path) -> bool) {
         let mut gone = 0;
         for id in self.ids_of(peer.0, family) {
-            let rib = &mut self.families[family.index()];
-            let path = rib.table.paths(id).iter().find(|p| p.source == peer.0);
-            if path.is_some_and(|p| doomed(p.stale)) {
-                gone += u32::from(apply::take(rib, &mut self.attrs, id, peer.0));
+            for path in self.paths_of(peer.0, family, id) {
+                if doomed(&path) {
+                    let rib = &mut self.families[family.index()];
+                    let key = (path.source, path.path_id);
+                    gone += u32::from(apply::take(rib, &mut self.attrs, id, key));
+                }
             }
         }
         self.count(peer, family, |count| count - gone);
@@ -294,32 +347,41 @@ impl Rib {
                 hashbrown::HashMap::<(u32, u16), u32, foldhash::fast::RandomState>::default();
             let interface = self.peer(peer).and_then(|p| p.last.as_ref());
             let interface = interface.map(|info| info.interface.clone());
+            let mut gone = 0;
             for id in self.ids_of(peer.0, family) {
-                let rib = &mut self.families[family.index()];
-                let prefix = rib.table.prefix(id);
-                let Some(&path) = rib.table.paths(id).iter().find(|p| p.source == peer.0) else {
-                    continue;
-                };
-                let set = self.attrs.set(path.pre);
-                let attrs = filter.needs_attrs().then(|| self.attrs.decode(path.pre));
-                let facts = Facts {
-                    attrs: attrs.as_ref(),
-                    interface: interface.as_deref().unwrap_or_default(),
-                };
-                let rule = if set.looped.is_some() {
-                    None
-                } else {
-                    filter.decide(prefix, self.attrs.kind(path.pre).into(), &facts)
-                };
-                let post = match rule {
-                    None => NONE,
-                    Some(Filter::PLAIN) => path.pre,
-                    Some(rule) => *made.entry((path.pre, rule)).or_insert_with(|| {
-                        apply::modified(&mut self.attrs, path.pre, &filter, rule)
-                    }),
-                };
-                apply::put(rib, &mut self.attrs, id, super::Path { post, ..path });
+                for path in self.paths_of(peer.0, family, id) {
+                    let rib = &mut self.families[family.index()];
+                    let prefix = rib.table.prefix(id);
+                    let set = self.attrs.set(path.pre);
+                    let attrs = filter.needs_attrs().then(|| self.attrs.decode(path.pre));
+                    let facts = Facts {
+                        attrs: attrs.as_ref(),
+                        interface: interface.as_deref().unwrap_or_default(),
+                    };
+                    let rule = if set.looped.is_some() {
+                        None
+                    } else {
+                        filter.decide(prefix, self.attrs.kind(path.pre).into(), &facts)
+                    };
+                    let mut post = match rule {
+                        None => NONE,
+                        Some(Filter::PLAIN) => path.pre,
+                        Some(rule) => *made.entry((path.pre, rule)).or_insert_with(|| {
+                            apply::modified(&mut self.attrs, path.pre, &filter, rule)
+                        }),
+                    };
+                    if path.age == Age::LongStale {
+                        let Some(marked) = long_lived(&mut self.attrs, path.pre, post) else {
+                            let key = (path.source, path.path_id);
+                            gone += u32::from(apply::take(rib, &mut self.attrs, id, key));
+                            continue;
+                        };
+                        post = marked;
+                    }
+                    apply::put(rib, &mut self.attrs, id, Path { post, ..path });
+                }
             }
+            self.count(peer, family, |count| count - gone);
         }
     }
 }

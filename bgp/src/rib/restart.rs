@@ -2,7 +2,11 @@
 
 use std::time::Instant;
 
-use super::{Families, PeerId, PeerRestart, Rib};
+use super::{
+    Families, LongLivedPeer, PeerId, PeerRestart, Rib,
+    long_lived::{Grace, Then},
+    table::{Age, Path},
+};
 use crate::prefix::Family;
 
 /// Our own restart: nothing is decided until the peers have told us what they know.
@@ -46,23 +50,25 @@ impl Rib {
         self.deferral.is_none()
     }
 
-    /// Does what is due at `now`: stale routes go, our own deferral ends.
+    /// Does what is due at `now`: stale routes go or become long-lived ones, our own deferral ends.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let due = |until: Option<Instant>| until.is_some_and(|until| until <= now);
-        let peers: Vec<PeerId> = (0u16..)
-            .zip(&self.peers)
-            .filter(|(_, peer)| peer.as_ref().is_some_and(|p| due(p.stale_until)))
-            .map(|(id, _)| PeerId(id))
+        let all = (0u16..).zip(&self.peers);
+        let due: Vec<(PeerId, Family, Grace)> = all
+            .filter_map(|(id, peer)| Some((PeerId(id), peer.as_ref()?)))
+            .flat_map(|(id, peer)| Family::ALL.map(|f| (id, f, peer.grace[f.index()])))
+            .filter_map(|(id, family, grace)| Some((id, family, grace?)))
+            .filter(|(_, _, grace)| grace.until <= now)
             .collect();
-        for peer in peers {
-            for family in Family::ALL {
-                self.purge_stale(peer, family);
-            }
-            if let Some(state) = self.peer_mut(peer) {
-                state.stale_until = None;
+        for (peer, family, grace) in due {
+            match grace.then {
+                Then::LongLived(time) => self.begin_long_lived(peer, family, now + time),
+                Then::Drop | Then::EndLongLived => {
+                    self.purge_stale(peer, family);
+                    self.end_grace(peer, family);
+                }
             }
         }
-        if due(self.deferral.as_ref().map(|d| d.deadline)) {
+        if self.deferral.as_ref().is_some_and(|d| d.deadline <= now) {
             self.end_deferral();
         }
     }
@@ -98,38 +104,46 @@ impl Rib {
     pub(super) fn mark_stale(&mut self, peer: PeerId, family: Family) {
         for id in self.ids_of(peer.0, family) {
             let paths = self.families[family.index()].table.paths_mut(id);
-            if let Some(path) = paths.iter_mut().find(|p| p.source == peer.0) {
-                path.stale = true;
+            for path in paths.iter_mut().filter(|p| p.source == peer.0) {
+                if path.age == Age::Fresh {
+                    path.age = Age::Stale;
+                }
             }
         }
     }
 
     /// Drops what is stale.
     pub(super) fn purge_stale(&mut self, peer: PeerId, family: Family) {
-        self.purge(peer, family, |stale| stale);
+        self.purge(peer, family, Path::is_stale);
     }
 
-    /// The peer is back (RFC 4724, section 4.2): stale routes of families that it did not keep
-    /// forwarding go at once, the others wait for End-of-RIB.
+    /// The peer is back (RFC 4724, section 4.2, RFC 9494, section 4.2): stale routes of families
+    /// that it did not keep forwarding go at once, the others wait for End-of-RIB.
     pub(super) fn keep_stale_until_eor(
         &mut self,
         peer: PeerId,
         families: Families,
         restart: Option<PeerRestart>,
+        long_lived: Option<LongLivedPeer>,
         now: Instant,
     ) {
         let deadline = now + self.config.stale_time;
-        let Some(state) = self.peer_mut(peer) else {
-            return;
-        };
-        if state.stale_until.is_none() {
-            return;
-        }
-        state.stale_until = Some(deadline);
         for family in Family::ALL {
-            let forwarding = restart.is_some_and(|r| r.forwarding.contains(family));
+            let Some(grace) = self.peer(peer).and_then(|p| p.grace[family.index()]) else {
+                continue;
+            };
+            let forwarding = if grace.is_long_lived() {
+                long_lived.is_some_and(|l| l.forwarding.contains(family))
+            } else {
+                restart.is_some_and(|r| r.forwarding.contains(family))
+            };
             if !families.contains(family) || !forwarding {
                 self.purge_stale(peer, family);
+                self.end_grace(peer, family);
+            } else if !grace.is_long_lived()
+                && let Some(state) = self.peer_mut(peer)
+            {
+                state.grace[family.index()] = Some(Grace::until(deadline));
             }
         }
     }

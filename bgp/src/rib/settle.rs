@@ -92,7 +92,13 @@ impl Rib {
             .flatten()
             .filter(|g| g.key.family == family)
         {
-            moved.iter().for_each(|&id| group.queue.push(id));
+            // Any path may be one that is told, not only the selected one.
+            let news = if group.key.add_path.is_some() {
+                changed
+            } else {
+                &moved
+            };
+            news.iter().for_each(|&id| group.queue.push(id));
         }
     }
 
@@ -110,7 +116,9 @@ impl Rib {
         let mut hops: SmallVec<[u32; 8]> = SmallVec::new();
         if self.config.fib && best.source != LOCAL {
             // Which ones a limit leaves out must not depend on the order of arrival.
-            equal.sort_unstable_by_key(|c| (c.router_id, c.cluster_len, c.peer_addr, c.at));
+            equal.sort_unstable_by_key(|c| {
+                (c.router_id, c.cluster_len, c.peer_addr, c.path_id, c.at)
+            });
             let relax = self.config.multipath.as_path_relax;
             hops.push(self.attrs.set(best.post).next_hop);
             for path in equal.iter().map(|c| &paths[c.at]) {
@@ -149,7 +157,7 @@ impl Rib {
     }
 
     /// The eligible ones of `paths`.
-    fn candidates(&self, paths: &[Path]) -> Candidates {
+    pub(super) fn candidates(&self, paths: &[Path]) -> Candidates {
         let candidate = |(at, path): (usize, &Path)| self.candidate(at, path);
         paths.iter().enumerate().filter_map(candidate).collect()
     }
@@ -179,6 +187,7 @@ impl Rib {
             },
             cluster_len: set.cluster_len,
             peer_addr: last.map_or(self.config.router_id.into(), |info| info.peer_addr),
+            path_id: path.path_id,
         })
     }
 

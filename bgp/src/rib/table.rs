@@ -13,19 +13,60 @@ pub(crate) type Source = u16;
 /// The [`Source`] of locally originated routes.
 pub(crate) const LOCAL: Source = 0;
 
-/// One path: what a peer sent (`pre`) and what import made of it (`post`).
+/// One path: what a peer sent (`pre`) and what import made of it (`post`). 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Path {
     pub(crate) source: Source,
-    /// Kept from a lost session (RFC 4724, section 4.2) or awaiting a refresh.
-    pub(crate) stale: bool,
+    /// Its number among the paths of its destination, for peers that are told several
+    /// (RFC 7911): [`Table::put`] gives the lowest that is free, and it stays while the path does.
+    pub(crate) number: u8,
+    pub(crate) age: Age,
+    /// The identifier that `source` gave the path, 0 on sessions without (RFC 7911).
+    pub(crate) path_id: u32,
     /// Attribute set as received.
     pub(crate) pre: u32,
     /// Attribute set after import, [`NONE`] when not eligible.
     pub(crate) post: u32,
 }
 
-/// A destination. 28 bytes.
+/// Whether the source still stands behind a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Age {
+    Fresh,
+    /// Kept from a lost session (RFC 4724, section 4.2) or awaiting a refresh.
+    Stale,
+    /// Kept beyond the restart time; `post` says so (RFC 9494, section 4.2).
+    LongStale,
+}
+
+impl Path {
+    /// A path as it arrives.
+    pub(crate) const fn fresh(source: Source, path_id: u32, pre: u32, post: u32) -> Self {
+        Self {
+            source,
+            number: 0,
+            age: Age::Fresh,
+            path_id,
+            pre,
+            post,
+        }
+    }
+
+    pub(crate) fn is_stale(&self) -> bool {
+        self.age != Age::Fresh
+    }
+
+    /// What tells it from other paths of its destination.
+    const fn key(&self) -> (Source, u32) {
+        (self.source, self.path_id)
+    }
+}
+
+/// Paths of a destination that can be told apart in what others are told. Of more, those that share
+/// the last number count as one there.
+const LAST_NUMBER: u8 = u8::MAX;
+
+/// A destination. 32 bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dest {
     /// The only path when `spill` is [`NONE`]; absent when its `pre` is [`NONE`].
@@ -42,12 +83,7 @@ pub(crate) struct Dest {
     vacant: bool,
 }
 
-const NO_PATH: Path = Path {
-    source: LOCAL,
-    stale: false,
-    pre: NONE,
-    post: NONE,
-};
+const NO_PATH: Path = Path::fresh(LOCAL, 0, NONE, NONE);
 const NEW: Dest = Dest {
     inline: NO_PATH,
     spill: NONE,
@@ -281,15 +317,17 @@ impl Table {
         }
     }
 
-    /// Adds or replaces the path of `path.source`; returns what it replaced.
-    pub(crate) fn put(&mut self, id: u32, path: Path) -> Option<Path> {
+    /// Adds or replaces the path of a source with an identifier; returns what it replaced.
+    pub(crate) fn put(&mut self, id: u32, mut path: Path) -> Option<Path> {
         if let Some(held) = self
             .paths_mut(id)
             .iter_mut()
-            .find(|p| p.source == path.source)
+            .find(|p| p.key() == path.key())
         {
+            path.number = held.number;
             return Some(std::mem::replace(held, path));
         }
+        path.number = free_number(self.paths(id));
         let dest = &mut self.dests[id as usize];
         if dest.spill != NONE {
             self.spills[dest.spill as usize].push(path);
@@ -306,17 +344,18 @@ impl Table {
         None
     }
 
-    /// Takes the path of `source` out.
-    pub(crate) fn take(&mut self, id: u32, source: Source) -> Option<Path> {
+    /// Takes the path of `source` with an identifier out.
+    pub(crate) fn take(&mut self, id: u32, source: Source, path_id: u32) -> Option<Path> {
         let dest = &mut self.dests[id as usize];
+        let key = (source, path_id);
         if dest.spill == NONE {
-            if dest.inline.pre == NONE || dest.inline.source != source {
+            if dest.inline.pre == NONE || dest.inline.key() != key {
                 return None;
             }
             return Some(std::mem::replace(&mut dest.inline, NO_PATH));
         }
         let list = &mut self.spills[dest.spill as usize];
-        let at = list.iter().position(|p| p.source == source)?;
+        let at = list.iter().position(|p| p.key() == key)?;
         let taken = list.swap_remove(at);
         if let [last] = list[..] {
             list.clear();
@@ -344,22 +383,59 @@ impl Table {
     }
 }
 
+/// The lowest number that none of `paths` has.
+fn free_number(paths: &[Path]) -> u8 {
+    let first = paths
+        .iter()
+        .filter(|p| p.number < 64)
+        .fold(0u64, |used, p| used | 1 << p.number);
+    match first.trailing_ones() as u8 {
+        64 => (64..LAST_NUMBER)
+            .find(|n| paths.iter().all(|p| p.number != *n))
+            .unwrap_or(LAST_NUMBER),
+        free => free,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn path(source: Source) -> Path {
-        Path {
-            source,
-            stale: false,
-            pre: u32::from(source),
-            post: NONE,
-        }
+        Path::fresh(source, 0, u32::from(source), NONE)
     }
 
     #[test]
-    fn a_destination_is_28_bytes() {
-        assert_eq!((size_of::<Path>(), size_of::<Dest>()), (12, 28));
+    fn a_destination_is_32_bytes() {
+        assert_eq!((size_of::<Path>(), size_of::<Dest>()), (16, 32));
+    }
+
+    #[test]
+    fn a_source_has_a_path_for_each_identifier_and_numbers_are_reused() {
+        let mut table = Table::new(Family::Ipv4Unicast, 7);
+        let id = table.find_or_insert("10.0.0.0/8".parse::<Ipv4Prefix>().unwrap());
+        let of = |path_id| Path { path_id, ..path(1) };
+        let numbers =
+            |table: &Table| -> Vec<u8> { table.paths(id).iter().map(|p| p.number).collect() };
+        for path_id in 0..3 {
+            assert_eq!(table.put(id, of(path_id)), None);
+        }
+        assert_eq!(numbers(&table), [0, 1, 2]);
+        let replaced = table.put(id, Path { pre: 9, ..of(1) }).unwrap();
+        assert_eq!((replaced.path_id, replaced.pre, replaced.number), (1, 1, 1));
+        assert_eq!(table.take(id, 1, 9), None);
+        assert_eq!(table.take(id, 1, 1).unwrap().pre, 9);
+        table.put(id, of(7));
+        table.put(id, of(8));
+        let mut all = numbers(&table);
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 2, 3]);
+        for path_id in 100..500 {
+            table.put(id, of(path_id));
+        }
+        let mut all = numbers(&table);
+        all.sort_unstable();
+        assert_eq!((all[254], all[255], all[403]), (254, 255, 255));
     }
 
     #[test]
@@ -371,13 +447,16 @@ mod tests {
         for source in 1..4 {
             assert_eq!(table.put(id, path(source)), None);
         }
-        assert_eq!(table.paths(id).len(), 3);
-        assert_eq!(table.put(id, Path { pre: 9, ..path(2) }), Some(path(2)));
-        assert_eq!(table.take(id, 1), Some(path(1)));
-        assert_eq!(table.take(id, 1), None);
-        assert_eq!(table.take(id, 2).map(|p| p.pre), Some(9));
-        assert_eq!(table.paths(id), &[path(3)]);
-        assert_eq!(table.take(id, 3), Some(path(3)));
+        let sources =
+            |table: &Table| -> Vec<Source> { table.paths(id).iter().map(|p| p.source).collect() };
+        assert_eq!(sources(&table), [1, 2, 3]);
+        let replaced = table.put(id, Path { pre: 9, ..path(2) });
+        assert_eq!(replaced.map(|p| p.pre), Some(2));
+        assert_eq!(table.take(id, 1, 0).map(|p| p.source), Some(1));
+        assert_eq!(table.take(id, 1, 0), None);
+        assert_eq!(table.take(id, 2, 0).map(|p| p.pre), Some(9));
+        assert_eq!(sources(&table), [3]);
+        assert_eq!(table.take(id, 3, 0).map(|p| p.source), Some(3));
         assert_eq!(table.free_spills, [0]);
         table.release(id);
         assert_eq!(table.find(key), None);

@@ -2,8 +2,12 @@
 
 use std::{net::IpAddr, ops::Range};
 
+use smallvec::SmallVec;
+
 use super::{
     DecisionStep, Loop, PeerId, Rib,
+    egress::told_id,
+    export::Export,
     group::GroupKey,
     index::NONE,
     next_hops::FibSet,
@@ -63,6 +67,8 @@ pub struct Compared {
 pub struct PathView {
     /// Who sent it.
     pub source: RouteSource,
+    /// The identifier that it was sent with, where the session has them (RFC 7911).
+    pub path_id: Option<u32>,
     /// The next hop, `None` for what we originate.
     pub next_hop: Option<NextHop>,
     /// Attributes after import; as received if import refused it.
@@ -95,10 +101,27 @@ pub struct BestRoute {
 pub struct AdvertisedRoute {
     /// Destination.
     pub prefix: Prefix,
+    /// The identifier that it is told with, where the session has them (RFC 7911).
+    pub path_id: Option<u32>,
     /// Next hop told.
     pub next_hop: NextHop,
     /// Attributes told.
     pub attrs: PathAttrs,
+}
+
+/// A route as a peer sent it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceivedRoute {
+    /// Destination.
+    pub prefix: Prefix,
+    /// The identifier that it was sent with, where the session has them (RFC 7911).
+    pub path_id: Option<u32>,
+    /// Next hop as received.
+    pub next_hop: Option<NextHop>,
+    /// Attributes as received.
+    pub attrs: PathAttrs,
+    /// Kept from a session that was lost.
+    pub stale: bool,
 }
 
 /// How much there is.
@@ -128,14 +151,14 @@ impl Rib {
             .iter()
             .zip(self.explain(paths))
             .map(|(path, explained)| {
-                let mut view = self.path_view(path, explained);
+                let mut view = self.path_view(prefix.family(), path, explained);
                 let hop = view.next_hop.map(NextHop::addr);
                 view.multipath = matches!(view.state, PathState::Lost(step) if step > DecisionStep::IgpCost)
                     && used.iter().any(|h| Some(h.addr) == hop);
                 view
             })
             .collect();
-        views.sort_by_key(|view| (view.state != PathState::Best, view.source));
+        views.sort_by_key(|view| (view.state != PathState::Best, view.source, view.path_id));
         views
     }
 
@@ -153,7 +176,16 @@ impl Rib {
             })
     }
 
-    fn path_view(&self, path: &Path, explained: Explained) -> PathView {
+    /// The identifier that a path was sent with, if its session has them.
+    fn path_id(&self, family: Family, path: &Path) -> Option<u32> {
+        let last = self.peer(PeerId(path.source))?.last.as_ref()?;
+        last.add_path
+            .receive
+            .contains(family)
+            .then_some(path.path_id)
+    }
+
+    fn path_view(&self, family: Family, path: &Path, explained: Explained) -> PathView {
         let looped = self.attrs.set(path.pre).looped;
         let state = match (explained.eligible, &explained.lost, looped) {
             (true, None, _) => PathState::Best,
@@ -169,12 +201,13 @@ impl Rib {
         };
         PathView {
             source: path.source.into(),
+            path_id: self.path_id(family, path),
             next_hop: self.next_hops.wire(self.attrs.set(set).next_hop),
             attrs: self.attrs.decode(set),
             state,
             compared: explained.lost.map(|(_, compared)| compared),
             multipath: false,
-            stale: path.stale,
+            stale: path.is_stale(),
         }
     }
 
@@ -208,12 +241,18 @@ impl Rib {
         peer: PeerId,
         family: Family,
         places: Range<u32>,
-    ) -> impl Iterator<Item = (Prefix, PathAttrs, Option<NextHop>)> + '_ {
+    ) -> impl Iterator<Item = ReceivedRoute> + '_ {
         let table = &self.families[family.index()].table;
-        table.ids_in(places).filter_map(move |id| {
-            let path = table.paths(id).iter().find(|p| p.source == peer.0)?;
-            let next_hop = self.next_hops.wire(self.attrs.set(path.pre).next_hop);
-            Some((table.prefix(id), self.attrs.decode(path.pre), next_hop))
+        table.ids_in(places).flat_map(move |id| {
+            let of_peer = move |path: &&Path| path.source == peer.0;
+            let paths = table.paths(id).iter().filter(of_peer);
+            paths.map(move |path| ReceivedRoute {
+                prefix: table.prefix(id),
+                path_id: self.path_id(family, path),
+                next_hop: self.next_hops.wire(self.attrs.set(path.pre).next_hop),
+                attrs: self.attrs.decode(path.pre),
+                stale: path.is_stale(),
+            })
         })
     }
 
@@ -227,29 +266,50 @@ impl Rib {
     ) -> impl Iterator<Item = AdvertisedRoute> + '_ {
         let table = &self.families[family.index()].table;
         let key = self.key_of(peer, family);
-        table.ids_in(places).filter_map(move |id| {
-            let key = key?;
-            let export = self.export(key, id).filter(|e| e.source != peer.0)?;
-            let rendered = self.render(key, export)?;
-            let ctx = AttrContext {
-                four_octet_as: key.four_octet_as,
-                peer: PeerKind::Ibgp,
-            };
-            let attrs = PathAttrs::decode(&rendered.attrs, &ctx).attrs;
-            let next_hop = rendered.mp_next_hop.or(attrs.next_hop.map(NextHop::V4))?;
-            Some(AdvertisedRoute {
-                prefix: table.prefix(id),
-                next_hop,
-                attrs,
-            })
+        let exports = move |id| -> SmallVec<[Export; 4]> {
+            match key {
+                None => SmallVec::new(),
+                Some(key) => match key.add_path {
+                    None => self.export(key, id).into_iter().collect(),
+                    Some(limit) => self.exports(key, id, limit),
+                },
+            }
+        };
+        let routes = table.ids_in(places).flat_map(move |id| {
+            let prefix = table.prefix(id);
+            exports(id).into_iter().map(move |export| (prefix, export))
+        });
+        routes
+            .filter(move |(_, export)| export.source != peer.0)
+            .filter_map(move |(prefix, export)| self.advertised(key?, prefix, export))
+    }
+
+    fn advertised(
+        &self,
+        key: &GroupKey,
+        prefix: Prefix,
+        export: Export,
+    ) -> Option<AdvertisedRoute> {
+        let rendered = self.render(key, export)?;
+        let ctx = AttrContext {
+            four_octet_as: key.four_octet_as,
+            peer: PeerKind::Ibgp,
+        };
+        let attrs = PathAttrs::decode(&rendered.attrs, &ctx).attrs;
+        let next_hop = rendered.mp_next_hop.or(attrs.next_hop.map(NextHop::V4))?;
+        Some(AdvertisedRoute {
+            prefix,
+            path_id: key.add_path.map(|_| told_id(export.number)),
+            next_hop,
+            attrs,
         })
     }
 
-    /// How many prefixes a peer is told in a family, as far as that is encoded.
+    /// How many routes a peer is told in a family, as far as that is encoded.
     pub fn advertised_count(&self, peer: PeerId, family: Family) -> usize {
         let group = self.session(peer).and_then(|s| s.groups[family.index()]);
         let group = group.and_then(|at| self.groups.get(at)?.as_ref());
-        group.map_or(0, |group| group.told_count(peer.0))
+        group.map_or(0, |group| group.held.told_count(peer.0))
     }
 
     fn key_of(&self, peer: PeerId, family: Family) -> Option<&GroupKey> {

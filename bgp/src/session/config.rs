@@ -11,8 +11,8 @@ pub struct SessionConfig {
     pub local_as: u32,
     /// Our BGP identifier, not 0.
     pub local_id: Ipv4Addr,
-    /// The AS that the peer must be in.
-    pub remote_as: u32,
+    /// The AS that the peer must be in; `None` for any but `local_as`.
+    pub remote_as: Option<u32>,
     /// Proposed hold time: 0 for none, or at least 3.
     pub hold_time_secs: u16,
     /// KEEPALIVE interval; by default a third of the negotiated hold time. Never more than that.
@@ -29,6 +29,24 @@ pub struct SessionConfig {
     pub extended_messages: bool,
     /// Offer IPv4 routes with IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
+    /// Offer path identifiers in all families (RFC 7911).
+    pub add_path: AddPathOffer,
+}
+
+impl SessionConfig {
+    /// Whether the peer is in another AS.
+    pub fn is_external(&self) -> bool {
+        self.remote_as != Some(self.local_as)
+    }
+}
+
+/// Directions in which several paths of a prefix may go (RFC 7911).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AddPathOffer {
+    /// We want to send several.
+    pub send: bool,
+    /// We can receive several.
+    pub receive: bool,
 }
 
 /// Our side of graceful restart.
@@ -39,4 +57,15 @@ pub struct LocalRestart {
     /// We have just restarted and the kernel kept forwarding: set the R bit until the session is
     /// first up, and the F bits.
     pub restarting: bool,
+    /// Long-lived graceful restart (RFC 9494).
+    pub long_lived: Option<LocalLongLived>,
+}
+
+/// Our side of long-lived graceful restart (RFC 9494).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalLongLived {
+    /// How long peers may keep our routes beyond the restart time, seconds, below 2^24.
+    pub stale_time_secs: u32,
+    /// Longest that we keep those of peers, whatever they ask for.
+    pub max_stale_time_secs: u32,
 }

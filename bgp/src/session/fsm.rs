@@ -606,7 +606,7 @@ impl Session {
     }
 }
 
-/// RFC 4724 section 4.2, RFC 8538 section 4: what outlives the session.
+/// RFC 4724 section 4.2, RFC 8538 section 4, RFC 9494 section 4.2: what outlives the session.
 fn retain(negotiated: &Negotiated, reason: &DownReason) -> Option<Retain> {
     let peer = negotiated.graceful_restart.as_ref()?;
     let kept = match reason {
@@ -622,10 +622,12 @@ fn retain(negotiated: &Negotiated, reason: &DownReason) -> Option<Retain> {
         .map(|f| f.family)
         .filter(|f| negotiated.families.contains(f))
         .collect();
-    let restart_time = Duration::from_secs(peer.restart_time_secs.into());
-    (kept && !families.is_empty()).then_some(Retain {
+    let long_lived = Family::ALL.map(|family| negotiated.long_lived_time(family));
+    let any = !families.is_empty() || long_lived.iter().any(|time| !time.is_zero());
+    (kept && any).then_some(Retain {
         families,
-        restart_time,
+        restart_time: Duration::from_secs(peer.restart_time_secs.into()),
+        long_lived,
     })
 }
 

@@ -13,7 +13,7 @@ mod fsm;
 mod jitter;
 mod negotiate;
 
-pub use config::{LocalRestart, SessionConfig};
+pub use config::{AddPathOffer, LocalLongLived, LocalRestart, SessionConfig};
 pub use fsm::{Accepted, Session};
 pub(crate) use jitter::Jitter;
 pub use negotiate::Negotiated;
@@ -97,6 +97,8 @@ pub struct Retain {
     pub families: Vec<Family>,
     /// For how long at most, unless the session comes back.
     pub restart_time: Duration,
+    /// How much longer as long-lived stale ones, by [`Family::index`] (RFC 9494).
+    pub long_lived: [Duration; 2],
 }
 
 /// What the driver is to do.

@@ -6,10 +6,10 @@ use bytes::{BufMut, BytesMut};
 
 use crate::{
     prefix::Family,
-    session::SessionConfig,
+    session::{AddPathOffer, SessionConfig},
     wire::{
         AttrContext, Kind, MAX_EXTENDED_LEN, MAX_LEN, Open, PeerKind, WireError,
-        capability::{Capabilities, ForwardingState, GracefulRestart},
+        capability::{AddPath, Capabilities, ForwardingState, GracefulRestart, LongLived},
     },
 };
 
@@ -38,6 +38,13 @@ pub struct Negotiated {
     pub extended_next_hop: bool,
     /// The peer's graceful restart, if we offered it as well.
     pub graceful_restart: Option<GracefulRestart>,
+    /// The peer's long-lived graceful restart (RFC 9494), if we offered it as well; no stale time
+    /// is longer than we allow.
+    pub long_lived: Option<Vec<LongLived>>,
+    /// Families in which what we send has path identifiers (RFC 7911).
+    pub paths_sent: Vec<Family>,
+    /// Families in which what we receive has path identifiers (RFC 7911).
+    pub paths_received: Vec<Family>,
 }
 
 impl Negotiated {
@@ -74,6 +81,23 @@ impl Negotiated {
     }
 }
 
+impl Negotiated {
+    /// How long the peer wants the routes of `family` kept beyond its restart time.
+    pub fn long_lived_time(&self, family: Family) -> Duration {
+        let mut all = self.long_lived.iter().flatten();
+        let found = all.find(|l| l.family == family && self.families.contains(&family));
+        found.map_or(Duration::ZERO, |l| {
+            Duration::from_secs(l.stale_time_secs.into())
+        })
+    }
+
+    /// As [`forwarding_preserved`](Self::forwarding_preserved), for long-lived stale routes.
+    pub fn long_lived_preserved(&self, family: Family) -> bool {
+        let mut all = self.long_lived.iter().flatten();
+        all.any(|l| l.family == family && l.preserved)
+    }
+}
+
 /// The OPEN to send. `fresh` until the session was up once.
 pub(super) fn our_open(config: &SessionConfig, fresh: bool) -> Open {
     let graceful_restart = config.graceful_restart.map(|local| GracefulRestart {
@@ -91,6 +115,18 @@ pub(super) fn our_open(config: &SessionConfig, fresh: bool) -> Open {
             })
             .collect(),
     });
+    // The same holds for as long as they stay: the kernel's routes are there or they are not.
+    let long_lived = config
+        .graceful_restart
+        .and_then(|local| Some((local, local.long_lived?)))
+        .map(|(local, long)| {
+            let of_family = |&family: &Family| LongLived {
+                family,
+                preserved: local.restarting || !fresh,
+                stale_time_secs: long.stale_time_secs,
+            };
+            config.families.iter().map(of_family).collect()
+        });
     Open {
         asn: config.local_as,
         hold_time_secs: config.hold_time_secs,
@@ -103,9 +139,24 @@ pub(super) fn our_open(config: &SessionConfig, fresh: bool) -> Open {
             extended_next_hop: over_v6(config).collect(),
             four_octet_as: Some(config.local_as),
             graceful_restart,
-            ..Capabilities::default()
+            long_lived,
+            add_path: our_add_path(config).collect(),
         },
     }
+}
+
+fn our_add_path(config: &SessionConfig) -> impl Iterator<Item = AddPath> {
+    let AddPathOffer { send, receive } = config.add_path;
+    let of_family = move |&family: &Family| AddPath {
+        family,
+        send,
+        receive,
+    };
+    config
+        .families
+        .iter()
+        .filter(move |_| send || receive)
+        .map(of_family)
 }
 
 /// Families that we take over IPv6 next hops where they usually have others.
@@ -116,7 +167,11 @@ fn over_v6(config: &SessionConfig) -> impl Iterator<Item = Family> {
 
 /// Checks the peer's OPEN against the configuration.
 pub(super) fn negotiate(config: &SessionConfig, peer: Open) -> Result<Negotiated, WireError> {
-    if peer.asn != config.remote_as {
+    let expected = match config.remote_as {
+        Some(asn) => peer.asn == asn,
+        None => peer.asn != config.local_as,
+    };
+    if !expected {
         let what = "the peer is in another AS than configured";
         return Err(WireError::new(Kind::OPEN_BAD_PEER_AS, what));
     }
@@ -142,19 +197,45 @@ pub(super) fn negotiate(config: &SessionConfig, peer: Open) -> Result<Negotiated
     };
     let theirs = &peer.capabilities;
     let long = config.extended_messages && theirs.extended_message;
+    // RFC 7911 section 4: where one side sends and the other receives; the last word of a family
+    // counts.
+    let add_path = |family: &Family| {
+        let mut all = theirs.add_path.iter().rev();
+        all.find(|a| a.family == *family)
+    };
+    let with = |on: bool, theirs: fn(&AddPath) -> bool| -> Vec<Family> {
+        let agreed = |f: &&Family| on && add_path(f).is_some_and(theirs);
+        families.iter().filter(agreed).copied().collect()
+    };
+    let graceful_restart = config.graceful_restart.and(theirs.graceful_restart.clone());
     Ok(Negotiated {
+        paths_sent: with(config.add_path.send, |a| a.receive),
+        paths_received: with(config.add_path.receive, |a| a.send),
+        long_lived: long_lived(config, &peer),
         local_as: config.local_as,
         hold_time: Duration::from_secs(hold_secs.into()),
         keepalive,
-        families,
         max_message_len: if long { MAX_EXTENDED_LEN } else { MAX_LEN },
         four_octet_as: theirs.four_octet_as.is_some(),
         route_refresh: theirs.route_refresh,
         enhanced_route_refresh: theirs.enhanced_route_refresh,
         extended_next_hop: over_v6(config).any(|f| theirs.extended_next_hop.contains(&f)),
-        graceful_restart: config.graceful_restart.and(theirs.graceful_restart.clone()),
+        graceful_restart,
+        families,
         peer,
     })
+}
+
+/// RFC 9494 section 4.1: nothing without graceful restart itself.
+fn long_lived(config: &SessionConfig, peer: &Open) -> Option<Vec<LongLived>> {
+    let ours = config.graceful_restart?.long_lived?;
+    let theirs = &peer.capabilities;
+    theirs.graceful_restart.as_ref()?;
+    let bounded = |l: &LongLived| LongLived {
+        stale_time_secs: l.stale_time_secs.min(ours.max_stale_time_secs),
+        ..*l
+    };
+    Some(theirs.long_lived.as_ref()?.iter().map(bounded).collect())
 }
 
 /// RFC 5492 section 3: the data names the capabilities that the peer lacks.

@@ -44,8 +44,8 @@ pub struct Capabilities {
     pub add_path: Vec<AddPath>,
     /// RFC 4724.
     pub graceful_restart: Option<GracefulRestart>,
-    /// RFC 9494.
-    pub long_lived: Vec<LongLived>,
+    /// RFC 9494. `Some` of nothing tells that the sender knows of it.
+    pub long_lived: Option<Vec<LongLived>>,
 }
 
 /// ADD-PATH of a family (RFC 7911).
@@ -128,7 +128,7 @@ impl Capabilities {
                 EXTENDED_NEXT_HOP => self.extended_next_hop = extended_next_hop(v),
                 ADD_PATH => self.add_path.extend(add_path(v)),
                 GRACEFUL_RESTART => self.graceful_restart = GracefulRestart::decode(v),
-                LONG_LIVED_GRACEFUL_RESTART => self.long_lived = long_lived(v),
+                LONG_LIVED_GRACEFUL_RESTART => self.long_lived = Some(long_lived(v)),
                 _ => {}
             }
         }
@@ -167,9 +167,9 @@ impl Capabilities {
             }
         }
         put_flag(out, self.enhanced_route_refresh, ENHANCED_ROUTE_REFRESH);
-        if !self.long_lived.is_empty() {
-            put_head(out, LONG_LIVED_GRACEFUL_RESTART, self.long_lived.len() * 7);
-            for item in &self.long_lived {
+        if let Some(long_lived) = &self.long_lived {
+            put_head(out, LONG_LIVED_GRACEFUL_RESTART, long_lived.len() * 7);
+            for item in long_lived {
                 put_family(out, item.family);
                 out.put_u8(if item.preserved { PRESERVED } else { 0 });
                 out.put_uint(item.stale_time_secs.into(), 3);
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(c.extended_next_hop, [Family::Ipv4Unicast]);
         let family = Family::Ipv6Unicast;
         assert_eq!(
-            c.long_lived,
+            c.long_lived.clone().unwrap_or_default(),
             [LongLived {
                 family,
                 preserved: true,

@@ -116,8 +116,11 @@ fn peer_table(peers: &[Peer]) -> Table {
 }
 
 fn route_table(routes: &[Route]) -> Table {
-    let mut table = Table::new([
+    // Only sessions with several paths of a prefix have identifiers.
+    let with_ids = routes.iter().any(|route| route.path_id.is_some());
+    let heading = [
         "PREFIX",
+        "PATH ID",
         "NEXT HOP",
         "FROM",
         "PREF",
@@ -125,11 +128,15 @@ fn route_table(routes: &[Route]) -> Table {
         "AS PATH",
         "ORIGIN",
         "COMMUNITIES",
-    ]);
+    ];
+    let mut table = Table::new(heading.into_iter().filter(|h| with_ids || *h != "PATH ID"));
     let number = |value: Option<u32>| value.map_or_else(String::new, |v| v.to_string());
     for route in routes {
-        table.row([
-            route.prefix.clone(),
+        let first = [
+            Some(route.prefix.clone()),
+            with_ids.then(|| number(route.path_id)),
+        ];
+        let rest = [
             route.next_hops.join(" "),
             route.source.clone(),
             number(route.local_pref),
@@ -137,7 +144,8 @@ fn route_table(routes: &[Route]) -> Table {
             route.as_path.clone(),
             route.origin.clone(),
             communities(route),
-        ]);
+        ];
+        table.row(first.into_iter().flatten().chain(rest));
     }
     table
 }
@@ -203,6 +211,29 @@ PEER        NAME   AS      STATE         SINCE   FAMILY         RECEIVED   ADVER
 192.0.2.1   tor1   65000   Established   1m1s    ipv4-unicast   2          1
                                                  ipv6-unicast   0          1
 "
+        );
+    }
+
+    #[test]
+    fn identifiers_of_paths_have_a_column_where_there_are_any() {
+        let plain = Route {
+            prefix: "10.0.0.0/24".into(),
+            ..Route::default()
+        };
+        assert!(
+            !route_table(std::slice::from_ref(&plain))
+                .render()
+                .contains("PATH ID")
+        );
+        let second = Route {
+            path_id: Some(2),
+            ..plain.clone()
+        };
+        let text = route_table(&[plain, second]).render();
+        let last: Vec<_> = text.lines().last().unwrap().split_whitespace().collect();
+        assert!(
+            text.contains("PATH ID") && last == ["10.0.0.0/24", "2"],
+            "{text}"
         );
     }
 

@@ -213,6 +213,26 @@ schema!(
         "localWorkloadSelector": SELECTOR,
         "reversePeering": Word(ReversePeering::WORDS),
         "bfd": Object(&BFD),
+        "addPath": Object(&ADD_PATH),
+        "longLivedRestart": Object(&LONG_LIVED),
+        "passive": Bool,
+    ]
+);
+
+schema!(
+    ADD_PATH,
+    [
+        "receive": Bool,
+        "send": Bool,
+        "maxSent": Whole(1, 65535),
+    ]
+);
+
+schema!(
+    LONG_LIVED,
+    [
+        "staleTime": DURATION,
+        "maxStaleTime": DURATION,
     ]
 );
 

@@ -555,6 +555,7 @@ impl Core {
                 let keep = retain.map(|r| KeepStale {
                     families: r.families.into_iter().collect(),
                     restart_time: r.restart_time,
+                    long_lived: r.long_lived,
                 });
                 peer.span
                     .in_scope(|| warn!(%reason, graceful = keep.is_some(), "session down"));

@@ -8,8 +8,14 @@ use std::{
 
 use margay_bgp::{
     prefix::Family,
-    rib::{self, NextHopMode, PeerId, PeerRestart, PeerRibConfig, SessionInfo},
-    session::{ConnId, LocalRestart, Negotiated, Session, SessionConfig, State},
+    rib::{
+        self, AddPathUse, LongLivedPeer, NextHopMode, PathLimit, PeerId, PeerRestart,
+        PeerRibConfig, SessionInfo,
+    },
+    session::{
+        AddPathOffer, ConnId, LocalLongLived, LocalRestart, Negotiated, Session, SessionConfig,
+        State,
+    },
     wire::{NextHop, PeerKind},
 };
 use tokio::task::AbortHandle;
@@ -125,7 +131,7 @@ impl Peer {
 
     pub(super) fn is_external(&self) -> bool {
         let session = self.session.config();
-        session.remote_as != session.local_as
+        session.is_external()
     }
 
     pub(super) fn mark_up(&mut self, link: LinkId, now: Instant) {
@@ -151,7 +157,7 @@ impl Peer {
         PeerStatus {
             key: self.key,
             name: self.config.name.clone(),
-            remote_as: session.remote_as,
+            remote_as: self.remote_as().unwrap_or(0),
             local_as: session.local_as,
             state: self.session.state(),
             since: self.since,
@@ -180,10 +186,19 @@ impl Peer {
         }
     }
 
+    /// The peer's AS, once it is known.
+    fn remote_as(&self) -> Option<u32> {
+        let said = self.session.negotiated().map(|n| n.peer.asn);
+        said.or(self.session.config().remote_as)
+    }
+
     /// The peer's settings for the RIB, with the addresses of the interface in use.
     pub(super) fn rib_config(&self) -> PeerRibConfig {
         let session = self.session.config();
         let mut config = rib_config(&self.config, session, self.local, self.draining);
+        if config.as_override.is_some() {
+            config.as_override = self.remote_as();
+        }
         let negotiated = self.session.negotiated();
         let can = negotiated.is_some_and(|n| n.extended_next_hop);
         if can && self.key.addr.is_ipv6() && self.config.next_hop_v4.is_none() {
@@ -191,6 +206,11 @@ impl Peer {
             config.next_hop_v4 = config.next_hop_v6;
         }
         config
+    }
+
+    fn offers_long_lived(&self) -> bool {
+        let restart = self.session.config().graceful_restart;
+        restart.is_some_and(|restart| restart.long_lived.is_some())
     }
 
     /// What the RIB has to know of the session.
@@ -210,6 +230,17 @@ impl Peer {
             peer_addr: self.key.addr,
             scope,
             interface: self.local.name(),
+            add_path: AddPathUse {
+                send: negotiated.paths_sent.iter().copied().collect(),
+                receive: negotiated.paths_received.iter().copied().collect(),
+            },
+            long_lived: self.offers_long_lived().then(|| LongLivedPeer {
+                capable: negotiated.long_lived.is_some(),
+                forwarding: Family::ALL
+                    .into_iter()
+                    .filter(|f| negotiated.long_lived_preserved(*f))
+                    .collect(),
+            }),
             restart: negotiated.graceful_restart.as_ref().map(|g| PeerRestart {
                 restarting: g.restarting,
                 forwarding: Family::ALL
@@ -227,10 +258,10 @@ pub(super) fn rib_config(
     local: LocalAddrs,
     draining: bool,
 ) -> PeerRibConfig {
-    let kind = if session.remote_as == session.local_as {
-        PeerKind::Ibgp
-    } else {
+    let kind = if session.is_external() {
         PeerKind::Ebgp
+    } else {
+        PeerKind::Ibgp
     };
     let v6 = config.next_hop_v6.or(local.v6);
     PeerRibConfig {
@@ -258,18 +289,20 @@ pub(super) fn rib_config(
             (None, _, _) => None,
         },
         allow_own_as: config.allow_own_as,
-        as_override: config.as_override.then_some(session.remote_as),
+        as_override: config.as_override.then_some(session.remote_as.unwrap_or(0)),
         remove_private_as: config.remove_private_as,
+        paths_sent: config.add_path.send.unwrap_or(PathLimit::All),
         import: config.import.compile(),
         export: config.export.compile(),
     }
 }
 
 pub(super) fn session_config(config: &PeerConfig, speaker: &SpeakerConfig) -> SessionConfig {
+    let local_as = config.local_as.unwrap_or(speaker.local_as);
     SessionConfig {
-        local_as: config.local_as.unwrap_or(speaker.local_as),
+        local_as,
         local_id: speaker.router_id,
-        remote_as: config.remote_as,
+        remote_as: config.remote_as.number(local_as),
         hold_time_secs: config.hold_time_secs,
         keepalive_secs: config.keepalive_secs,
         connect_retry: Duration::from_secs(config.connect_retry_secs.into()),
@@ -278,9 +311,17 @@ pub(super) fn session_config(config: &PeerConfig, speaker: &SpeakerConfig) -> Se
         graceful_restart: speaker.graceful_restart.map(|g| LocalRestart {
             restart_time_secs: config.restart_time_secs.unwrap_or(g.restart_time_secs),
             restarting: g.restarting,
+            long_lived: config.long_lived.map(|long| LocalLongLived {
+                stale_time_secs: long.stale_time_secs,
+                max_stale_time_secs: long.max_stale_time_secs.unwrap_or(long.stale_time_secs),
+            }),
         }),
         extended_messages: config.extended_messages,
         extended_next_hop: config.extended_next_hop,
+        add_path: AddPathOffer {
+            send: config.add_path.send.is_some(),
+            receive: config.add_path.receive,
+        },
     }
 }
 
@@ -290,7 +331,16 @@ fn session_status(negotiated: &Negotiated, local_addr: std::net::IpAddr) -> Sess
         (negotiated.route_refresh, "route refresh"),
         (negotiated.enhanced_route_refresh, "enhanced route refresh"),
         (negotiated.extended_next_hop, "extended next hop"),
+        (!negotiated.paths_sent.is_empty(), "several paths sent"),
+        (
+            !negotiated.paths_received.is_empty(),
+            "several paths received",
+        ),
         (negotiated.graceful_restart.is_some(), "graceful restart"),
+        (
+            negotiated.long_lived.is_some(),
+            "long-lived graceful restart",
+        ),
         (
             negotiated.survives_notification(),
             "graceful restart on NOTIFICATION",

@@ -25,10 +25,12 @@ pub(super) fn page(query: RouteQuery, cursor: RouteCursor, rib: &Rib, peers: &Pe
         RouteQuery::Received(key) => match peers.get(&key) {
             Some(peer) => rib
                 .adj_in(peer.rib, family, places)
-                .map(|(prefix, attrs, next_hop)| RouteView {
+                .map(|route| RouteView {
                     source: Some(RouteSource::Peer(key)),
-                    next_hops: next_hop_addrs(next_hop),
-                    ..RouteView::new(prefix, attrs)
+                    path_id: route.path_id,
+                    next_hops: next_hop_addrs(route.next_hop),
+                    stale: route.stale,
+                    ..RouteView::new(route.prefix, route.attrs)
                 })
                 .collect(),
             None => Vec::new(),
@@ -37,6 +39,7 @@ pub(super) fn page(query: RouteQuery, cursor: RouteCursor, rib: &Rib, peers: &Pe
             Some(peer) => rib
                 .adj_out(peer.rib, family, places)
                 .map(|route| RouteView {
+                    path_id: route.path_id,
                     next_hops: vec![route.next_hop.addr()],
                     ..RouteView::new(route.prefix, route.attrs)
                 })
@@ -49,7 +52,7 @@ pub(super) fn page(query: RouteQuery, cursor: RouteCursor, rib: &Rib, peers: &Pe
             return whole(prefix.map_or_else(Vec::new, |p| lookup(p, rib, peers)));
         }
     };
-    routes.sort_by_key(|view: &RouteView| view.prefix);
+    routes.sort_by_key(|view: &RouteView| (view.prefix, view.path_id));
     let next = match family {
         _ if end < rib.places(family) => Some(RouteCursor { family, place: end }),
         Family::Ipv4Unicast => Some(RouteCursor {
@@ -81,6 +84,7 @@ fn lookup(prefix: Prefix, rib: &Rib, peers: &Peers) -> Vec<RouteView> {
         .into_iter()
         .map(|path| RouteView {
             source: origin(path.source, peers),
+            path_id: path.path_id,
             next_hops: next_hop_addrs(path.next_hop),
             outcome: Some(outcome(path.state)),
             lost_at: match path.state {

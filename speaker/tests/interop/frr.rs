@@ -10,20 +10,8 @@ use margay_lab::{Process, eventually, run};
 
 use crate::support::{Lab, PATIENCE, config, them};
 
-/// Running zebra and bgpd.
-struct Frr<'a> {
-    _daemons: [Process; 2],
-    dir: &'a Path,
-}
-
-impl<'a> Frr<'a> {
-    fn start(lab: &'a Lab) -> Result<Self> {
-        let dir = lab.dir.path();
-        // The daemons drop to the user frr.
-        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))?;
-        std::fs::write(
-            dir.join("frr.conf"),
-            "router bgp 65002
+/// The configuration of both daemons for a session with us.
+const CONFIG: &str = "router bgp 65002
  bgp router-id 192.0.2.2
  no bgp ebgp-requires-policy
  no bgp network import-check
@@ -37,8 +25,20 @@ impl<'a> Frr<'a> {
   network 2001:db8:beef::/48
   neighbor 192.0.2.1 activate
  exit-address-family
-",
-        )?;
+";
+
+/// Running zebra and bgpd.
+pub(crate) struct Frr<'a> {
+    _daemons: [Process; 2],
+    dir: &'a Path,
+}
+
+impl<'a> Frr<'a> {
+    pub(crate) fn start(lab: &'a Lab, config: &str) -> Result<Self> {
+        let dir = lab.dir.path();
+        // The daemons drop to the user frr.
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))?;
+        std::fs::write(dir.join("frr.conf"), config)?;
         run(Command::new("chown").arg("-R").arg("frr:frr").arg(dir))?;
         let zebra = Self::daemon(lab, "zebra")?;
         eventually(PATIENCE, "zebra has its socket", || {
@@ -73,14 +73,14 @@ impl<'a> Frr<'a> {
         )
     }
 
-    fn ask(&self, command: &str) -> Result<String> {
+    pub(crate) fn ask(&self, command: &str) -> Result<String> {
         run(Command::new("vtysh")
             .arg("--vty_socket")
             .arg(self.dir)
             .args(["-c", command]))
     }
 
-    fn shows(&self, command: &str, text: &str, wanted: bool) -> Result<()> {
+    pub(crate) fn shows(&self, command: &str, text: &str, wanted: bool) -> Result<()> {
         eventually(
             PATIENCE,
             &format!("bgpd's `{command}` and `{text}`: {wanted}"),
@@ -96,7 +96,7 @@ impl<'a> Frr<'a> {
 #[test]
 fn routes_of_both_families_go_both_ways_and_are_withdrawn() -> Result<()> {
     let lab = Lab::new()?;
-    let frr = Frr::start(&lab)?;
+    let frr = Frr::start(&lab, CONFIG)?;
     let ours = lab.speaker(&config(them()))?;
     ours.originate(&["198.51.100.0/24", "2001:db8:100::/48"], true)?;
     ours.is_up()?;

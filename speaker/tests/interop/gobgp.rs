@@ -10,13 +10,14 @@ use margay_lab::{Process, eventually, run};
 use crate::support::{Lab, PATIENCE, config, them};
 
 /// A running gobgpd.
-struct Gobgp<'a> {
+pub(crate) struct Gobgp<'a> {
     _process: Process,
     lab: &'a Lab,
 }
 
 impl<'a> Gobgp<'a> {
-    fn start(lab: &'a Lab) -> Result<Self> {
+    /// `more` goes into the neighbour's table of the file, behind its families.
+    pub(crate) fn start(lab: &'a Lab, more: &str) -> Result<Self> {
         let conf = lab.dir.path().join("gobgp.toml");
         let family = |name: &str| {
             format!(
@@ -26,7 +27,7 @@ impl<'a> Gobgp<'a> {
         let text = format!(
             "[global.config]\nas = 65002\nrouter-id = \"192.0.2.2\"\n[[neighbors]]\n\
              [neighbors.config]\nneighbor-address = \"192.0.2.1\"\npeer-as = 65001\n\
-             [neighbors.timers.config]\nconnect-retry = 1\nhold-time = 9\n{}{}",
+             [neighbors.timers.config]\nconnect-retry = 1\nhold-time = 9\n{}{}{more}",
             family("ipv4-unicast"),
             family("ipv6-unicast")
         );
@@ -46,13 +47,13 @@ impl<'a> Gobgp<'a> {
         Ok(gobgp)
     }
 
-    fn ask(&self, command: &str) -> Result<String> {
+    pub(crate) fn ask(&self, command: &str) -> Result<String> {
         run(Command::new("ip")
             .args(["netns", "exec", &self.lab.them, "gobgp"])
             .args(command.split_whitespace()))
     }
 
-    fn shows(&self, command: &str, text: &str, wanted: bool) -> Result<()> {
+    pub(crate) fn shows(&self, command: &str, text: &str, wanted: bool) -> Result<()> {
         eventually(
             PATIENCE,
             &format!("gobgp's `{command}` and `{text}`: {wanted}"),
@@ -68,7 +69,7 @@ impl<'a> Gobgp<'a> {
 #[test]
 fn routes_of_both_families_go_both_ways_and_are_withdrawn() -> Result<()> {
     let lab = Lab::new()?;
-    let gobgp = Gobgp::start(&lab)?;
+    let gobgp = Gobgp::start(&lab, "")?;
     gobgp.ask("global rib add 10.1.0.0/24")?;
     gobgp.ask("global rib add -a ipv6 2001:db8:beef::/48 nexthop 2001:db8::2")?;
     let ours = lab.speaker(&config(them()))?;

@@ -1,10 +1,12 @@
 //! The speaker against real routers, each test in network namespaces of its own. Needs root and
 //! the routers' packages.
 
+mod add_path;
 mod bfd;
 mod bird;
 mod drain;
 mod frr;
 mod gobgp;
+mod long_lived;
 mod policy;
 mod support;

@@ -76,7 +76,12 @@ impl Lab {
         config: &SpeakerConfig,
         routes: Vec<LocalRouteChange>,
     ) -> Result<Ours> {
-        let ns = File::open(format!("/run/netns/{}", self.us))?;
+        Self::speaker_in(&self.us, config, routes)
+    }
+
+    /// A speaker in a namespace.
+    fn speaker_in(ns: &str, config: &SpeakerConfig, routes: Vec<LocalRouteChange>) -> Result<Ours> {
+        let ns = File::open(format!("/run/netns/{ns}"))?;
         let config = config.clone();
         // The speaker's thread inherits the namespace of the thread that starts it.
         let started = thread::spawn(move || {
@@ -92,6 +97,22 @@ impl Lab {
             fib,
             runtime,
         })
+    }
+
+    /// A router of AS 65000 + `host` at 192.0.2.`host` in the namespace `at`, which tells the one in
+    /// the other namespace, whose host number is `to`, of `prefixes`.
+    pub(crate) fn source(&self, at: &str, host: u8, to: u8, prefixes: &[&str]) -> Result<Ours> {
+        ip(&format!("-n {at} addr add 192.0.2.{host}/24 dev eth0"))?;
+        let mut config = SpeakerConfig::new(65000 + u32::from(host), [192, 0, 2, host].into());
+        let peer = PeerConfig {
+            source: Some([192, 0, 2, host].into()),
+            export: FilterConfig::accept_all(),
+            connect_retry_secs: 1,
+            ..PeerConfig::new(65000 + u32::from(to))
+        };
+        let key: PeerKey = std::net::IpAddr::from([192, 0, 2, to]).into();
+        config.peers.insert(key, peer);
+        Self::speaker_in(at, &config, local_routes(prefixes, true)?)
     }
 
     /// Starts BIRD in their namespace. `bgp` goes into the protocol block, which has both families.
@@ -214,11 +235,15 @@ impl Ours {
             .collect())
     }
 
+    /// Every path of a prefix, the selected one first.
+    pub(crate) fn paths(&self, prefix: &str) -> Result<Vec<RouteView>> {
+        let query = RouteQuery::Lookup(prefix.parse()?);
+        Ok(self.runtime.block_on(self.speaker.routes(query))?)
+    }
+
     /// The selected route of a prefix.
     pub(crate) fn best(&self, prefix: &str) -> Result<RouteView> {
-        let query = RouteQuery::Lookup(prefix.parse()?);
-        let paths = self.runtime.block_on(self.speaker.routes(query))?;
-        paths.into_iter().next().context("no path")
+        self.paths(prefix)?.into_iter().next().context("no path")
     }
 
     pub(crate) fn is_up(&self) -> Result<()> {

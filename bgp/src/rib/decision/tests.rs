@@ -13,12 +13,14 @@ fn candidate(at: usize) -> Candidate {
         router_id: 7,
         cluster_len: 0,
         peer_addr: "192.0.2.7".parse().unwrap(),
+        path_id: 0,
     }
 }
 
 /// As `attr_store` packs it.
 fn rank(local: bool, local_pref: u32, hops: u16, origin: u8) -> u64 {
     u64::from(local) << 63
+        | 1 << 62
         | u64::from(local_pref) << 24
         | u64::from(u16::MAX - hops) << 8
         | u64::from(u8::MAX - origin)
@@ -118,6 +120,9 @@ fn lower_origin_lower_med_ebgp_and_shorter_cluster_list_win() {
         worse(|c| c.cluster_len = 1),
         (0, vec![(1, S::ClusterListLength)])
     );
+    assert_eq!(worse(|c| c.path_id = 1), (0, vec![(1, S::PathId)]));
+    let stale = worse(|c| c.rank = rank(false, 200, 0, 0) & !(1 << 62));
+    assert_eq!(stale, (0, vec![(1, S::LongLivedStale)]));
 }
 
 #[test]
@@ -129,6 +134,27 @@ fn an_earlier_step_outweighs_all_later_ones() {
     first.igp_cost = 99;
     first.router_id = 99;
     assert_eq!(decide(&[first, candidate(1)]).0, 0);
+}
+
+#[test]
+fn the_best_ones_in_order_are_each_the_best_of_the_rest() {
+    let make = |at, asn, med, router_id| Candidate {
+        neighbour_as: asn,
+        med,
+        router_id,
+        ..candidate(at)
+    };
+    // The second of AS 65002 only counts once the first is out of the way.
+    let all: Candidates = [
+        make(0, 65001, 0, 3),
+        make(1, 65002, 5, 1),
+        make(2, 65002, 1, 2),
+    ]
+    .into_iter()
+    .collect();
+    let order = |most| -> Vec<usize> { best_of(all.clone(), most).iter().map(|c| c.at).collect() };
+    assert_eq!(order(9), [2, 1, 0]);
+    assert_eq!(order(2), [2, 1]);
 }
 
 #[test]

@@ -473,6 +473,7 @@ impl World {
         let kept = keep.then_some(KeepStale {
             families: Families::ALL,
             restart_time,
+            long_lived: [Duration::ZERO; 2],
         });
         self.rib.peer_down(self.ids[peer], kept, self.now);
         self.receivers[peer] = Receiver::default();

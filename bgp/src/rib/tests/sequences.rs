@@ -78,6 +78,7 @@ impl Bench {
         let keep = KeepStale {
             families: Families::ALL,
             restart_time,
+            long_lived: [Duration::ZERO; 2],
         };
         self.rib.peer_down(peer, Some(keep), self.now);
         self.rib.settle();

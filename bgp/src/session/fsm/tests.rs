@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes};
 use super::*;
 use crate::{
     prefix::Family,
-    session::LocalRestart,
+    session::{AddPathOffer, LocalLongLived, LocalRestart},
     wire::{Kind, update_encode::end_of_rib},
 };
 
@@ -15,7 +15,7 @@ fn config(local_as: u32, id: u8, remote_as: u32) -> SessionConfig {
     SessionConfig {
         local_as,
         local_id: [192, 0, 2, id].into(),
-        remote_as,
+        remote_as: Some(remote_as),
         hold_time_secs: 9,
         keepalive_secs: None,
         connect_retry: 5 * SECOND,
@@ -24,6 +24,7 @@ fn config(local_as: u32, id: u8, remote_as: u32) -> SessionConfig {
         graceful_restart: None,
         extended_messages: false,
         extended_next_hop: false,
+        add_path: AddPathOffer::default(),
     }
 }
 
@@ -290,6 +291,7 @@ fn graceful(config: SessionConfig) -> SessionConfig {
     let local = LocalRestart {
         restart_time_secs: 120,
         restarting: false,
+        long_lived: None,
     };
     SessionConfig {
         graceful_restart: Some(local),
@@ -378,6 +380,7 @@ fn rfc4724_3_the_restart_bits_are_set_as_the_kernel_deserves() {
         let local = LocalRestart {
             restart_time_secs: 9,
             restarting,
+            long_lived: None,
         };
         let c = SessionConfig {
             graceful_restart: Some(local),
@@ -390,6 +393,112 @@ fn rfc4724_3_the_restart_bits_are_set_as_the_kernel_deserves() {
     assert_eq!(open(true, true), (true, true));
     assert_eq!(open(true, false), (false, true));
     assert_eq!(open(false, false), (false, true));
+}
+
+/// What a session with `ours` finds out from an OPEN of `theirs`.
+fn agreed(ours: SessionConfig, theirs: &SessionConfig) -> Negotiated {
+    let now = Instant::now();
+    let mut s = Session::new(ours, 7);
+    s.handle_start(now);
+    let conn = s.conns[0].id;
+    s.handle_connected(conn, now);
+    tell(&mut s, conn, &open_of(theirs), now);
+    tell(&mut s, conn, &message(MessageType::Keepalive, &[]), now);
+    s.negotiated().unwrap().clone()
+}
+
+#[test]
+fn rfc7911_4_paths_go_where_one_side_sends_and_the_other_receives() {
+    let with = |id, send, receive| SessionConfig {
+        add_path: AddPathOffer { send, receive },
+        ..config(65000 + u32::from(id), id, 65003 - u32::from(id))
+    };
+    for (ours, theirs, sent, received) in [
+        ((true, true), (true, true), true, true),
+        ((true, false), (false, true), true, false),
+        ((false, true), (true, false), false, true),
+        ((true, false), (true, false), false, false),
+        ((false, false), (true, true), false, false),
+        ((true, true), (false, false), false, false),
+    ] {
+        let found = agreed(with(1, ours.0, ours.1), &with(2, theirs.0, theirs.1));
+        let all = |on| if on { Family::ALL.to_vec() } else { vec![] };
+        assert_eq!(found.paths_sent, all(sent), "{ours:?} {theirs:?}");
+        assert_eq!(found.paths_received, all(received), "{ours:?} {theirs:?}");
+    }
+    // A family that one side does not have is left out.
+    let narrow = SessionConfig {
+        families: vec![Family::Ipv6Unicast],
+        ..with(2, true, true)
+    };
+    let found = agreed(with(1, true, true), &narrow);
+    assert_eq!(found.paths_sent, [Family::Ipv6Unicast]);
+}
+
+fn long_lived(config: SessionConfig, stale_time_secs: u32) -> SessionConfig {
+    let mut config = graceful(config);
+    config.graceful_restart = config.graceful_restart.map(|local| LocalRestart {
+        long_lived: Some(LocalLongLived {
+            stale_time_secs,
+            max_stale_time_secs: 1000,
+        }),
+        ..local
+    });
+    config
+}
+
+#[test]
+fn rfc9494_4_the_stale_time_is_the_peers_within_our_bound() {
+    let ours = long_lived(config(65001, 1, 65002), 3600);
+    let theirs = long_lived(config(65002, 2, 65001), 600);
+    let found = agreed(ours.clone(), &theirs);
+    assert_eq!(found.long_lived_time(Family::Ipv4Unicast), 600 * SECOND);
+    let long = long_lived(config(65002, 2, 65001), 100_000);
+    let found = agreed(ours.clone(), &long);
+    assert_eq!(found.long_lived_time(Family::Ipv6Unicast), 1000 * SECOND);
+    let without = agreed(ours, &graceful(config(65002, 2, 65001)));
+    assert_eq!(without.long_lived, None);
+    let unasked = agreed(graceful(config(65001, 1, 65002)), &theirs);
+    assert_eq!(unasked.long_lived, None);
+}
+
+#[test]
+fn rfc9494_4_2_a_lost_session_tells_how_long_to_keep_what() {
+    let now = Instant::now();
+    let mut s = Session::new(long_lived(config(65001, 1, 65002), 3600), 7);
+    s.handle_start(now);
+    let conn = s.conns[0].id;
+    s.handle_connected(conn, now);
+    let theirs = long_lived(config(65002, 2, 65001), 600);
+    tell(&mut s, conn, &open_of(&theirs), now);
+    tell(&mut s, conn, &message(MessageType::Keepalive, &[]), now);
+    s.handle_connection_lost(conn, now);
+    let retain = std::iter::from_fn(|| s.poll_output())
+        .find_map(|output| match output {
+            Output::Down { retain, .. } => retain,
+            _ => None,
+        })
+        .unwrap();
+    assert_eq!(retain.restart_time, 120 * SECOND);
+    assert_eq!(retain.long_lived, [600 * SECOND; 2]);
+}
+
+#[test]
+fn an_external_peer_may_be_in_any_as_but_ours() {
+    let any = SessionConfig {
+        remote_as: None,
+        ..config(65001, 1, 0)
+    };
+    let found = agreed(any.clone(), &config(65077, 2, 65001));
+    assert_eq!(found.peer.asn, 65077);
+    let now = Instant::now();
+    let mut s = Session::new(any, 7);
+    s.handle_start(now);
+    let conn = s.conns[0].id;
+    s.handle_connected(conn, now);
+    drain(&mut s);
+    tell(&mut s, conn, &open_of(&config(65001, 2, 65001)), now);
+    assert_eq!(drain(&mut s), ["2/2", "close", "failed"]);
 }
 
 /// Two sessions joined in memory: a clock, connections with latency, and loss of connections.

@@ -30,7 +30,10 @@ fn describe(path: &Route) -> String {
         "local" | "" => String::new(),
         peer => format!(" from {peer}"),
     };
-    let mut text = format!("\n{next_hops}{from}: {}\n", verdict(path));
+    let id = path
+        .path_id
+        .map_or_else(String::new, |id| format!(", path {id}"));
+    let mut text = format!("\n{next_hops}{from}{id}: {}\n", verdict(path));
     let as_path = if path.as_path.is_empty() {
         "(none)"
     } else {
@@ -88,6 +91,7 @@ mod tests {
             next_hops: vec!["192.0.2.2".into()],
             as_path: "65000 65001".into(),
             communities: vec!["no-export".into()],
+            path_id: Some(7),
             outcome: Some("lost by AS path length".into()),
             lost_at: Some("AS path length".into()),
             compared: Some(("2".into(), "1".into())),
@@ -101,7 +105,7 @@ mod tests {
 via 192.0.2.1 from 192.0.2.1: best
   AS path 65000, origin IGP
 
-via 192.0.2.2 from 192.0.2.2: lost by AS path length: 2, the better one has 1
+via 192.0.2.2 from 192.0.2.2, path 7: lost by AS path length: 2, the better one has 1
   AS path 65000 65001, origin IGP
   communities no-export
 "

@@ -1,0 +1,76 @@
+//! Long-lived graceful restart (RFC 9494) against BIRD, as root in namespaces of their own.
+//!
+//! 1. BIRD is gone for longer than its restart time: its route stays, marked, and is as before once
+//!    it is back.
+//! 2. We are gone for longer than ours: BIRD keeps our route, marked, until we are back.
+
+use anyhow::{Result, ensure};
+use margay_bgp::wire::attrs::community::LLGR_STALE;
+use margay_lab::eventually;
+use margay_speaker::{GracefulRestartConfig, LongLivedConfig, PeerConfig, Shutdown, SpeakerConfig};
+
+use crate::support::{Lab, Ours, PATIENCE, config, local_routes, them};
+
+const BIRD: &str = "graceful restart on; graceful restart time 1;
+    long lived graceful restart on; long lived stale time 600;";
+
+fn patient(restarting: bool) -> SpeakerConfig {
+    let graceful_restart = Some(GracefulRestartConfig {
+        restart_time_secs: 1,
+        restarting,
+    });
+    let long_lived = Some(LongLivedConfig {
+        stale_time_secs: 600,
+        max_stale_time_secs: None,
+    });
+    SpeakerConfig {
+        graceful_restart,
+        ..config(PeerConfig {
+            long_lived,
+            ..them()
+        })
+    }
+}
+
+fn is_marked(ours: &Ours, wanted: bool) -> Result<()> {
+    eventually(PATIENCE, &format!("the route is marked: {wanted}"), || {
+        let best = ours.best("10.1.0.0/24")?;
+        ensure!(best.attrs.has_community(LLGR_STALE) == wanted, "{best:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn rfc9494_a_bird_that_is_gone_for_long_costs_no_route() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut bird = lab.bird(BIRD)?;
+    let ours = lab.speaker(&patient(false))?;
+    ours.learns("10.1.0.0/24")?;
+    bird.process.kill()?;
+    is_marked(&ours, true)?;
+    ensure!(ours.best("10.1.0.0/24")?.stale);
+    drop(bird);
+    let _bird = lab.bird(BIRD)?;
+    ours.is_up()?;
+    ours.learns("10.1.0.0/24")?;
+    is_marked(&ours, false)
+}
+
+#[test]
+fn rfc9494_bird_keeps_our_routes_while_we_are_gone_for_long() -> Result<()> {
+    let lab = Lab::new()?;
+    let bird = lab.bird(BIRD)?;
+    let route = "show route all 198.51.100.0/24";
+    let ours = lab.speaker(&patient(false))?;
+    ours.originate(&["198.51.100.0/24"], true)?;
+    bird.shows(route, "BGP.community: (65001,7)")?;
+    ours.runtime
+        .block_on(ours.speaker.shutdown(Shutdown::Restart));
+    // The well-known community LLGR_STALE.
+    bird.shows(route, "(65535,6)")?;
+    let routes = local_routes(&["198.51.100.0/24"], true)?;
+    let ours = lab.speaker_with(&patient(true), routes)?;
+    ours.is_up()?;
+    bird.shows_no(route, "(65535,6)")?;
+    bird.shows(route, "BGP.community: (65001,7)")
+}
