@@ -51,7 +51,9 @@ pub(crate) async fn run(cni: Arc<Cni>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         let world = cni.world();
-        if !world.in_sync {
+        // Locked, the datastore may be half imported: what is not there yet is no sign of anything.
+        if !world.in_sync || world.locked {
+            before = Suspects::default();
             continue;
         }
         let prefix = Arc::clone(&world.interface_prefix);

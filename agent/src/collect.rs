@@ -83,6 +83,14 @@ impl Collector {
             if !self.world.borrow().in_sync {
                 continue;
             }
+            if self.world.borrow().locked {
+                // What is missing may be about to be imported. Suspicions start over; the sign of life goes on.
+                (own, dead) = (Own::default(), Dead::default());
+                if let Err(error) = self.store.hold(&mut alive).await {
+                    debug!(%error, "the sign of life waits");
+                }
+                continue;
+            }
             let look = self.look(
                 (&mut alive, &mut leader, &mut leads),
                 &mut allocator,

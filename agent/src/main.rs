@@ -4,6 +4,7 @@
 //! Exit status: 0 after SIGTERM or SIGINT, 1 when the agent could not start or a part failed, 2 for wrong
 //! usage. Kernel state is left in place in every case.
 
+mod answers;
 mod audit;
 mod bgp;
 mod bgp_view;
@@ -18,6 +19,7 @@ mod ipam_task;
 mod kernel;
 mod node;
 mod reaper;
+mod report;
 mod server;
 mod status;
 mod translate;

@@ -211,20 +211,31 @@ async fn serve(stream: UnixStream, services: Services) -> io::Result<()> {
                 }
             }
         }
-        Request::NodeStatus {} => {
-            answer(&mut writer, &Reply::Ok(services.status.collect().await)).await
-        }
+        Request::Store(request) => serve_store_request(&services.store, request, &mut writer).await,
+        question => inform(&services.status, question, &mut writer).await,
+    }
+}
+
+/// Answers a question of this host or of another one. What would change something is refused.
+pub(crate) async fn inform(
+    status: &StatusSource,
+    question: Request,
+    writer: &mut (impl AsyncWriteExt + Unpin),
+) -> io::Result<()> {
+    match question {
+        Request::NodeStatus {} => answer(writer, &Reply::Ok(status.collect().await)).await,
         Request::PolicyCounters {} => {
-            let reply = match services.status.policy_counters().await {
+            let reply = match status.policy_counters().await {
                 Ok(counters) => Reply::Ok(counters),
                 Err(error) => Reply::Error(error),
             };
-            answer(&mut writer, &reply).await
+            answer(writer, &reply).await
         }
-        Request::Bgp(request) => {
-            bgp_view::serve(services.status.bgp.as_ref(), request, &mut writer).await
+        Request::Bgp(question) => bgp_view::serve(status.bgp.as_ref(), question, writer).await,
+        Request::Cni(_) | Request::Store(_) => {
+            let refusal = "this is for the socket of the host alone".to_owned();
+            answer(writer, &Reply::<()>::Error(refusal)).await
         }
-        Request::Store(request) => serve_store_request(&services.store, request, &mut writer).await,
     }
 }
 

@@ -9,6 +9,7 @@ use margay_datastore::SyncStatus;
 use tokio::sync::watch;
 
 use crate::bgp::BgpHandle;
+use crate::cni::LOCKED;
 use crate::kernel::KernelHandle;
 use crate::world::World;
 
@@ -42,6 +43,9 @@ impl StatusSource {
         let mut reasons = Vec::new();
         if !self.world.borrow().in_sync {
             reasons.push("the datastore has not been read and programmed yet".to_owned());
+        }
+        if self.world.borrow().locked {
+            reasons.push(LOCKED.to_owned());
         }
         if !kernel.failing.is_empty() {
             reasons.push(format!(

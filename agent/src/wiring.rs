@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::answers::Answers;
 use crate::audit;
 use crate::bgp::{Keeper, announcer};
 use crate::cni::{Cni, Journal};
@@ -24,6 +25,7 @@ use crate::graph::{Graph, Inputs, Outputs};
 use crate::kernel::{self, LEARNED, Setup};
 use crate::node::{self, Wanted};
 use crate::reaper::Reaper;
+use crate::report::Reporter;
 use crate::server::{Server, Services};
 use crate::status::StatusSource;
 use crate::world::World;
@@ -201,6 +203,18 @@ impl Agent {
             kernel,
             bgp: bgp_handle,
         };
+        let answers = Answers {
+            store: store.clone(),
+            root: keys.prefix().to_owned(),
+            status: status.clone(),
+        };
+        tokio::spawn(answers.run());
+        let reporter = Reporter {
+            store: store.clone(),
+            keys,
+            status: status.clone(),
+        };
+        tokio::spawn(reporter.run());
         let services = Services { cni, status, store };
         Ok(Self {
             server,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use margay_model::calico_node_status::CalicoNodeStatusSpec;
 use margay_model::ipam_configuration::IpamConfigurationSpec;
 use margay_model::ippool::IpPool;
 use margay_model::kind::ResourceKey;
@@ -17,6 +18,10 @@ use margay_model::workload_endpoint::WorkloadEndpoint;
 pub(crate) struct World {
     /// The first list is complete and the kernel has been brought in line with it.
     pub(crate) in_sync: bool,
+    /// `ClusterInformation/default` says that the datastore is not ready: nothing new may be written into it.
+    pub(crate) locked: bool,
+    /// What each CalicoNodeStatus of this node asks for, by name.
+    pub(crate) reports: Arc<BTreeMap<String, CalicoNodeStatusSpec>>,
     /// This node's own resource.
     pub(crate) node: Option<Arc<Node>>,
     /// All pools, by name.

@@ -1,31 +1,60 @@
-//! Requests to this host's agent.
+//! Requests to agents: to that of this host by its socket, to those of other hosts by way of etcd.
 
+use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use margay_api::bgp::{BgpRequest, Route};
 use margay_api::policy::Counters;
 use margay_api::status::NodeStatus;
 use margay_api::{Reply, Request};
+use margay_datastore::AnyStore;
+use margay_datastore::ask::{AskError, ask};
+use margay_ipam::own_keys;
+use margay_model::kind::{Kind, ResourceKey};
+use margay_model::store::{Store, StoreError};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
+use crate::client::Client;
 use crate::failure::Fatal;
+use crate::verbs::fatal;
 
 /// How long the agent may take; it answers from memory.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An agent, and the way to it.
+#[derive(Clone, Copy)]
+pub(crate) enum Agent<'a> {
+    /// Of this host.
+    Here(&'a Path),
+    /// Of another host.
+    There(&'a Client, &'a str),
+}
+
+impl fmt::Display for Agent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here(socket) => write!(f, "agent at {}", socket.display()),
+            Self::There(_, node) => write!(f, "agent of {node}"),
+        }
+    }
+}
 
 /// Why the agent did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AgentError {
     /// Nobody answers.
-    #[error("agent at {}: {reason}", socket.display())]
-    Unreachable { socket: PathBuf, reason: String },
-    /// The agent says no.
-    #[error("agent at {}: {reason}", socket.display())]
-    Refused { socket: PathBuf, reason: String },
+    #[error("{who}: {reason}")]
+    Unreachable { who: String, reason: String },
+    /// The agent says no, or is not there to be asked.
+    #[error("{who}: {reason}")]
+    Refused { who: String, reason: String },
+    /// The datastore does not take the question there.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl From<AgentError> for Fatal {
@@ -33,108 +62,172 @@ impl From<AgentError> for Fatal {
         match &error {
             AgentError::Unreachable { .. } => Self::Unreachable(error.to_string()),
             AgentError::Refused { .. } => Self::Refused(error.to_string()),
+            AgentError::Store(error) => fatal(error),
         }
     }
 }
 
-/// The state of this host.
-pub(crate) async fn node_status(socket: &Path) -> Result<NodeStatus, AgentError> {
-    once(socket, &Request::NodeStatus {}).await
-}
-
-/// What the rules of this host matched.
-pub(crate) async fn policy_counters(socket: &Path) -> Result<Counters, AgentError> {
-    once(socket, &Request::PolicyCounters {}).await
-}
-
-/// Asks the BGP speaker of this host what it answers in one line.
-pub(crate) async fn bgp_once<T: DeserializeOwned>(
-    socket: &Path,
-    request: BgpRequest,
-) -> Result<T, AgentError> {
-    once(socket, &Request::Bgp(request)).await
-}
-
-/// Asks the BGP speaker of this host for routes, which come in many lines.
-pub(crate) async fn bgp_routes(
-    socket: &Path,
-    request: BgpRequest,
-) -> Result<Vec<Route>, AgentError> {
-    let mut lines = Lines::open(socket, &Request::Bgp(request)).await?;
-    let mut all = Vec::new();
-    loop {
-        let page: Vec<Route> = lines.next().await?;
-        if page.is_empty() {
-            return Ok(all);
+impl<'a> Agent<'a> {
+    /// The agent of `node`, or of this host if none is named.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub(crate) async fn of(
+        node: Option<&'a str>,
+        socket: &'a Path,
+        client: &'a Client,
+    ) -> Result<Self, Fatal> {
+        let here = Self::Here(socket);
+        let Some(node) = node else { return Ok(here) };
+        if here.status().await.is_ok_and(|status| status.node == node) {
+            return Ok(here);
         }
-        all.extend(page);
-    }
-}
-
-async fn once<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, AgentError> {
-    Lines::open(socket, request).await?.next().await
-}
-
-/// The answers to a request, line by line.
-struct Lines<'a> {
-    socket: &'a Path,
-    reader: BufReader<UnixStream>,
-}
-
-impl<'a> Lines<'a> {
-    async fn open(socket: &'a Path, request: &Request) -> Result<Self, AgentError> {
-        let sending = async {
-            let mut stream = UnixStream::connect(socket).await?;
-            let mut line = serde_json::to_vec(request)?;
-            line.push(b'\n');
-            stream.write_all(&line).await?;
-            Ok(stream)
+        let key = ResourceKey::global(Kind::Node, node);
+        let found = client.store.get(&client.keys.resource(&key)).await;
+        if found.map_err(|error| fatal(&error))?.is_some() {
+            return Ok(Self::There(client, node));
+        }
+        let nodes = client.list(Kind::Node, None).await;
+        let nodes = nodes.map_err(|error| fatal(&error))?.resources;
+        let names: Vec<_> = nodes.iter().map(|n| n.metadata().name.as_str()).collect();
+        let known = if names.is_empty() {
+            "there are none".to_owned()
+        } else {
+            format!("there are: {}", names.join(", "))
         };
-        let stream = in_time(socket, sending).await?;
-        Ok(Self {
-            socket,
-            reader: BufReader::new(stream),
-        })
+        let line = format!("node: found \"{node}\", which is no node of the cluster; {known}");
+        Err(Fatal::Refused(line))
     }
 
-    async fn next<T: DeserializeOwned>(&mut self) -> Result<T, AgentError> {
-        let mut line = String::new();
-        let read = async {
-            self.reader.read_line(&mut line).await?;
-            if line.is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+    /// The state of its host.
+    pub(crate) async fn status(self) -> Result<NodeStatus, AgentError> {
+        self.once(&Request::NodeStatus {}).await
+    }
+
+    /// What the rules of its host matched.
+    pub(crate) async fn policy_counters(self) -> Result<Counters, AgentError> {
+        self.once(&Request::PolicyCounters {}).await
+    }
+
+    /// What the BGP speaker answers in one line.
+    pub(crate) async fn bgp<T: DeserializeOwned>(
+        self,
+        request: BgpRequest,
+    ) -> Result<T, AgentError> {
+        self.once(&Request::Bgp(request)).await
+    }
+
+    /// Routes, which the BGP speaker gives in many lines.
+    pub(crate) async fn bgp_routes(self, request: BgpRequest) -> Result<Vec<Route>, AgentError> {
+        let mut lines = self.open(&Request::Bgp(request)).await?;
+        let mut all = Vec::new();
+        loop {
+            let page: Vec<Route> = self.next(&mut lines).await?;
+            if page.is_empty() {
+                return Ok(all);
             }
-            Ok(())
+            all.extend(page);
+        }
+    }
+
+    async fn once<T: DeserializeOwned>(self, request: &Request) -> Result<T, AgentError> {
+        let mut lines = self.open(request).await?;
+        self.next(&mut lines).await
+    }
+
+    async fn open(self, request: &Request) -> Result<Lines, AgentError> {
+        let unreachable = |error: &dyn fmt::Display| self.unreachable(error.to_string());
+        let line = serde_json::to_string(request).map_err(|error| unreachable(&error))? + "\n";
+        match self {
+            Self::Here(socket) => {
+                let sending = async {
+                    let mut stream = UnixStream::connect(socket).await?;
+                    stream.write_all(line.as_bytes()).await?;
+                    Ok(stream)
+                };
+                let stream = self.in_time(sending).await?;
+                Ok(Lines::Coming(BufReader::new(stream)))
+            }
+            Self::There(client, node) => {
+                let (root, id) = (client.keys.prefix(), (client.new_uid)());
+                if matches!(client.store, AnyStore::Etcd(_)) {
+                    let alive = own_keys::alive(root) + node;
+                    if client.store.get(&alive).await?.is_none() {
+                        let why = "it does not run, there is no sign of life of it in etcd";
+                        return Err(self.unreachable(why.to_owned()));
+                    }
+                }
+                let answer = ask(&client.store, root, (node, &id), &line, TIMEOUT).await;
+                let text = answer.map_err(|error| self.unanswered(error))?;
+                Ok(Lines::Come(text, 0))
+            }
+        }
+    }
+
+    async fn next<T: DeserializeOwned>(self, lines: &mut Lines) -> Result<T, AgentError> {
+        let line = match lines {
+            Lines::Coming(reader) => {
+                let mut line = String::new();
+                let reading = async {
+                    reader.read_line(&mut line).await?;
+                    Ok(())
+                };
+                self.in_time(reading).await?;
+                line
+            }
+            Lines::Come(text, from) => {
+                let rest = text.get(*from..).unwrap_or_default();
+                let line = rest.split_inclusive('\n').next().unwrap_or_default();
+                *from += line.len();
+                line.to_owned()
+            }
         };
-        in_time(self.socket, read).await?;
+        if line.is_empty() {
+            return Err(self.unreachable(io::Error::from(io::ErrorKind::UnexpectedEof).to_string()));
+        }
         match serde_json::from_str::<Reply<T>>(&line) {
             Ok(Reply::Ok(answer)) => Ok(answer),
-            Ok(Reply::Error(reason)) => Err(AgentError::Refused {
-                socket: self.socket.to_owned(),
-                reason,
-            }),
-            Err(error) => Err(unreachable(
-                self.socket,
-                format!("an answer of another version: {error}"),
+            Ok(Reply::Error(reason)) => Err(self.refused(reason)),
+            Err(error) => Err(self.unreachable(format!("an answer of another version: {error}"))),
+        }
+    }
+
+    fn unreachable(self, reason: String) -> AgentError {
+        let who = self.to_string();
+        AgentError::Unreachable { who, reason }
+    }
+
+    fn refused(self, reason: String) -> AgentError {
+        let who = self.to_string();
+        AgentError::Refused { who, reason }
+    }
+
+    fn unanswered(self, error: AskError) -> AgentError {
+        match error {
+            AskError::Store(error) => error.into(),
+            AskError::NoLeases => self.refused(error.to_string()),
+            AskError::Silent(_) => self.unreachable(format!(
+                "{error}; is it cut off from etcd, overloaded, or too old to be asked through etcd?"
             )),
+            AskError::Damaged(_) => self.unreachable(error.to_string()),
+        }
+    }
+
+    async fn in_time<T>(self, work: impl Future<Output = io::Result<T>>) -> Result<T, AgentError> {
+        match tokio::time::timeout(TIMEOUT, work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(self.unreachable(error.to_string())),
+            Err(_elapsed) => {
+                Err(self.unreachable(format!("no answer within {} s", TIMEOUT.as_secs())))
+            }
         }
     }
 }
 
-fn unreachable(socket: &Path, reason: String) -> AgentError {
-    AgentError::Unreachable {
-        socket: socket.to_owned(),
-        reason,
-    }
-}
-
-async fn in_time<T>(
-    socket: &Path,
-    work: impl Future<Output = io::Result<T>>,
-) -> Result<T, AgentError> {
-    match tokio::time::timeout(TIMEOUT, work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(unreachable(socket, error.to_string())),
-        Err(_elapsed) => Err(unreachable(socket, "no answer within 10 s".to_owned())),
-    }
+/// The answers to a request.
+enum Lines {
+    /// As they come.
+    Coming(BufReader<UnixStream>),
+    /// All of them, and where the next one begins.
+    Come(String, usize),
 }

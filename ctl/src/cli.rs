@@ -18,7 +18,7 @@ use crate::verbs::get::Get;
 use crate::verbs::policy::PolicyCommand;
 use crate::verbs::selector::SelectorCommand;
 use crate::verbs::validate::Validate;
-pub(crate) use bgp::{Bare, BgpCommand, Decode, Routes};
+pub(crate) use bgp::{Bare, BgpCommand, Decode, OfNode, Routes};
 pub(crate) use ipam::{IpamCheck, IpamCommand, IpamConfigure, IpamRelease, IpamShow, IpamSplit};
 
 /// Shows and changes the resources of a cluster, and the state of this host's agent.
@@ -119,7 +119,7 @@ pub(crate) enum Command {
     /// Show, check, release and configure addresses
     #[command(subcommand)]
     Ipam(IpamCommand),
-    /// Show sessions and routes of this host's BGP speaker; decode messages
+    /// Show sessions and routes of a host's BGP speaker; decode messages
     #[command(subcommand)]
     Bgp(BgpCommand),
     /// Show and check the state of hosts, remove them
@@ -162,9 +162,16 @@ pub(crate) enum Command {
 /// Hosts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
-    /// Show the state of this host's agent: readiness, BGP sessions, what is programmed
-    #[command(after_help = "Example:\n  margayctl node status -o json")]
+    /// Show the state of a host's agent: readiness, BGP sessions, what is programmed
+    #[command(after_help = "\
+Example:
+  margayctl node status -o json
+
+With NAME the agent of that host is asked through etcd, from any machine that reaches it.")]
     Status {
+        /// The host [default: the one this runs on]
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
         /// How to print
         #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
         output: StatusOutput,

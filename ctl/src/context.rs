@@ -54,6 +54,11 @@ impl Streams<'_> {
         Ok(writeln!(self.stdout, "{line}")?)
     }
 
+    /// Says one line beside the output, of something that is no failure.
+    pub(crate) fn note(&mut self, line: &str) -> Result<(), Fatal> {
+        Ok(writeln!(self.stderr, "{}", line.replace('\n', " "))?)
+    }
+
     /// Complains in one line and remembers it for the exit code.
     pub(crate) fn fail(&mut self, line: &str) -> Result<(), Fatal> {
         self.failed = true;

@@ -262,8 +262,8 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Datastore(command) => verbs::datastore::run(command, context).await,
         Command::Ipam(command) => ipam(command, context).await,
         Command::Bgp(command) => verbs::bgp::online(command, context).await,
-        Command::Node(NodeCommand::Status { output }) => {
-            verbs::node::status(*output, context).await
+        Command::Node(NodeCommand::Status { name, output }) => {
+            verbs::node::status(name.as_deref(), *output, context).await
         }
         Command::Node(NodeCommand::Drain { name }) => {
             verbs::node_drain::drain(name, true, context).await

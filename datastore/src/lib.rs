@@ -5,6 +5,7 @@
 //! embedded and memory drivers refuse what etcd would refuse. Nothing here knows what keys mean.
 
 mod any;
+pub mod ask;
 mod claim;
 mod config;
 mod embedded;

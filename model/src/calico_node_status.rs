@@ -42,3 +42,116 @@ pub struct CalicoNodeStatusSpec {
 impl Spec for CalicoNodeStatusSpec {
     const KIND: Kind = Kind::CalicoNodeStatus;
 }
+
+/// What a host reports: the member `status`. A part that is not asked for is left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeReport {
+    /// When it was written (RFC 3339).
+    pub last_updated: String,
+    /// The daemons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentReport>,
+    /// The sessions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bgp: Option<BgpReport>,
+    /// The routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<RoutesReport>,
+}
+
+/// The daemons, one a family in the established system; with us the agent is both.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AgentReport {
+    /// Of IPv4.
+    #[serde(rename = "birdV4", default, skip_serializing_if = "Option::is_none")]
+    pub v4: Option<DaemonReport>,
+    /// Of IPv6.
+    #[serde(rename = "birdV6", default, skip_serializing_if = "Option::is_none")]
+    pub v6: Option<DaemonReport>,
+}
+
+/// A daemon.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DaemonReport {
+    /// `Ready` or `NotReady`.
+    pub state: String,
+    /// Its version.
+    pub version: String,
+    /// Its BGP identifier.
+    #[serde(rename = "routerID")]
+    pub router_id: String,
+    /// When it started (RFC 3339).
+    pub last_boot_time: String,
+}
+
+/// The sessions of a host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "each member says what it counts")]
+pub struct BgpReport {
+    pub number_established_v4: usize,
+    pub number_not_established_v4: usize,
+    pub number_established_v6: usize,
+    pub number_not_established_v6: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers_v4: Vec<PeerReport>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers_v6: Vec<PeerReport>,
+}
+
+/// A session.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerReport {
+    /// The peer's address.
+    #[serde(rename = "peerIP")]
+    pub peer_ip: String,
+    /// `NodeMesh`, `NodePeer` or `GlobalPeer`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// As RFC 4271 calls it.
+    pub state: String,
+    /// Since when (RFC 3339).
+    pub since: String,
+}
+
+/// The routes of a host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "one list a family")]
+pub struct RoutesReport {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes_v4: Vec<RouteReport>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes_v6: Vec<RouteReport>,
+}
+
+/// One way of a route.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteReport {
+    /// `FIB` for what the kernel has, `RIB` for what only the daemon has.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Where it leads to.
+    pub destination: String,
+    /// The next hop; empty for what is on the link.
+    pub gateway: String,
+    /// The interface; empty if there is none.
+    pub interface: String,
+    /// Where it comes from.
+    pub learned_from: LearnedFrom,
+}
+
+/// Where a route comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LearnedFrom {
+    /// `Kernel`, `Static`, `Direct`, `NodeMesh` or `BGPPeer`.
+    pub source_type: String,
+    /// The peer that told of it.
+    #[serde(rename = "peerIP", default, skip_serializing_if = "Option::is_none")]
+    pub peer_ip: Option<String>,
+}

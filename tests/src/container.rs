@@ -93,6 +93,14 @@ impl Container {
         Ok(())
     }
 
+    /// STATUS.
+    pub fn cni_status(&self) -> Result<()> {
+        let mut config = self.plugin.config.clone();
+        config["cniVersion"] = "1.1.0".into();
+        self.call("STATUS", &config)?;
+        Ok(())
+    }
+
     /// CHECK against the result of ADD.
     pub fn cni_check(&self, added: &Value) -> Result<()> {
         let mut config = self.plugin.config.clone();

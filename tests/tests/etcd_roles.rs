@@ -1,6 +1,6 @@
 //! The roles of `deploy/etcd`, on a real etcd with authentication.
 //!
-//! 1. With its role an agent becomes ready and attaches and detaches a container.
+//! 1. With its role an agent becomes ready, attaches and detaches a container, and answers each role of people.
 //! 2. Each role of people can do its work with `margayctl`, and is refused everything else.
 //! 3. No role reaches keys of others, and making the roles again changes nothing.
 
@@ -111,6 +111,14 @@ fn an_agent_works_with_its_role_and_with_nothing_more() -> Result<()> {
     }
     let nodes = rig.ctl("margay-viewer", "get nodes -o name")?;
     ensure!(nodes == "node/h1\n", "{nodes}");
+    for user in &ROLES[1..] {
+        let status = rig.ctl(user, "node status h1")?;
+        ensure!(status.starts_with("Node:        h1 "), "{user}: {status}");
+    }
+    let forged = ["put", "/calico/margay/v1/answer/h1/x/0", "{}"];
+    let viewer = ["--user=margay-viewer:margay-viewer"];
+    let error = rig.etcd.ctl(&[&viewer[..], &forged[..]].concat());
+    ensure!(format!("{:#}", error.err().context("let through")?).contains("permission denied"));
     let log = std::fs::read_to_string(agent.log_file())?;
     ensure!(!log.contains("permission denied"), "{log}");
 

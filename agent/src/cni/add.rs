@@ -52,7 +52,7 @@ impl Cni {
             let msg = "prevResult is set, but this plugin makes the interface: put it first";
             return Err(CniError::new(code::INVALID_CONFIG, msg));
         }
-        self.synced_world().await?;
+        self.open_world().await?;
         let _turn = self.turns.take(&call.container_id).await;
         self.journal.forget(request);
         let spec = self.attach_spec(&call, &self.world());

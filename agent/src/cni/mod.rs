@@ -43,6 +43,10 @@ use crate::world::World;
 use netconf::Call;
 use turns::Turns;
 
+/// Why nothing is attached while somebody works on the datastore as a whole.
+pub(crate) const LOCKED: &str = "the datastore is locked (ClusterInformation default has datastoreReady: \
+                                 false): it is being migrated, or margayctl datastore unlock is due";
+
 /// Version of an error told before the configuration's own is known.
 const NEWEST: &str = "1.1.0";
 
@@ -228,6 +232,9 @@ impl Cni {
                 "the agent is not in sync yet",
             ));
         }
+        if world.locked {
+            return Err(CniError::new(code::NOT_AVAILABLE, LOCKED));
+        }
         let call = Call::parse(request, header)?;
         if let Some(plugin) = &call.delegate {
             delegate::forward(plugin, "STATUS", request).await?;
@@ -238,6 +245,15 @@ impl Cni {
             ));
         }
         Ok(CniReply::done())
+    }
+
+    /// The world once the agent is in sync, unless the datastore is locked.
+    async fn open_world(&self) -> Result<Arc<World>, CniError> {
+        let world = self.synced_world().await?;
+        match world.locked {
+            true => Err(CniError::new(code::TRY_AGAIN_LATER, LOCKED)),
+            false => Ok(world),
+        }
     }
 
     /// The world once the agent is in sync.

@@ -10,4 +10,4 @@ mod world;
 pub(crate) use announcing::Announcing;
 pub(crate) use globals::{globals, tuning};
 pub(crate) use speaker::{Bgp, BgpSettings, bgp};
-pub(crate) use world::{moves, refresh_world};
+pub(crate) use world::{asked, moves, refresh_world, reports};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use margay_model::any::AnyResource;
+use margay_model::calico_node_status::CalicoNodeStatusSpec;
 use margay_model::kind::{Kind, ResourceKey};
 
 use super::tuning;
@@ -18,6 +19,9 @@ pub(crate) fn refresh_world(world: &mut World, cache: &Cache, node: &str) {
     let tuning = tuning(cache, node);
     world.interface_prefix = tuning.interface_prefix.into();
     world.allow_spoofing = tuning.allow_spoofing;
+    let cluster = cache.get(&ResourceKey::global(Kind::ClusterInformation, "default"));
+    world.locked = matches!(cluster, Some(AnyResource::ClusterInformation(cluster))
+        if cluster.spec.datastore_ready == Some(false));
     world.node = match cache.get(&ResourceKey::global(Kind::Node, node)) {
         Some(AnyResource::Node(node)) => Some(Arc::new(node.clone())),
         _ => None,
@@ -45,6 +49,24 @@ pub(crate) fn refresh_world(world: &mut World, cache: &Cache, node: &str) {
         Some(AnyResource::IpamConfiguration(config)) => Some(Arc::new(config.spec.clone())),
         _ => None,
     };
+}
+
+/// What a CalicoNodeStatus asks for; none of other kinds.
+pub(crate) fn asked(resource: &AnyResource) -> Option<&CalicoNodeStatusSpec> {
+    match resource {
+        AnyResource::CalicoNodeStatus(status) => Some(&status.spec),
+        _ => None,
+    }
+}
+
+/// What each CalicoNodeStatus of this node asks for.
+pub(crate) fn reports(cache: &Cache, node: &str) -> BTreeMap<String, CalicoNodeStatusSpec> {
+    let all = cache.of_kind(Kind::CalicoNodeStatus);
+    let own = all.filter_map(|resource| {
+        let spec = asked(resource).filter(|spec| spec.node == node)?;
+        Some((resource.metadata().name.clone(), spec.clone()))
+    });
+    own.collect()
 }
 
 /// How often the addresses of each sticky endpoint have moved. Two endpoints have one address for a moment

@@ -150,6 +150,7 @@ struct Dirty {
     world: bool,
     endpoints: bool,
     moves: bool,
+    reports: bool,
 }
 
 /// The task's state.
@@ -199,6 +200,7 @@ impl Graph {
                 world: true,
                 endpoints: true,
                 moves: true,
+                reports: true,
             },
             waiting: Vec::new(),
             world: World::default(),
@@ -361,7 +363,15 @@ impl Graph {
                 dirty.world = true;
             }
             Kind::BgpConfiguration | Kind::BgpPeer | Kind::BgpFilter => dirty.bgp = true,
-            Kind::Profile | Kind::IpReservation | Kind::IpamConfiguration => dirty.world = true,
+            // Its status is our own report.
+            Kind::CalicoNodeStatus => {
+                let now = self.cache.get(&changed.key).and_then(derive::asked);
+                dirty.reports |= now != changed.old.as_ref().and_then(derive::asked);
+            }
+            Kind::ClusterInformation
+            | Kind::Profile
+            | Kind::IpReservation
+            | Kind::IpamConfiguration => dirty.world = true,
             _ => {}
         }
     }
@@ -435,7 +445,7 @@ impl Graph {
                 .then(|| self.blocks.values().copied().collect()),
             waiting: std::mem::take(&mut self.waiting),
         };
-        if dirty.world || dirty.endpoints {
+        if dirty.world || dirty.endpoints || dirty.reports {
             self.refresh_world(dirty);
         }
         if !batch.is_empty() && self.outputs.kernel.send(batch).await.is_err() {
@@ -462,6 +472,9 @@ impl Graph {
         }
         if dirty.endpoints {
             self.world.endpoints = Arc::new(self.endpoints.clone());
+        }
+        if dirty.reports {
+            self.world.reports = Arc::new(derive::reports(&self.cache, &self.node));
         }
         if dirty.moves {
             self.world.moves = Arc::new(derive::moves(&self.endpoints));

@@ -7,9 +7,12 @@ use crate::cli::StatusOutput;
 /// What of BGP to show.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BgpCommand {
-    /// Show the peers of this host and their sessions
+    /// Show the peers of a host and their sessions
     #[command(after_help = "Example:\n  margayctl bgp peers -o json")]
     Peers {
+        /// The host whose speaker is asked.
+        #[command(flatten)]
+        of: OfNode,
         /// How to print
         #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
         output: StatusOutput,
@@ -23,6 +26,9 @@ pub(crate) enum BgpCommand {
         /// Prefix, or an address that is in it
         #[arg(value_name = "PREFIX")]
         target: String,
+        /// The host whose speaker is asked.
+        #[command(flatten)]
+        of: OfNode,
         /// How to print
         #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
         output: StatusOutput,
@@ -33,6 +39,9 @@ pub(crate) enum BgpCommand {
         /// Of this peer only
         #[arg(long, value_name = "ADDRESS")]
         peer: Option<String>,
+        /// The host whose speaker is asked.
+        #[command(flatten)]
+        of: OfNode,
         /// How to print
         #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
         output: StatusOutput,
@@ -55,9 +64,20 @@ verdict are accept, attribute-discard, treat-as-withdraw, afi-safi-disable or se
 notification {code, subcode, name, data}. The notification of an error that does not end the session
 is the one that RFC 4271 had for it; it is not sent. Absent members do not apply.";
 
+/// Whose speaker.
+#[derive(Debug, Args)]
+pub(crate) struct OfNode {
+    /// Ask the agent of this host, through etcd [default: the agent of the host this runs on]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+}
+
 /// Which routes.
 #[derive(Debug, Args)]
 pub(crate) struct Routes {
+    /// The host whose speaker is asked.
+    #[command(flatten)]
+    pub(crate) of: OfNode,
     /// The selected routes, which is the default
     #[arg(long, conflicts_with_all = ["received", "advertised"])]
     pub(crate) best: bool,

@@ -74,22 +74,37 @@ fn a_test_file_can_be_held_against_what_is_staged() {
 fn show_prints_what_rules_matched_on_the_host_of_the_endpoint() {
     use std::io::{Read, Write};
 
+    use margay_api::status::NodeStatus;
+
     let lab = Lab::new();
     lab.apply(CLUSTER);
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("s");
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let agent = std::thread::spawn(move || {
-        for node in ["n1", "n2"] {
+        let counter = serde_json::json!({
+            "resource": "StagedNetworkPolicy/prod/web", "ingress": true, "rule": 0,
+            "packets": 7, "bytes": 420,
+        });
+        let counters = serde_json::json!({"node": "n1", "rules": [counter]});
+        let status = |node: &str| {
+            let status = NodeStatus {
+                node: node.into(),
+                ..NodeStatus::default()
+            };
+            serde_json::to_value(status).unwrap()
+        };
+        let expected = [
+            ("{\"node_status\":{}}\n", status("n1")),
+            ("{\"policy_counters\":{}}\n", counters),
+            ("{\"node_status\":{}}\n", status("n2")),
+        ];
+        for (question, answer) in expected {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 64];
             let length = stream.read(&mut request).unwrap();
-            assert_eq!(&request[..length], b"{\"policy_counters\":{}}\n");
-            let counter = serde_json::json!({
-                "resource": "StagedNetworkPolicy/prod/web", "ingress": true, "rule": 0,
-                "packets": 7, "bytes": 420,
-            });
-            let reply = serde_json::json!({"ok": {"node": node, "rules": [counter]}});
+            assert_eq!(&request[..length], question.as_bytes());
+            let reply = serde_json::json!({"ok": answer});
             stream.write_all(format!("{reply}\n").as_bytes()).unwrap();
         }
     });

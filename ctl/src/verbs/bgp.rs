@@ -1,4 +1,4 @@
-//! `bgp`: what this host's speaker knows, and messages decoded.
+//! `bgp`: what a host's speaker knows, and messages decoded.
 
 mod decode;
 mod lookup;
@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use margay_api::bgp::{BgpRequest, Event, Peer, Route};
 use serde::Serialize;
 
-use crate::agent;
-use crate::cli::{BgpCommand, Routes, StatusOutput};
+use crate::agent::Agent;
+use crate::cli::{BgpCommand, OfNode, Routes, StatusOutput};
 use crate::context::{Context, Streams};
 use crate::failure::Fatal;
 use crate::table::Table;
@@ -28,8 +28,8 @@ pub(crate) fn offline(
 /// What the agent is asked.
 pub(crate) async fn online(command: &BgpCommand, context: &mut Context<'_>) -> Result<(), Fatal> {
     match command {
-        BgpCommand::Peers { output } => {
-            let peers: Vec<Peer> = agent::bgp_once(&context.socket, BgpRequest::Peers {}).await?;
+        BgpCommand::Peers { of, output } => {
+            let peers: Vec<Peer> = agent(of, context).await?.bgp(BgpRequest::Peers {}).await?;
             let text = match output {
                 StatusOutput::Text => peer_table(&peers).render(),
                 StatusOutput::Json => json(&peers)?,
@@ -37,11 +37,11 @@ pub(crate) async fn online(command: &BgpCommand, context: &mut Context<'_>) -> R
             context.streams.print(&text)
         }
         BgpCommand::Routes(args) => routes(args, context).await,
-        BgpCommand::Lookup { target, output } => {
+        BgpCommand::Lookup { target, of, output } => {
             let request = BgpRequest::Lookup {
                 target: target.clone(),
             };
-            let paths: Vec<Route> = agent::bgp_once(&context.socket, request).await?;
+            let paths: Vec<Route> = agent(of, context).await?.bgp(request).await?;
             context.streams.failed |= paths.is_empty();
             let text = match output {
                 StatusOutput::Text => lookup::render(target, &paths),
@@ -49,9 +49,9 @@ pub(crate) async fn online(command: &BgpCommand, context: &mut Context<'_>) -> R
             };
             context.streams.print(&text)
         }
-        BgpCommand::Events { peer, output } => {
-            let mut events: Vec<Event> =
-                agent::bgp_once(&context.socket, BgpRequest::Events {}).await?;
+        BgpCommand::Events { peer, of, output } => {
+            let agent = agent(of, context).await?;
+            let mut events: Vec<Event> = agent.bgp(BgpRequest::Events {}).await?;
             events.retain(|event| peer.as_ref().is_none_or(|peer| event.peer == *peer));
             let text = match output {
                 StatusOutput::Text => event_table(&events).render(),
@@ -61,6 +61,10 @@ pub(crate) async fn online(command: &BgpCommand, context: &mut Context<'_>) -> R
         }
         BgpCommand::Decode(args) => decode::decode(args, &mut context.streams),
     }
+}
+
+async fn agent<'a>(of: &'a OfNode, context: &'a Context<'_>) -> Result<Agent<'a>, Fatal> {
+    Agent::of(of.node.as_deref(), &context.socket, &context.client).await
 }
 
 fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, Fatal> {
@@ -74,7 +78,7 @@ async fn routes(args: &Routes, context: &mut Context<'_>) -> Result<(), Fatal> {
         (None, Some(peer)) => BgpRequest::Advertised { peer: peer.clone() },
         (None, None) => BgpRequest::Best {},
     };
-    let mut routes = agent::bgp_routes(&context.socket, request).await?;
+    let mut routes = agent(&args.of, context).await?.bgp_routes(request).await?;
     // Text would put 10.0.0.0/8 behind 100.0.0.0/8.
     routes.sort_by_cached_key(|route| route.prefix.parse::<margay_bgp::prefix::Prefix>().ok());
     let text = match args.output {

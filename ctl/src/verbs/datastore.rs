@@ -73,8 +73,9 @@ const LOCK_HELP: &str = "\
 Example:
   margayctl datastore lock && margayctl datastore export -o cluster.export; margayctl datastore unlock
 
-Sets datastoreReady of ClusterInformation/default to false, and makes that if there is none. It keeps
-nobody from writing: resources can be changed by hand as before.";
+Sets datastoreReady of ClusterInformation/default to false, and makes that if there is none. While it is
+locked the agents attach no container (the runtime is told to try again later) and clear nothing up; what
+is attached works on, and can be detached. Resources can be changed by hand as before.";
 
 /// Where to write to.
 #[derive(Debug, Args)]

@@ -6,9 +6,13 @@ mod redact;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use futures_util::{StreamExt, stream};
+use margay_api::bgp::{BgpRequest, Event, Peer};
 use margay_model::kind::Kind;
+use serde::Serialize;
 
-use crate::agent;
+use crate::agent::{Agent, AgentError};
+use crate::client::Client;
 use crate::columns;
 use crate::config::Explained;
 use crate::context::Context;
@@ -17,6 +21,7 @@ use crate::progress::Progress;
 use crate::table::Table;
 use crate::verbs::checksystem;
 use crate::verbs::datastore::export_text;
+use crate::verbs::fatal;
 use crate::verbs::version::VERSION;
 use archive::Archive;
 
@@ -33,13 +38,14 @@ pub(crate) const CLUSTER_HELP: &str = "\
 Example:
   margayctl cluster diags -o cluster.tar.gz
 
-What the datastore holds, as an export and as tables, and the status of this host's agent. For the
-rest, run margayctl node diags on the hosts in question. Secrets are removed.";
+What the datastore holds, as an export and as tables; and of every host, asked through etcd, what its
+agent says: status, BGP peers, their changes, selected routes, and what rules matched. For the log and
+the kernel of a host, run margayctl node diags there. Secrets are removed.";
 
 /// What is asked for as a whole.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
-    /// Collect what the datastore says of the cluster in one archive
+    /// Collect what the datastore and the agents of all hosts say in one archive
     #[command(after_help = CLUSTER_HELP)]
     Diags(ClusterDiags),
 }
@@ -50,6 +56,12 @@ pub(crate) struct ClusterDiags {
     /// The archive [default: diags-TIME.tar.gz in the folder for temporary files]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Ask only the agents of these hosts, separated by commas
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    focus_nodes: Vec<String>,
+    /// Ask so many agents at a time
+    #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    max_parallelism: u16,
 }
 
 /// What to collect, and where to write to.
@@ -163,7 +175,7 @@ pub(crate) async fn node(args: &NodeDiags, context: &mut Context<'_>) -> Result<
     save(archive, args.output.as_deref(), context)
 }
 
-/// Collects what the datastore says.
+/// Collects what the datastore says, and all agents.
 pub(crate) async fn cluster(args: &ClusterDiags, context: &mut Context<'_>) -> Result<(), Fatal> {
     let mut archive = Archive::new(context.client.now);
     common(&mut archive, context).await;
@@ -190,7 +202,79 @@ pub(crate) async fn cluster(args: &ClusterDiags, context: &mut Context<'_>) -> R
         };
         archive.add_result(&format!("tables/{}", kind.plural()), table);
     }
+    hosts(&mut archive, args, context).await?;
     save(archive, args.output.as_deref(), context)
+}
+
+/// What every agent says, several asked at a time.
+async fn hosts(
+    archive: &mut Archive,
+    args: &ClusterDiags,
+    context: &mut Context<'_>,
+) -> Result<(), Fatal> {
+    let listed = context.client.list(Kind::Node, None).await;
+    let listed = listed.map_err(|error| fatal(&error))?.resources;
+    let names = listed.iter().map(|node| node.metadata().name.as_str());
+    let focus = &args.focus_nodes;
+    let names: Vec<_> = match focus.as_slice() {
+        [] => names.collect(),
+        // One that is no node says so in its place.
+        focus => focus.iter().map(String::as_str).collect(),
+    };
+    let mut progress = Progress::new("hosts", names.len());
+    let (socket, client) = (&context.socket, &context.client);
+    let asked = names.iter().map(|name| host(name, socket, client));
+    let mut asked = stream::iter(asked).buffered(args.max_parallelism.into());
+    let mut done = 0;
+    while let Some(answers) = asked.next().await {
+        for (name, answer) in answers {
+            archive.add_result(&name, answer);
+        }
+        done += 1;
+        progress.at(done, &mut context.streams);
+    }
+    progress.end(&mut context.streams);
+    Ok(())
+}
+
+/// What one agent says: files, each with its text or why there is none.
+async fn host(
+    name: &str,
+    socket: &std::path::Path,
+    client: &Client,
+) -> Vec<(String, Result<String, String>)> {
+    let file = |what: &str| format!("hosts/{name}/{what}.json");
+    let agent = match Agent::of(Some(name), socket, client).await {
+        Ok(agent) => agent,
+        Err(error) => return vec![(file("status"), Err(error.to_string()))],
+    };
+    let status = agent.status().await;
+    if status.is_err() {
+        // Who is silent once need not be waited for again.
+        return vec![(file("status"), text(status))];
+    }
+    vec![
+        (file("status"), text(status)),
+        (
+            file("bgp-peers"),
+            text(agent.bgp::<Vec<Peer>>(BgpRequest::Peers {}).await),
+        ),
+        (
+            file("bgp-events"),
+            text(agent.bgp::<Vec<Event>>(BgpRequest::Events {}).await),
+        ),
+        (
+            file("bgp-routes"),
+            text(agent.bgp_routes(BgpRequest::Best {}).await),
+        ),
+        (file("policy"), text(agent.policy_counters().await)),
+    ]
+}
+
+fn text<T: Serialize>(answer: Result<T, AgentError>) -> Result<String, String> {
+    let answer = answer.map_err(|error| error.to_string())?;
+    let text = serde_json::to_string_pretty(&answer).map_err(|error| error.to_string())?;
+    Ok(text + "\n")
 }
 
 /// What every archive has.
@@ -201,10 +285,8 @@ async fn common(archive: &mut Archive, context: &Context<'_>) {
         .iter()
         .map(|e: &Explained| format!("{} = {} ({})\n", e.name, e.value, e.source));
     archive.add("config", lines.collect());
-    let status = agent::node_status(&context.socket).await;
-    let status = status.map_err(|error| error.to_string());
-    let text = |status| serde_json::to_string_pretty(&status).map_err(|error| error.to_string());
-    archive.add_result("status.json", status.and_then(text));
+    let status = Agent::Here(&context.socket).status().await;
+    archive.add_result("status.json", text(status));
     let export = export_text(context)
         .await
         .map_err(|fatal| fatal.to_string());

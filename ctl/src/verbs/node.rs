@@ -5,7 +5,7 @@ use std::time::Duration;
 use margay_api::status::NodeStatus;
 use margay_model::kind::Kind;
 
-use crate::agent;
+use crate::agent::Agent;
 use crate::cli::StatusOutput;
 use crate::context::Context;
 use crate::failure::Fatal;
@@ -13,9 +13,14 @@ use crate::output::Output;
 use crate::table::Table;
 use crate::verbs::get::{self, Get};
 
-/// Prints the state of this host's agent; an agent that is not ready makes the command fail.
-pub(crate) async fn status(output: StatusOutput, context: &mut Context<'_>) -> Result<(), Fatal> {
-    let status = agent::node_status(&context.socket).await?;
+/// Prints the state of an agent, of this host's if none is named; one that is not ready makes the command fail.
+pub(crate) async fn status(
+    name: Option<&str>,
+    output: StatusOutput,
+    context: &mut Context<'_>,
+) -> Result<(), Fatal> {
+    let agent = Agent::of(name, &context.socket, &context.client).await?;
+    let status = agent.status().await?;
     let text = match output {
         StatusOutput::Text => render(&status),
         StatusOutput::Json => {

@@ -16,10 +16,8 @@ mod words;
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use margay_api::policy::Counters;
 use margay_model::any::AnyResource;
 
-use crate::agent;
 use crate::context::{Context, Streams};
 use crate::failure::Fatal;
 
@@ -51,16 +49,11 @@ impl PolicyCommand {
         }
     }
 
-    fn run(
-        &self,
-        resources: Vec<AnyResource>,
-        counters: Option<Counters>,
-        streams: &mut Streams<'_>,
-    ) -> Result<(), Fatal> {
+    fn run(&self, resources: Vec<AnyResource>, streams: &mut Streams<'_>) -> Result<(), Fatal> {
         match self {
             Self::Test(args) => test::test(args, streams),
             Self::Explain(args) => explain::explain(args, resources, streams),
-            Self::Show(args) => show::show(args, resources, counters, streams),
+            Self::Show(args) => show::offline(args, resources, streams),
             Self::Matrix(args) => matrix::matrix(args, resources, streams),
         }
     }
@@ -78,7 +71,7 @@ pub(crate) fn offline(
         return None;
     }
     let resources = cluster::read_files(command.files(), streams);
-    Some(resources.and_then(|resources| command.run(resources, None, streams)))
+    Some(resources.and_then(|resources| command.run(resources, streams)))
 }
 
 /// What needs the datastore.
@@ -87,10 +80,8 @@ pub(crate) async fn online(
     context: &mut Context<'_>,
 ) -> Result<(), Fatal> {
     let resources = cluster::read_datastore(context).await?;
-    // Nobody but the agent of a host knows its counters; without them the rest is shown.
-    let counters = match command {
-        PolicyCommand::Show(_) => agent::policy_counters(&context.socket).await.ok(),
-        _ => None,
-    };
-    command.run(resources, counters, &mut context.streams)
+    match command {
+        PolicyCommand::Show(args) => show::online(args, resources, context).await,
+        _ => command.run(resources, &mut context.streams),
+    }
 }

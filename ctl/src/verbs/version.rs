@@ -3,7 +3,7 @@
 use margay_model::any::AnyResource;
 use margay_model::kind::{Kind, ResourceKey};
 
-use crate::agent;
+use crate::agent::Agent;
 use crate::context::Context;
 use crate::failure::{Failure, Fatal};
 use crate::verbs::fatal;
@@ -17,7 +17,7 @@ pub(crate) async fn version(client_only: bool, context: &mut Context<'_>) -> Res
     if client_only {
         return Ok(());
     }
-    match agent::node_status(&context.socket).await {
+    match Agent::Here(&context.socket).status().await {
         Ok(status) => context
             .streams
             .say(&format!("Agent:    {}", status.version))?,

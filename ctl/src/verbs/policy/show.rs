@@ -11,8 +11,9 @@ use margay_policy::program::{Direction, EndpointPlan, Rule, Rules};
 use margay_policy::staged::is_staged;
 use serde_json::{Value, json};
 
+use crate::agent::Agent;
 use crate::cli::StatusOutput;
-use crate::context::Streams;
+use crate::context::{Context, Streams};
 use crate::failure::Fatal;
 use crate::verbs::policy::cluster::Cluster;
 use crate::verbs::policy::traffic::Who;
@@ -22,9 +23,9 @@ pub(crate) const HELP: &str = "\
 Example:
   margayctl policy show prod/web
 
-On the endpoint's own host, where its agent answers, each rule comes with what it matched: the packets
-that open connections, of all endpoints of the host together, since the policy last changed there. Rules
-that no packet can come to are left out.";
+Where the agent of the endpoint's host answers (from elsewhere it is asked through etcd), each rule comes
+with what it matched: the packets that open connections, of all endpoints of the host together, since the
+policy last changed there. Rules that no packet can come to are left out.";
 
 /// What to show.
 #[derive(Debug, Args)]
@@ -43,13 +44,40 @@ pub(crate) struct Show {
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// Lists what applies to an endpoint, in the order in which it is asked.
-pub(crate) fn show(
+pub(crate) fn offline(
     args: &Show,
     resources: Vec<AnyResource>,
-    counters: Option<Counters>,
     streams: &mut Streams<'_>,
 ) -> Result<(), Fatal> {
     let cluster = Cluster::new(resources);
+    print(args, plan(args, &cluster)?, &cluster, None, streams)
+}
+
+/// The same, with what the rules matched if the agent of the endpoint's host can be asked.
+pub(crate) async fn online(
+    args: &Show,
+    resources: Vec<AnyResource>,
+    context: &mut Context<'_>,
+) -> Result<(), Fatal> {
+    let cluster = Cluster::new(resources);
+    let plan = plan(args, &cluster)?;
+    let node = cluster.endpoint(&plan.key).map(|e| e.spec.node.as_str());
+    let counters = async {
+        let agent = Agent::of(node, &context.socket, &context.client).await?;
+        Ok::<_, Fatal>(agent.policy_counters().await?)
+    };
+    let counters = match counters.await {
+        Ok(counters) => Some(counters).filter(|counters| node == Some(&*counters.node)),
+        Err(why) => {
+            let line = format!("what rules matched is not shown: {why}");
+            context.streams.note(&line)?;
+            None
+        }
+    };
+    print(args, plan, &cluster, counters, &mut context.streams)
+}
+
+fn plan<'a>(args: &Show, cluster: &'a Cluster) -> Result<&'a EndpointPlan, Fatal> {
     let party = cluster
         .party(&args.endpoint)
         .map_err(|error| Fatal::Usage(format!("ENDPOINT: {error}")))?;
@@ -57,16 +85,23 @@ pub(crate) fn show(
         Who::Endpoint(key) => cluster.view.endpoints.get(key),
         Who::Host(_) | Who::Outside => None,
     };
-    let Some(plan) = plan else {
+    plan.map(|plan| &**plan).ok_or_else(|| {
         let found = &args.endpoint;
         let line = format!("ENDPOINT: found \"{found}\", which is no endpoint of a workload");
-        return Err(Fatal::Usage(line));
-    };
-    let node = cluster.endpoint(&plan.key).map(|e| &e.spec.node);
-    let own = counters.filter(|counters| node == Some(&counters.node));
+        Fatal::Usage(line)
+    })
+}
+
+fn print(
+    args: &Show,
+    plan: &EndpointPlan,
+    cluster: &Cluster,
+    counters: Option<Counters>,
+    streams: &mut Streams<'_>,
+) -> Result<(), Fatal> {
     let shown = Shown {
-        cluster: &cluster,
-        hits: own.as_ref().map(by_rule),
+        cluster,
+        hits: counters.as_ref().map(by_rule),
     };
     match args.output {
         StatusOutput::Text => streams.print(&shown.text(plan)),
