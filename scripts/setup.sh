@@ -25,6 +25,8 @@ single:util-linux:nsenter
 single:conntrack:conntrack
 test:frr:/usr/lib/frr/bgpd
 test:gobgpd:gobgpd
+test:exabgp:exabgp
+test:openbgpd:/usr/sbin/bgpctl
 test:iputils-ping:ping
 test:nftables:nft
 test:tcpdump:tcpdump

@@ -5,10 +5,18 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use margay_bgp::{prefix::Family, rib::PathLimit};
+use margay_bgp::{
+    prefix::{Family, Prefix},
+    rib::PathLimit,
+};
 use serde::Deserialize;
 
-use crate::{filter_config::FilterConfig, peer_key::PeerKey, remote_as::RemoteAs, secret::Secret};
+use crate::{
+    filter_config::{FilterConfig, prefix_text},
+    peer_key::PeerKey,
+    remote_as::RemoteAs,
+    secret::Secret,
+};
 
 /// Everything that the speaker is told. See [`Speaker::configure`](crate::Speaker::configure).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -40,6 +48,25 @@ pub struct SpeakerConfig {
     /// The peers.
     #[serde(default)]
     pub peers: BTreeMap<PeerKey, PeerConfig>,
+    /// Peers that connect from a range of addresses without being named.
+    #[serde(default)]
+    pub dynamic: Vec<DynamicPeers>,
+}
+
+/// Peers that connect from a range of addresses: whoever does becomes a peer, and is forgotten once
+/// its session and its routes are gone. Of ranges that overlap the longest counts; a peer of its own
+/// comes first.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DynamicPeers {
+    /// Where they are.
+    #[serde(with = "prefix_text")]
+    pub prefix: Prefix,
+    /// Most of them at a time.
+    #[serde(default = "default_dynamic_limit")]
+    pub limit: u32,
+    /// What each of them is; we never dial.
+    pub peer: PeerConfig,
 }
 
 impl SpeakerConfig {
@@ -58,6 +85,7 @@ impl SpeakerConfig {
             graceful_shutdown: false,
             initial_sync_secs: default_initial_sync_secs(),
             peers: BTreeMap::new(),
+            dynamic: Vec::new(),
         }
     }
 }
@@ -319,6 +347,18 @@ pub enum ConfigError {
         /// What would do.
         allowed: &'static str,
     },
+    /// A value of a range of dynamic peers.
+    #[error("dynamic peers of {prefix}: {field} is {found}, allowed is {allowed}")]
+    Dynamic {
+        /// The range.
+        prefix: Prefix,
+        /// Field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What would do.
+        allowed: &'static str,
+    },
     /// A value of a peer.
     #[error("peer {peer}: {field} is {found}, allowed is {allowed}")]
     Peer {
@@ -353,22 +393,76 @@ impl SpeakerConfig {
             let found = graceful.restart_time_secs;
             return wrong("graceful_restart.restart_time_secs", &found, "0 to 4095");
         }
-        self.peers
-            .iter()
-            .try_for_each(|(key, peer)| peer.validate(*key))
+        for (&peer, config) in &self.peers {
+            let checked = config.validate(peer.addr).and_then(|()| config.suits(peer));
+            checked.map_err(|wrong| ConfigError::Peer {
+                peer,
+                field: wrong.field,
+                found: wrong.found,
+                allowed: wrong.allowed,
+            })?;
+        }
+        for DynamicPeers {
+            prefix,
+            limit,
+            peer,
+        } in &self.dynamic
+        {
+            let limited = match limit {
+                0 => Wrong::value("limit", &0, "1 to 4294967295"),
+                _ => Ok(()),
+            };
+            let checked = limited.and_then(|()| peer.validate(prefix.addr()));
+            checked.map_err(|wrong| ConfigError::Dynamic {
+                prefix: *prefix,
+                field: wrong.field,
+                found: wrong.found,
+                allowed: wrong.allowed,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A value that makes no sense.
+struct Wrong {
+    field: &'static str,
+    found: String,
+    allowed: &'static str,
+}
+
+impl Wrong {
+    fn value(field: &'static str, found: &dyn ToString, allowed: &'static str) -> Result<(), Self> {
+        let found = found.to_string();
+        Err(Self {
+            field,
+            found,
+            allowed,
+        })
     }
 }
 
 impl PeerConfig {
-    fn validate(&self, peer: PeerKey) -> Result<(), ConfigError> {
-        let wrong = |field, found: &dyn ToString, allowed| {
-            Err(ConfigError::Peer {
-                peer,
-                field,
-                found: found.to_string(),
-                allowed,
-            })
-        };
+    /// What a peer on an interface cannot have.
+    fn suits(&self, peer: PeerKey) -> Result<(), Wrong> {
+        if peer.interface.is_none() {
+            return Ok(());
+        }
+        let allowed = "nothing for a peer on an interface";
+        if self.password.is_some() {
+            return Wrong::value("password", &"set", allowed);
+        }
+        if self.bfd.is_some() {
+            return Wrong::value("bfd", &"set", allowed);
+        }
+        if let Some(source) = self.source {
+            return Wrong::value("source", &source, allowed);
+        }
+        Ok(())
+    }
+
+    fn validate(&self, peer: IpAddr) -> Result<(), Wrong> {
+        let wrong = Wrong::value;
         if self.remote_as == RemoteAs::Is(0) {
             let allowed = "1 to 4294967295, internal or external";
             return wrong("remote_as", &self.remote_as, allowed);
@@ -394,7 +488,7 @@ impl PeerConfig {
         if self.families.is_empty() {
             return wrong("families", &"empty", "at least one family");
         }
-        if let Some(source) = self.source.filter(|s| s.is_ipv4() != peer.addr.is_ipv4()) {
+        if let Some(source) = self.source.filter(|s| s.is_ipv4() != peer.is_ipv4()) {
             return wrong("source", &source, "an address of the peer's family");
         }
         let long = self.long_lived.map(|l| l.stale_time_secs);
@@ -428,6 +522,11 @@ const fn yes() -> bool {
 /// As FRR's default.
 const fn default_bfd_interval_ms() -> u32 {
     300
+}
+
+/// A rack's worth and some.
+const fn default_dynamic_limit() -> u32 {
+    256
 }
 
 const fn default_bfd_multiplier() -> u8 {

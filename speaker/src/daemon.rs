@@ -1,17 +1,22 @@
 //! The configuration file of the stand-alone daemon.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use margay_bgp::prefix::Prefix;
 use serde::Deserialize;
+use serde_norway::Value;
 
 use crate::{
     config::SpeakerConfig,
     filter_config::prefix_text,
     handle::{LocalAction, LocalAttrs, LocalRouteChange},
+    peer_groups::{self, FileError},
 };
 
 /// `margay-speaker --config FILE`: a [`SpeakerConfig`] under `speaker`, and what to originate.
+///
+/// Settings that peers share stand in `peer_groups`; a peer that names one by `group` has them
+/// where it says nothing else itself. Read it with [`str::parse`].
 ///
 /// ```yaml
 /// speaker:
@@ -23,6 +28,8 @@ use crate::{
 ///       remote_as: 65002
 ///       import: {default: accept}
 ///       export: {default: accept}
+/// peer_groups:
+///   leaf: {remote_as: external, import: {default: accept}}
 /// networks:
 ///   - {prefix: 198.51.100.0/24, communities: [4259840100]}
 ///   - {prefix: '2001:db8:100::/48'}
@@ -53,6 +60,20 @@ pub struct Network {
     /// MULTI_EXIT_DISC.
     #[serde(default)]
     pub med: Option<u32>,
+}
+
+impl FromStr for DaemonConfig {
+    type Err = FileError;
+
+    fn from_str(text: &str) -> Result<Self, FileError> {
+        let mut file: Value = serde_norway::from_str(text)?;
+        if file.get("peer_groups").is_none() {
+            // Errors tell the line.
+            return Ok(serde_norway::from_str(text)?);
+        }
+        peer_groups::apply(&mut file)?;
+        Ok(serde_norway::from_value(file)?)
+    }
 }
 
 impl DaemonConfig {
@@ -103,6 +124,7 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{AddPathConfig, PeerConfig, RemoteAs, Ttl};
 
     #[test]
     fn networks_become_local_routes() {
@@ -125,6 +147,71 @@ networks:
             (attrs.communities.as_slice(), attrs.med),
             (&[7][..], Some(5))
         );
+    }
+
+    #[test]
+    fn peers_have_the_settings_of_their_group_but_for_their_own() {
+        let text = "
+speaker:
+  local_as: 65001
+  router_id: 192.0.2.1
+  peers:
+    192.0.2.2: {group: leaf}
+    192.0.2.3: {group: leaf, remote_as: 65003, ttl: multihop}
+    192.0.2.4: {remote_as: internal}
+  dynamic:
+    - {prefix: 198.51.100.0/24, limit: 5, peer: {group: leaf, name: pods}}
+peer_groups:
+  leaf: {remote_as: external, ttl: !security 1, hold_time_secs: 9, add_path: {receive: true}}
+";
+        let config = text.parse::<DaemonConfig>().unwrap().speaker;
+        config.validate().unwrap();
+        let leaf = PeerConfig {
+            ttl: Ttl::Security(1),
+            hold_time_secs: 9,
+            add_path: AddPathConfig {
+                receive: true,
+                send: None,
+            },
+            ..PeerConfig::new(RemoteAs::External)
+        };
+        let peers: Vec<_> = config.peers.values().cloned().collect();
+        assert_eq!(peers[0], leaf);
+        let third = PeerConfig {
+            remote_as: 65003.into(),
+            ttl: Ttl::Multihop,
+            ..leaf.clone()
+        };
+        assert_eq!(peers[1], third);
+        assert_eq!(peers[2], PeerConfig::new(RemoteAs::Internal));
+        let [range] = &config.dynamic[..] else {
+            panic!("one range")
+        };
+        assert_eq!((range.limit, range.peer.name.as_str()), (5, "pods"));
+        assert_eq!(range.peer.hold_time_secs, 9);
+    }
+
+    #[test]
+    fn a_group_that_is_wrong_is_told_with_the_peer() {
+        let read = |peer: &str, groups: &str| {
+            let text = format!(
+                "{{speaker: {{local_as: 1, router_id: 1.1.1.1, peers: {{1.1.1.2: {peer}}}}}, \
+                 peer_groups: {groups}}}"
+            );
+            text.parse::<DaemonConfig>().unwrap_err().to_string()
+        };
+        let missing = read("{group: spine}", "{leaf: {}, rack: {}}");
+        assert_eq!(
+            missing,
+            "peer 1.1.1.2: group is \"spine\", allowed is one of: leaf, rack"
+        );
+        let unknown = read("{group: leaf}", "{leaf: {remote_as: 2, hold: 9}}");
+        assert!(
+            unknown.starts_with("peer 1.1.1.2: ") && unknown.contains("`hold`"),
+            "{unknown}"
+        );
+        let form = read("{group: leaf}", "{leaf: 9}");
+        assert_eq!(form, "peer group leaf is no mapping of settings");
     }
 
     #[test]

@@ -35,14 +35,16 @@ mod driver;
 mod filter_config;
 mod handle;
 mod local_addrs;
+mod peer_groups;
 mod peer_key;
 mod remote_as;
+mod router_adv;
 mod secret;
 mod socket;
 mod view;
 
 pub use config::{
-    AddPathConfig, BfdConfig, ConfigError, GracefulRestartConfig, LongLivedConfig,
+    AddPathConfig, BfdConfig, ConfigError, DynamicPeers, GracefulRestartConfig, LongLivedConfig,
     MaxPrefixesAction, MultipathConfig, PeerConfig, SpeakerConfig, Ttl,
 };
 pub use daemon::{DaemonConfig, Network};
@@ -53,7 +55,8 @@ pub use handle::{
 };
 pub use margay_bgp::policy::Community;
 pub use margay_bgp::rib::{FibChange, FibNextHop, PathLimit, Reachability};
-pub use peer_key::{BGP_PORT, PeerKey};
+pub use peer_groups::FileError;
+pub use peer_key::{BGP_PORT, Interface, ParsePeerKeyError, PeerKey};
 pub use remote_as::RemoteAs;
 pub use secret::Secret;
 pub use view::{

@@ -7,6 +7,8 @@ use nix::{
     net::if_::{if_indextoname, if_nametoindex},
 };
 
+use crate::peer_key::Interface;
+
 /// Addresses that packets to us may be sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct LocalAddrs {
@@ -26,6 +28,13 @@ impl LocalAddrs {
         let name = if_indextoname(self.ifindex).ok();
         let name = name.and_then(|name| name.into_string().ok());
         name.unwrap_or_default()
+    }
+
+    /// Of the interface, of which `local` is an address.
+    pub(crate) fn on(local: IpAddr, interface: Interface) -> Self {
+        let mut found = Self::choose(&interface_addrs(), local, Some(interface.name()));
+        found.ifindex = interface.index().unwrap_or(0);
+        found
     }
 
     /// Of the interface that has `local`; global addresses that it lacks come from others.

@@ -12,6 +12,7 @@ use std::{
     os::fd::AsRawFd,
 };
 
+use margay_bgp::prefix::Prefix;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::{config::Ttl, secret::Secret};
@@ -25,6 +26,10 @@ const TTL_MAX: u8 = 255;
 const TTL_DEFAULT: u8 = 64;
 /// RFC 2385 key length that the kernel takes.
 const MD5_KEY_MAX: usize = 80;
+
+/// linux/tcp.h; the libc crate lacks them.
+const TCP_MD5SIG_EXT: libc::c_int = 32;
+const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
 
 /// `struct tcp_md5sig` of linux/tcp.h.
 #[repr(C)]
@@ -71,7 +76,7 @@ pub(crate) fn dialler(
     let socket = new_socket(peer)?;
     apply(&socket, peer.ip(), ttl, external)?;
     if let Some(key) = password {
-        set_md5(&socket, peer.ip(), Some(key))?;
+        set_md5(&socket, Prefix::host(peer.ip()), Some(key))?;
     }
     if let Some(source) = source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
@@ -90,14 +95,20 @@ pub(crate) fn adopt(
     apply(&socket, peer, ttl, external)
 }
 
-/// Sets or removes the TCP MD5 key (RFC 2385) for segments from and to `peer`. On a listener that
-/// has to happen before the peer's SYN arrives.
-pub(crate) fn set_md5(socket: &impl AsRawFd, peer: IpAddr, key: Option<&Secret>) -> io::Result<()> {
+/// Sets or removes the TCP MD5 key (RFC 2385) for segments from and to `peers`: one address, or a
+/// range of them. On a listener that has to happen before the peer's SYN arrives. Of several keys
+/// the one of the longest prefix counts.
+pub(crate) fn set_md5(
+    socket: &impl AsRawFd,
+    peers: Prefix,
+    key: Option<&Secret>,
+) -> io::Result<()> {
     let key = key.map_or(&[][..], |k| k.expose().as_bytes());
+    let single = peers == Prefix::host(peers.addr());
     let mut option = TcpMd5Sig {
-        addr: storage(peer),
-        flags: 0,
-        prefix_len: 0,
+        addr: storage(peers.addr()),
+        flags: if single { 0 } else { TCP_MD5SIG_FLAG_PREFIX },
+        prefix_len: if single { 0 } else { peers.len() },
         key_len: u16::try_from(key.len()).unwrap_or(0),
         ifindex: 0,
         key: [0; MD5_KEY_MAX],
@@ -109,7 +120,24 @@ pub(crate) fn set_md5(socket: &impl AsRawFd, peer: IpAddr, key: Option<&Secret>)
         ));
     };
     room.copy_from_slice(key);
-    set_option(socket, libc::IPPROTO_TCP, libc::TCP_MD5SIG, &option)
+    let name = if single {
+        libc::TCP_MD5SIG
+    } else {
+        TCP_MD5SIG_EXT
+    };
+    set_option(socket, libc::IPPROTO_TCP, name, &option)
+}
+
+/// Lets these types of ICMPv6 messages through a raw socket and no others.
+pub(crate) fn pass_only_icmp6(socket: &impl AsRawFd, types: &[u8]) -> io::Result<()> {
+    // A set bit blocks; linux/icmpv6.h, `struct icmp6_filter`.
+    let mut filter = [u32::MAX; 8];
+    for kind in types {
+        if let Some(word) = filter.get_mut(usize::from(kind >> 5)) {
+            *word &= !(1 << (kind & 31));
+        }
+    }
+    set_option(socket, libc::IPPROTO_ICMPV6, ICMP6_FILTER, &filter)
 }
 
 fn new_socket(addr: SocketAddr) -> io::Result<Socket> {
@@ -135,6 +163,9 @@ fn apply(socket: &Socket, peer: IpAddr, ttl: Ttl, external: bool) -> io::Result<
     }
     Ok(())
 }
+
+/// linux/icmpv6.h; the libc crate lacks it.
+const ICMP6_FILTER: libc::c_int = 1;
 
 /// linux/in6.h; the libc crate lacks it.
 const IPV6_MINHOPCOUNT: libc::c_int = 73;

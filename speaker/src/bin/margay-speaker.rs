@@ -28,7 +28,8 @@ impl Args {
     fn read(&self) -> anyhow::Result<DaemonConfig> {
         let text = fs::read_to_string(&self.config)
             .with_context(|| format!("cannot read {}", self.config.display()))?;
-        let mut config: DaemonConfig = serde_norway::from_str(&text)
+        let mut config: DaemonConfig = text
+            .parse()
             .with_context(|| format!("cannot understand {}", self.config.display()))?;
         if let Some(graceful) = &mut config.speaker.graceful_restart {
             graceful.restarting |= self.restarting;

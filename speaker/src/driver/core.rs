@@ -1,7 +1,7 @@
 //! The core: the one owner of sessions and RIB.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::RandomState},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::RandomState},
     hash::BuildHasher,
     io,
     net::SocketAddr,
@@ -10,7 +10,7 @@ use std::{
 
 use margay_bgp::{
     bfd::{self, Change},
-    prefix::Family,
+    prefix::{Family, Prefix},
     rib::{KeepStale, Multipath, RefreshKind, Rib, RibConfig, UpdateOutcome},
     session::{Accepted, ConnId, DownReason, Output, Session},
     wire::{Kind, Notification, RouteRefresh, UpdateFrame, WireError, header, refresh},
@@ -31,7 +31,9 @@ use crate::{
         link::{Link, LinkId},
         listen::Listeners,
         peer::{Peer, needs_reset, rib_config, session_config},
+        strangers::{member, range_of},
         sync::InitialSync,
+        unnumbered::Watch,
         views,
     },
     handle::{Command, FibBatch, LocalAction, LocalRouteChange, Shutdown, SpeakerError},
@@ -64,9 +66,11 @@ struct Due {
 
 #[derive(Debug)]
 pub(super) struct Core {
-    config: SpeakerConfig,
-    peers: Peers,
-    rib: Rib,
+    pub(super) config: SpeakerConfig,
+    pub(super) peers: Peers,
+    /// Dynamic peers without a connection, to be forgotten once nothing is left of them.
+    pub(super) leaving: BTreeSet<PeerKey>,
+    pub(super) rib: Rib,
     links: HashMap<LinkId, Link>,
     next_link: LinkId,
     listeners: Listeners,
@@ -112,6 +116,7 @@ impl Core {
         let mut core = Self {
             sync: InitialSync::new(config.peers.keys().copied(), deadline),
             peers: Peers::new(),
+            leaving: BTreeSet::new(),
             rib: Rib::new(rib_config),
             links: HashMap::new(),
             next_link: 0,
@@ -133,7 +138,7 @@ impl Core {
         core.listen(&config)?;
         core.originate(routes);
         core.add_peers(&config, now);
-        core.watch(&config);
+        core.watch();
         if config.graceful_restart.is_some_and(|g| g.restarting) {
             // No peer comes up before the first turn of the loop.
             let ids: Vec<_> = core.peers.values().map(|p| p.rib).collect();
@@ -202,6 +207,7 @@ impl Core {
         if self.rib.poll_timeout().is_some_and(|at| at <= now) {
             self.rib.handle_timeout(now);
         }
+        self.forget_strangers(now);
         self.sync.handle_timeout(now);
         while self.closing.try_join_next().is_some() {}
         self.rib.settle();
@@ -334,20 +340,25 @@ impl Core {
             }
             Event::Closed(id, error) => self.closed(id, error.as_ref(), now),
             Event::Accepted(stream, remote) => self.accepted(stream, remote, now),
+            Event::Router(key, addr, scope) => self.meet(&key, addr, scope, now),
             Event::Dialled(key, conn, result) => self.dialled(key, conn, result, now),
         }
     }
 
     fn accepted(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
         let local = stream.local_addr().map(|a| a.ip()).ok();
-        let fits = |p: &&mut Peer| {
-            p.key.addr == remote.ip() && p.config.source.is_none_or(|s| Some(s) == local)
-        };
-        let Some(peer) = self.peers.values_mut().find(fits) else {
+        let known = self.peers.values().find(|p| p.is_at(remote, local));
+        let known = known.map(|p| p.key);
+        let Some(key) = known.or_else(|| self.admit(remote, local, now)) else {
             debug!(%remote, "refused a connection from a stranger");
             return;
         };
-        let key = peer.key;
+        if let (Some(_), SocketAddr::V6(remote)) = (key.unnumbered(), remote) {
+            self.meet(&key, *remote.ip(), remote.scope_id(), now);
+        }
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         if let Err(error) = socket::adopt(&stream, remote.ip(), peer.config.ttl, peer.is_external())
         {
             peer.span
@@ -523,6 +534,9 @@ impl Core {
         }
         if let Some(peer) = self.peers.get_mut(key) {
             peer.note_state();
+            if peer.dynamic.is_some() && peer.links.is_empty() {
+                self.leaving.insert(*key);
+            }
         }
         for id in to_flush {
             self.flush(id, now);
@@ -541,9 +555,11 @@ impl Core {
                 };
                 let local = self.links.get(&id).and_then(|l| l.stream.local_addr().ok());
                 peer.local_addr = local.map(|a| a.ip());
-                peer.local = peer
-                    .local_addr
-                    .map_or_else(LocalAddrs::default, LocalAddrs::beside);
+                peer.local = match (peer.local_addr, peer.key.interface) {
+                    (Some(addr), Some(interface)) => LocalAddrs::on(addr, interface),
+                    (Some(addr), None) => LocalAddrs::beside(addr),
+                    (None, _) => LocalAddrs::default(),
+                };
                 peer.mark_up(id, now);
                 self.rib.update_peer(peer.rib, peer.rib_config());
                 self.rib
@@ -591,7 +607,10 @@ impl Core {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
-        let target = key.socket_addr();
+        let Some(target) = peer.target() else {
+            peer.session.handle_connection_lost(conn, Instant::now());
+            return;
+        };
         let socket = socket::dialler(
             target,
             peer.config.source,
@@ -669,23 +688,31 @@ impl Core {
     }
 
     fn listen(&mut self, config: &SpeakerConfig) -> Result<(), SpeakerError> {
-        let keys = config
-            .peers
+        let peers = config.peers.iter();
+        let peers = peers.map(|(key, peer)| (Prefix::host(key.addr), peer));
+        let ranges = config
+            .dynamic
             .iter()
-            .filter_map(|(key, peer)| Some((key.addr, peer.password.clone()?)))
+            .map(|range| (range.prefix, &range.peer));
+        let keys = peers
+            .chain(ranges)
+            .filter_map(|(at, peer)| Some((at, peer.password.clone()?)))
             .collect();
         self.listeners
             .configure(&config.listen, keys, &self.events_tx)
     }
 
     fn configure(&mut self, config: SpeakerConfig, now: Instant) -> Result<(), SpeakerError> {
-        let gone: Vec<PeerKey> = self
-            .peers
-            .keys()
-            .filter(|k| !config.peers.contains_key(k))
-            .copied()
-            .collect();
-        for key in gone {
+        let is_gone = |p: &&Peer| match p.dynamic {
+            None => !config.peers.contains_key(&p.key),
+            // Another range, or a name of its own, is another peer.
+            Some(range) => {
+                let now = range_of(&config, p.key.addr).map(|range| range.prefix);
+                config.peers.contains_key(&p.key) || now != Some(range)
+            }
+        };
+        let gone = self.peers.values().filter(is_gone).map(|p| p.key);
+        for key in gone.collect::<Vec<_>>() {
             self.remove_peer(&key, now);
         }
         let listening = self.listen(&config);
@@ -694,18 +721,24 @@ impl Core {
                 self.change_peer(key, new, &config, now);
             }
         }
+        let dynamic = self.peers.values().filter(|p| p.dynamic.is_some());
+        for key in dynamic.map(|p| p.key).collect::<Vec<_>>() {
+            if let Some(range) = range_of(&config, key.addr) {
+                self.change_peer(&key, &member(range), &config, now);
+            }
+        }
         self.add_peers(&config, now);
-        self.watch(&config);
+        self.watch();
         self.config = config;
         listening
     }
 
     /// Has BFD watch the paths to the peers that want it.
-    fn watch(&mut self, config: &SpeakerConfig) {
-        let targets: Targets = config
+    pub(super) fn watch(&mut self) {
+        let targets: Targets = self
             .peers
-            .iter()
-            .filter_map(|(key, peer)| Some((*key, target(peer)?)))
+            .values()
+            .filter_map(|peer| Some((peer.key, target(&peer.config)?)))
             .collect();
         if self.bfd.is_none() && !targets.is_empty() {
             match Bfd::spawn(self.bfd_changes_tx.clone()) {
@@ -745,24 +778,46 @@ impl Core {
 
     fn add_peers(&mut self, config: &SpeakerConfig, now: Instant) {
         for (key, peer) in &config.peers {
-            if self.peers.contains_key(key) {
-                continue;
+            if !self.peers.contains_key(key) {
+                self.add_peer(*key, peer, config, now);
             }
-            let session = session_config(peer, config);
-            let id = match self.rib.add_peer(rib_config(
-                peer,
-                &session,
-                LocalAddrs::default(),
-                config.graceful_shutdown,
-            )) {
-                Ok(id) => id,
-                Err(error) => {
-                    warn!(peer = %key, %error, "cannot add the peer");
-                    continue;
-                }
-            };
-            self.peers
-                .insert(*key, Peer::new(*key, peer.clone(), config, id));
+        }
+    }
+
+    pub(super) fn add_peer(
+        &mut self,
+        key: PeerKey,
+        peer: &PeerConfig,
+        config: &SpeakerConfig,
+        now: Instant,
+    ) {
+        let peer = fitting(key, peer);
+        let session = session_config(&peer, config);
+        let id = match self.rib.add_peer(rib_config(
+            &peer,
+            &session,
+            LocalAddrs::default(),
+            config.graceful_shutdown,
+        )) {
+            Ok(id) => id,
+            Err(error) => {
+                warn!(peer = %key, %error, "cannot add the peer");
+                return;
+            }
+        };
+        let mut peer = Peer::new(key, peer, config, id);
+        let events = || self.events_tx.clone();
+        peer.watch = key
+            .unnumbered()
+            .map(|interface| Watch::start(key, interface, events()));
+        self.peers.insert(key, peer);
+        self.start(&key, now);
+    }
+
+    /// Starts the session, once it is known where the peer is.
+    pub(super) fn start(&mut self, key: &PeerKey, now: Instant) {
+        let lost = |p: &Peer| p.key.unnumbered().is_some() && p.neighbour.is_none();
+        if self.peers.get(key).is_some_and(|p| !lost(p)) {
             self.with_session(key, now, |session| session.handle_start(now));
         }
     }
@@ -774,6 +829,7 @@ impl Core {
         speaker: &SpeakerConfig,
         now: Instant,
     ) {
+        let new = &fitting(*key, new);
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
@@ -800,11 +856,11 @@ impl Core {
             self.rib.update_peer(peer.rib, rib_config);
         }
         if reset {
-            self.with_session(key, now, |session| session.handle_start(now));
+            self.start(key, now);
         }
     }
 
-    fn remove_peer(&mut self, key: &PeerKey, now: Instant) {
+    pub(super) fn remove_peer(&mut self, key: &PeerKey, now: Instant) {
         let cease = Notification::new(Kind::CEASE_PEER_DECONFIGURED);
         self.with_session(key, now, |session| session.handle_stop(&cease, now));
         if let Some(peer) = self.peers.remove(key) {
@@ -835,6 +891,15 @@ impl Core {
             })
             .await,
         );
+    }
+}
+
+/// The settings of a peer, with what follows from where it is.
+fn fitting(key: PeerKey, peer: &PeerConfig) -> PeerConfig {
+    PeerConfig {
+        // Without addresses IPv4 has no other way.
+        extended_next_hop: peer.extended_next_hop || key.interface.is_some(),
+        ..peer.clone()
     }
 }
 

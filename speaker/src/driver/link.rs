@@ -10,7 +10,6 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use margay_bgp::{session::ConnId, wire::header};
 use tokio::{
-    io::AsyncWriteExt,
     net::TcpStream,
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -180,11 +179,17 @@ async fn linger(stream: Arc<TcpStream>, rest: Vec<Bytes>) -> io::Result<()> {
             }
         }
     }
-    match Arc::try_unwrap(stream) {
-        Ok(mut stream) => stream.shutdown().await?,
-        Err(shared) => socket2::SockRef::from(&*shared).shutdown(std::net::Shutdown::Write)?,
+    socket2::SockRef::from(&*stream).shutdown(std::net::Shutdown::Write)?;
+    let mut unread = [0; 4096];
+    loop {
+        stream.readable().await?;
+        match stream.try_read(&mut unread) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
     }
-    Ok(())
 }
 
 /// Reads and hands over whole messages until the connection ends. Aborting it at any time is fine:
@@ -235,6 +240,22 @@ fn whole_messages(buf: &[u8], extended: bool) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_is_sending_hears_the_last_word() -> io::Result<()> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let mut peer = TcpStream::connect(listener.local_addr()?).await?;
+        let (ours, _) = listener.accept().await?;
+        peer.write_all(&[7; 1000]).await?;
+        let leaving = tokio::spawn(linger(Arc::new(ours), vec![Bytes::from_static(b"why")]));
+        let mut heard = Vec::new();
+        peer.read_to_end(&mut heard).await?;
+        assert_eq!(heard, b"why");
+        drop(peer);
+        leaving.await?
+    }
 
     #[test]
     fn partial_messages_wait_and_broken_ones_do_not() {

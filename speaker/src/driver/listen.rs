@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
+use margay_bgp::prefix::Prefix;
 use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle};
 use tracing::warn;
 
@@ -26,7 +27,7 @@ struct Listener {
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     open: BTreeMap<SocketAddr, Listener>,
-    keys: BTreeMap<IpAddr, Secret>,
+    keys: BTreeMap<Prefix, Secret>,
 }
 
 impl Listeners {
@@ -35,7 +36,7 @@ impl Listeners {
     pub(super) fn configure(
         &mut self,
         wanted: &BTreeSet<SocketAddr>,
-        keys: BTreeMap<IpAddr, Secret>,
+        keys: BTreeMap<Prefix, Secret>,
         events: &mpsc::Sender<Event>,
     ) -> Result<(), SpeakerError> {
         self.open.retain(|addr, listener| {
@@ -64,19 +65,22 @@ impl Listeners {
     fn listen(
         &self,
         addr: SocketAddr,
-        keys: &BTreeMap<IpAddr, Secret>,
+        keys: &BTreeMap<Prefix, Secret>,
         events: &mpsc::Sender<Event>,
     ) -> io::Result<Listener> {
         let socket = Arc::new(TcpListener::from_std(socket::listener(addr)?)?);
         // Keys that were set before are set again for this socket below.
-        for (peer, key) in keys.iter().filter(|(p, _)| p.is_ipv4() == addr.is_ipv4()) {
+        for (peer, key) in keys
+            .iter()
+            .filter(|(p, _)| p.addr().is_ipv4() == addr.is_ipv4())
+        {
             socket::set_md5(&*socket, *peer, Some(key))?;
         }
         let acceptor = tokio::spawn(accept(Arc::clone(&socket), events.clone())).abort_handle();
         Ok(Listener { socket, acceptor })
     }
 
-    fn set_keys(&mut self, keys: BTreeMap<IpAddr, Secret>) {
+    fn set_keys(&mut self, keys: BTreeMap<Prefix, Secret>) {
         let gone = self
             .keys
             .keys()
@@ -88,7 +92,7 @@ impl Listeners {
             .map(|(p, k)| (*p, Some(k)));
         for (peer, key) in gone.chain(changed) {
             for (addr, listener) in &self.open {
-                if addr.is_ipv4() != peer.is_ipv4() {
+                if addr.is_ipv4() != peer.addr().is_ipv4() {
                     continue;
                 }
                 match socket::set_md5(&*listener.socket, peer, key) {

@@ -14,10 +14,15 @@ mod events;
 mod link;
 mod listen;
 mod peer;
+mod strangers;
 mod sync;
+mod unnumbered;
 mod views;
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{Ipv6Addr, SocketAddr},
+};
 
 use bytes::BytesMut;
 use margay_bgp::session::ConnId;
@@ -46,6 +51,8 @@ enum Event {
     Closed(link::LinkId, Option<io::Error>),
     /// A socket that took no more does again.
     Writable(link::LinkId),
+    /// The router behind a peer's interface, and the interface's index.
+    Router(PeerKey, Ipv6Addr, u32),
 }
 
 /// The thread. Tells `ready` whether it runs, then returns when the handle is gone.

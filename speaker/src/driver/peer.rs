@@ -3,11 +3,12 @@
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant, SystemTime},
 };
 
 use margay_bgp::{
-    prefix::Family,
+    prefix::{Family, Prefix},
     rib::{
         self, AddPathUse, LongLivedPeer, NextHopMode, PathLimit, PeerId, PeerRestart,
         PeerRibConfig, SessionInfo,
@@ -26,6 +27,7 @@ use crate::{
     driver::{
         events::{EventLog, usual_reason},
         link::LinkId,
+        unnumbered::Watch,
     },
     local_addrs::LocalAddrs,
     peer_key::PeerKey,
@@ -49,7 +51,7 @@ pub(super) struct Peer {
     pub(super) local: LocalAddrs,
     /// The speaker asks all peers to prefer other paths.
     pub(super) draining: bool,
-    pub(super) local_addr: Option<std::net::IpAddr>,
+    pub(super) local_addr: Option<IpAddr>,
     since: SystemTime,
     up_at: Option<Instant>,
     established_count: u64,
@@ -68,6 +70,12 @@ pub(super) struct Peer {
     seen_state: State,
     /// What ended a connection since then.
     pub(super) reason: Option<String>,
+    /// The range that it connected from, if nothing else names it.
+    pub(super) dynamic: Option<Prefix>,
+    /// The router found on its interface, for a peer without an address.
+    pub(super) neighbour: Option<SocketAddr>,
+    /// Looks for that router.
+    pub(super) watch: Option<Watch>,
 }
 
 impl Peer {
@@ -104,7 +112,38 @@ impl Peer {
             events: EventLog::default(),
             seen_state: State::Idle,
             reason: None,
+            dynamic: None,
+            neighbour: None,
+            watch: None,
         }
+    }
+
+    /// Where to dial; nowhere while that is not known.
+    pub(super) fn target(&self) -> Option<SocketAddr> {
+        match self.key.unnumbered() {
+            Some(_) => self.neighbour,
+            None => self.key.target(),
+        }
+    }
+
+    /// Whether a connection from `remote` to `local` may be the peer's.
+    pub(super) fn is_at(&self, remote: SocketAddr, local: Option<IpAddr>) -> bool {
+        let here = match (self.key.interface, remote) {
+            (None, _) => self.key.addr == remote.ip(),
+            (Some(interface), SocketAddr::V6(remote)) => {
+                let addr = remote.ip();
+                addr.is_unicast_link_local()
+                    && (self.key.unnumbered().is_some() || self.key.addr == IpAddr::V6(*addr))
+                    && interface.index() == Some(remote.scope_id())
+            }
+            (Some(_), SocketAddr::V4(_)) => false,
+        };
+        here && self.config.source.is_none_or(|s| Some(s) == local)
+    }
+
+    /// Its address, `::` while that is not known.
+    fn addr(&self) -> IpAddr {
+        self.neighbour.map_or(self.key.addr, |at| at.ip())
     }
 
     /// Logs the change of state since the last call, if there is one.
@@ -201,6 +240,19 @@ impl Peer {
         }
         let negotiated = self.session.negotiated();
         let can = negotiated.is_some_and(|n| n.extended_next_hop);
+        if let (Some(_), Some(addr)) = (self.key.interface, self.local.link_local) {
+            // Nothing but the link is known to be common ground.
+            let ours = NextHop::V6 {
+                global: addr,
+                link_local: Some(addr),
+            };
+            let global = self.config.next_hop_v6;
+            config.next_hop_v6 = Some(global.map_or(ours, |global| NextHop::V6 {
+                global,
+                link_local: Some(addr),
+            }));
+            config.next_hop_v4 = self.config.next_hop_v4.map(NextHop::V4);
+        }
         if can && self.key.addr.is_ipv6() && self.config.next_hop_v4.is_none() {
             // An IPv4 address of another interface would lead the peer astray.
             config.next_hop_v4 = config.next_hop_v6;
@@ -215,7 +267,7 @@ impl Peer {
 
     /// What the RIB has to know of the session.
     pub(super) fn session_info(&self, negotiated: &Negotiated) -> SessionInfo {
-        let scope = if self.is_external() {
+        let scope = if self.is_external() || self.key.interface.is_some() {
             self.local.ifindex
         } else {
             0
@@ -227,7 +279,7 @@ impl Peer {
             extended_next_hop: negotiated.extended_next_hop,
             enhanced_refresh: negotiated.enhanced_route_refresh,
             router_id: negotiated.peer.id,
-            peer_addr: self.key.addr,
+            peer_addr: self.addr(),
             scope,
             interface: self.local.name(),
             add_path: AddPathUse {
@@ -325,7 +377,7 @@ pub(super) fn session_config(config: &PeerConfig, speaker: &SpeakerConfig) -> Se
     }
 }
 
-fn session_status(negotiated: &Negotiated, local_addr: std::net::IpAddr) -> SessionStatus {
+fn session_status(negotiated: &Negotiated, local_addr: IpAddr) -> SessionStatus {
     let capabilities = [
         (negotiated.four_octet_as, "four-octet AS"),
         (negotiated.route_refresh, "route refresh"),

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use margay_lab::{Process, eventually, run};
 use margay_speaker::{
     FibReceiver, FilterConfig, LocalAction, LocalAttrs, LocalRouteChange, PeerConfig, PeerKey,
-    PeerStatus, RouteQuery, RouteView, Speaker, SpeakerConfig, State,
+    PeerStatus, RouteQuery, RouteView, Secret, Speaker, SpeakerConfig, State,
 };
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
@@ -80,7 +80,11 @@ impl Lab {
     }
 
     /// A speaker in a namespace.
-    fn speaker_in(ns: &str, config: &SpeakerConfig, routes: Vec<LocalRouteChange>) -> Result<Ours> {
+    pub(crate) fn speaker_in(
+        ns: &str,
+        config: &SpeakerConfig,
+        routes: Vec<LocalRouteChange>,
+    ) -> Result<Ours> {
         let ns = File::open(format!("/run/netns/{ns}"))?;
         let config = config.clone();
         // The speaker's thread inherits the namespace of the thread that starts it.
@@ -102,10 +106,23 @@ impl Lab {
     /// A router of AS 65000 + `host` at 192.0.2.`host` in the namespace `at`, which tells the one in
     /// the other namespace, whose host number is `to`, of `prefixes`.
     pub(crate) fn source(&self, at: &str, host: u8, to: u8, prefixes: &[&str]) -> Result<Ours> {
+        self.source_with(at, host, to, prefixes, None)
+    }
+
+    /// The same with a TCP MD5 key.
+    pub(crate) fn source_with(
+        &self,
+        at: &str,
+        host: u8,
+        to: u8,
+        prefixes: &[&str],
+        key: Option<&str>,
+    ) -> Result<Ours> {
         ip(&format!("-n {at} addr add 192.0.2.{host}/24 dev eth0"))?;
         let mut config = SpeakerConfig::new(65000 + u32::from(host), [192, 0, 2, host].into());
         let peer = PeerConfig {
             source: Some([192, 0, 2, host].into()),
+            password: key.map(|key| Secret::new(key.to_owned())),
             export: FilterConfig::accept_all(),
             connect_retry_secs: 1,
             ..PeerConfig::new(65000 + u32::from(to))
