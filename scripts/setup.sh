@@ -25,6 +25,7 @@ single:util-linux:nsenter
 single:conntrack:conntrack
 test:frr:/usr/lib/frr/bgpd
 test:gobgpd:gobgpd
+test:bgpdump:bgpdump
 test:exabgp:exabgp
 test:openbgpd:/usr/sbin/bgpctl
 test:iputils-ping:ping

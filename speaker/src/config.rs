@@ -29,6 +29,9 @@ pub struct SpeakerConfig {
     /// Addresses to accept connections on; empty to only dial. Usually port 179.
     #[serde(default)]
     pub listen: BTreeSet<SocketAddr>,
+    /// How often one address may connect.
+    #[serde(default)]
+    pub connection_limit: ConnectionLimit,
     /// Graceful restart (RFC 4724). `None`: peers drop our routes when a session is lost.
     #[serde(default)]
     pub graceful_restart: Option<GracefulRestartConfig>,
@@ -76,6 +79,7 @@ impl SpeakerConfig {
             local_as,
             router_id,
             listen: BTreeSet::new(),
+            connection_limit: ConnectionLimit::DEFAULT,
             graceful_restart: None,
             multipath: MultipathConfig {
                 max_paths: 64,
@@ -87,6 +91,30 @@ impl SpeakerConfig {
             peers: BTreeMap::new(),
             dynamic: Vec::new(),
         }
+    }
+}
+
+/// How often one address may connect to us. What comes more often is closed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionLimit {
+    /// Connections at once, at least 1.
+    pub burst: u32,
+    /// Connections a second after that, at least 1.
+    pub per_second: u32,
+}
+
+impl ConnectionLimit {
+    /// Some 20 at once and 5 a second: a peer that flaps dials once a second or less.
+    const DEFAULT: Self = Self {
+        burst: 20,
+        per_second: 5,
+    };
+}
+
+impl Default for ConnectionLimit {
+    fn default() -> Self {
+        Self::DEFAULT
     }
 }
 
@@ -392,6 +420,13 @@ impl SpeakerConfig {
         if let Some(graceful) = self.graceful_restart.filter(|g| g.restart_time_secs > 4095) {
             let found = graceful.restart_time_secs;
             return wrong("graceful_restart.restart_time_secs", &found, "0 to 4095");
+        }
+        let limit = self.connection_limit;
+        if limit.burst == 0 {
+            return wrong("connection_limit.burst", &0, "1 to 4294967295");
+        }
+        if limit.per_second == 0 {
+            return wrong("connection_limit.per_second", &0, "1 to 4294967295");
         }
         for (&peer, config) in &self.peers {
             let checked = config.validate(peer.addr).and_then(|()| config.suits(peer));

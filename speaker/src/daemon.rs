@@ -1,12 +1,13 @@
 //! The configuration file of the stand-alone daemon.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
 
 use margay_bgp::prefix::Prefix;
 use serde::Deserialize;
 use serde_norway::Value;
 
 use crate::{
+    bmp::BmpConfig,
     config::SpeakerConfig,
     filter_config::prefix_text,
     handle::{LocalAction, LocalAttrs, LocalRouteChange},
@@ -42,6 +43,27 @@ pub struct DaemonConfig {
     /// Routes to originate.
     #[serde(default)]
     pub networks: Vec<Network>,
+    /// Collectors to inform (RFC 7854). Taken at start.
+    #[serde(default)]
+    pub bmp: Vec<BmpConfig>,
+    /// Archives (RFC 6396). Taken at start.
+    #[serde(default)]
+    pub mrt: MrtConfig,
+}
+
+/// Archives to write.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MrtConfig {
+    /// File that every UPDATE is appended to.
+    #[serde(default)]
+    pub updates: Option<PathBuf>,
+    /// File that the whole table is written to on SIGUSR1.
+    #[serde(default)]
+    pub table: Option<PathBuf>,
+    /// Seconds between writing the table without being asked; 0 for never.
+    #[serde(default)]
+    pub table_interval_secs: u64,
 }
 
 /// A route to originate.

@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     config::{ConfigError, SpeakerConfig},
     driver,
-    view::{PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery, RouteView},
+    mrt::{TableCursor, TablePage},
+    view::{PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery, RouteView, Totals},
+    watch::{HeldCursor, Watch, WatchId},
 };
 
 /// Commands in flight. A command is small and answered in order; whoever sends more waits.
@@ -111,6 +113,10 @@ pub(crate) enum Command {
     Status(oneshot::Sender<Vec<PeerStatus>>),
     Routes(RouteQuery, RouteCursor, oneshot::Sender<RoutePage>),
     Events(oneshot::Sender<Vec<PeerEvent>>),
+    Totals(oneshot::Sender<Totals>),
+    Watch(Queries, oneshot::Sender<Watch>),
+    Held(WatchId, HeldCursor),
+    Table(Box<TableCursor>, oneshot::Sender<TablePage>),
     Stop(Shutdown),
 }
 
@@ -260,6 +266,40 @@ impl Queries {
     /// The last changes of state of every peer, by peer, oldest first.
     pub async fn events(&self) -> Result<Vec<PeerEvent>, SpeakerError> {
         self.ask(Command::Events).await
+    }
+
+    /// What the tables hold, and what was turned away.
+    pub async fn totals(&self) -> Result<Totals, SpeakerError> {
+        self.ask(Command::Totals).await
+    }
+
+    /// Hears of every session and of what its peer sends, from now on.
+    pub async fn watch(&self) -> Result<Watch, SpeakerError> {
+        let own = self.clone();
+        self.ask(|reply| Command::Watch(own, reply)).await
+    }
+
+    /// Some of the table as MRT records (RFC 6396), from `from` on. What changes while it is
+    /// collected may be in it or not.
+    pub async fn table(&self, from: TableCursor) -> Result<TablePage, SpeakerError> {
+        self.ask(|reply| Command::Table(Box::new(from), reply))
+            .await
+    }
+
+    pub(crate) async fn ask_held(
+        &self,
+        watch: WatchId,
+        from: HeldCursor,
+    ) -> Result<(), SpeakerError> {
+        let commands = self.0.upgrade().ok_or(SpeakerError::Stopped)?;
+        let sent = commands.send(Command::Held(watch, from)).await;
+        sent.map_err(|_closed| SpeakerError::Stopped)
+    }
+
+    /// Asks a speaker that is gone.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        Self(mpsc::channel(1).0.downgrade())
     }
 
     /// Routes, in the order of their prefixes; look-ups have the best first. What changes while

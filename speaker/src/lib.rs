@@ -29,12 +29,14 @@
 //! It never touches the kernel's routing table and never writes secrets to logs.
 
 mod bfd;
+pub mod bmp;
 mod config;
 mod daemon;
 mod driver;
 mod filter_config;
 mod handle;
 mod local_addrs;
+pub mod mrt;
 mod peer_groups;
 mod peer_key;
 mod remote_as;
@@ -42,12 +44,13 @@ mod router_adv;
 mod secret;
 mod socket;
 mod view;
+mod watch;
 
 pub use config::{
-    AddPathConfig, BfdConfig, ConfigError, DynamicPeers, GracefulRestartConfig, LongLivedConfig,
-    MaxPrefixesAction, MultipathConfig, PeerConfig, SpeakerConfig, Ttl,
+    AddPathConfig, BfdConfig, ConfigError, ConnectionLimit, DynamicPeers, GracefulRestartConfig,
+    LongLivedConfig, MaxPrefixesAction, MultipathConfig, PeerConfig, SpeakerConfig, Ttl,
 };
-pub use daemon::{DaemonConfig, Network};
+pub use daemon::{DaemonConfig, MrtConfig, Network};
 pub use filter_config::{Action, FilterConfig, FilterRule, Operation, Operator, RouteOrigin};
 pub use handle::{
     FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, Queries, Shutdown, Speaker,
@@ -61,5 +64,6 @@ pub use remote_as::RemoteAs;
 pub use secret::Secret;
 pub use view::{
     FamilyStatus, PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery, RouteSource,
-    RouteView, SessionStatus, State,
+    RouteView, SessionStatus, State, Totals,
 };
+pub use watch::{Held, HeldCursor, Watch, WatchEvent, WatchedPeer};

@@ -7,6 +7,7 @@ use std::{
 
 use margay_bgp::{
     prefix::{Family, Prefix},
+    rib::RibSize,
     wire::{NextHop, PathAttrs},
 };
 
@@ -45,6 +46,21 @@ pub struct PeerStatus {
     pub updates_received: u64,
     /// UPDATE octets sent in this process's lifetime.
     pub octets_sent: u64,
+    /// Octets of all messages received in this process's lifetime.
+    pub octets_received: u64,
+    /// UPDATEs whose routes were treated as withdrawn (RFC 7606).
+    pub treated_as_withdraw: u64,
+    /// UPDATEs of which an attribute was discarded (RFC 7606).
+    pub attribute_discards: u64,
+}
+
+/// The speaker as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// What the tables hold.
+    pub rib: RibSize,
+    /// Connections closed because their address had opened too many, since start.
+    pub connections_refused: u64,
 }
 
 /// An Established session.

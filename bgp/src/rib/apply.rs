@@ -317,7 +317,7 @@ impl Rib {
     }
 
     /// Whether the prefixes that the peer sends have path identifiers.
-    fn identifies_paths(&self, peer: PeerId, family: Family) -> bool {
+    pub(super) fn identifies_paths(&self, peer: PeerId, family: Family) -> bool {
         self.session(peer)
             .is_some_and(|s| s.info.add_path.receive.contains(family))
     }

@@ -206,6 +206,13 @@ impl AttrStore {
         PathAttrs::decode(&self.set(id).octets, &ctx).attrs
     }
 
+    /// The octets of a set, and its next hop if that is not among them.
+    pub(crate) fn as_received(&self, id: u32) -> (&[u8], Option<u32>) {
+        let set = self.set(id);
+        let next_hop = (set.from_mp && set.next_hop != NONE).then_some(set.next_hop);
+        (&set.octets, next_hop)
+    }
+
     /// Whether two sets have the same AS_PATH.
     pub(crate) fn same_as_path(&self, a: u32, b: u32) -> bool {
         a == b || self.decode(a).as_path == self.decode(b).as_path

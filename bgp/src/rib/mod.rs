@@ -17,6 +17,7 @@ mod attr_store;
 mod bits;
 mod config;
 mod decision;
+mod dump;
 mod egress;
 mod export;
 mod group;
@@ -49,6 +50,7 @@ pub use config::{
     PeerId, PeerRestart, PeerRibConfig, RibConfig, SessionInfo,
 };
 pub use decision::DecisionStep;
+pub use dump::DumpedPath;
 pub use next_hops::{FibNextHop, Reachability};
 pub use peers::{PeerStats, RibError};
 pub use settle::FibChange;

@@ -8,7 +8,7 @@ use super::{
     DecisionStep, Loop, PeerId, Rib,
     egress::told_id,
     export::Export,
-    group::GroupKey,
+    group::{Group, GroupKey},
     index::NONE,
     next_hops::FibSet,
     settle::Explained,
@@ -135,6 +135,8 @@ pub struct RibSize {
     pub groups: usize,
     /// Octets of heap in tables and attribute sets.
     pub heap_bytes: usize,
+    /// Octets encoded that some peer has yet to take.
+    pub egress_bytes: usize,
 }
 
 impl Rib {
@@ -323,6 +325,7 @@ impl Rib {
             prefixes: self.families.iter().map(|f| f.table.len()).sum(),
             attribute_sets: self.attrs.len(),
             groups: self.groups.iter().flatten().count(),
+            egress_bytes: self.groups.iter().flatten().map(Group::log_bytes).sum(),
             heap_bytes: self
                 .families
                 .iter()

@@ -1,13 +1,18 @@
 //! A BGP daemon from a file: for interoperability tests, benches, and as a plain route server.
 //!
-//! It writes nothing to the kernel's routing table. SIGHUP reads the file again; SIGTERM and
-//! SIGINT stop it, with a Cease unless graceful restart is configured.
+//! It writes nothing to the kernel's routing table. SIGHUP reads the file again, SIGUSR1 writes
+//! the table to `mrt.table`; SIGTERM and SIGINT stop it, with a Cease unless graceful restart is
+//! configured.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use margay_speaker::{DaemonConfig, Shutdown, Speaker};
+use margay_speaker::{
+    DaemonConfig, MrtConfig, Queries, Shutdown, Speaker,
+    bmp::Station,
+    mrt::{self, UpdateLog},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -49,7 +54,17 @@ async fn main() -> anyhow::Result<()> {
     let mut config = args.read()?;
     let (mut speaker, fib) = Speaker::spawn_with(config.speaker.clone(), config.local_routes())?;
     drop(fib);
+    let queries = speaker.queries();
+    let stations = stations(&config, &queries);
+    let log = config.mrt.updates.clone().map(|path| {
+        let queries = queries.clone();
+        UpdateLog::spawn(path, move || Some(queries.clone()))
+    });
 
+    let every = Duration::from_secs(config.mrt.table_interval_secs);
+    let mut table_due = tokio::time::interval(every.max(Duration::from_secs(1)));
+    table_due.reset();
+    let mut write = signal(SignalKind::user_defined1())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -59,6 +74,8 @@ async fn main() -> anyhow::Result<()> {
                 Ok(new) => config = new,
                 Err(error) => error!("kept the configuration: {error:#}"),
             },
+            _ = write.recv() => write_table(&config.mrt, &queries).await,
+            _ = table_due.tick(), if !every.is_zero() => write_table(&config.mrt, &queries).await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -68,7 +85,30 @@ async fn main() -> anyhow::Result<()> {
         None => Shutdown::Administrative(String::new()),
     };
     speaker.shutdown(how).await;
+    drop(log);
+    for station in stations {
+        station.shutdown().await;
+    }
     Ok(())
+}
+
+fn stations(config: &DaemonConfig, queries: &Queries) -> Vec<Station> {
+    let name = format!("margay-speaker {}", config.speaker.router_id);
+    let station = |bmp| {
+        let queries = queries.clone();
+        Station::spawn(bmp, name.clone(), move || Some(queries.clone()))
+    };
+    config.bmp.iter().cloned().map(station).collect()
+}
+
+async fn write_table(config: &MrtConfig, queries: &Queries) {
+    let Some(path) = &config.table else {
+        return error!("there is no mrt.table to write the table to");
+    };
+    match mrt::write_table(queries, path).await {
+        Ok(()) => info!(path = %path.display(), "wrote the table"),
+        Err(error) => error!("{:#}", anyhow::Error::from(error)),
+    }
 }
 
 async fn reload(

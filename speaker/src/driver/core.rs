@@ -5,9 +5,11 @@ use std::{
     hash::BuildHasher,
     io,
     net::SocketAddr,
+    ops::Range,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use margay_bgp::{
     bfd::{self, Change},
     prefix::{Family, Prefix},
@@ -33,13 +35,17 @@ use crate::{
         peer::{Peer, needs_reset, rib_config, session_config},
         strangers::{member, range_of},
         sync::InitialSync,
+        table,
         unnumbered::Watch,
         views,
+        watch::{self, Watchers},
     },
     handle::{Command, FibBatch, LocalAction, LocalRouteChange, Shutdown, SpeakerError},
     local_addrs::LocalAddrs,
     peer_key::PeerKey,
     socket,
+    view::Totals,
+    watch::{Held, WatchEvent},
 };
 
 /// The peers by key.
@@ -83,6 +89,7 @@ pub(super) struct Core {
     bfd: Option<Bfd>,
     bfd_changes: mpsc::UnboundedReceiver<(PeerKey, Change)>,
     bfd_changes_tx: mpsc::UnboundedSender<(PeerKey, Change)>,
+    watchers: Watchers,
     /// No timer of a session is due before.
     wake_at: Option<Instant>,
     due: Due,
@@ -128,6 +135,7 @@ impl Core {
             bfd: None,
             bfd_changes,
             bfd_changes_tx,
+            watchers: Watchers::default(),
             wake_at: None,
             due: Due::default(),
             config: SpeakerConfig {
@@ -425,12 +433,20 @@ impl Core {
     }
 
     /// Whole messages of a link, or a broken one at the end.
-    fn received(&mut self, id: LinkId, data: &[u8], now: Instant) {
-        let Some(link) = self.links.get(&id) else {
+    fn received(&mut self, id: LinkId, data: &Bytes, now: Instant) {
+        let Some(link) = self.links.get_mut(&id) else {
             return;
         };
+        if let Some(open) = watch::open_in(data) {
+            link.opens[1] = open;
+        }
         let (key, conn) = (link.peer, link.conn);
-        let mut rest = data;
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.octets_received += data.len() as u64;
+        }
+        let mut rest = &data[..];
+        // UPDATEs in a row that watchers have yet to hear of.
+        let mut updates = 0..0;
         while !rest.is_empty() {
             let Some(peer) = self.peers.get_mut(&key) else {
                 return;
@@ -453,16 +469,29 @@ impl Core {
             rest = after;
             let body = message.get(header::HEADER_LEN..).unwrap_or_default();
             if peer.session.handle_message(conn, kind, body, now) == Accepted::Update {
+                updates.end = data.len() - rest.len();
                 if let Err(error) = take_update(peer, &mut self.rib, &mut self.sync, body) {
                     peer.session
                         .handle_error(conn, error.into_notification(), now);
                 }
             } else {
+                self.tell_updates(&key, data, &updates);
+                updates = data.len() - rest.len()..data.len() - rest.len();
                 self.drain(&key, now);
             }
         }
+        self.tell_updates(&key, data, &updates);
         self.check_limit(&key, conn, now);
         self.drain(&key, now);
+    }
+
+    fn tell_updates(&mut self, key: &PeerKey, data: &Bytes, updates: &Range<usize>) {
+        if !self.watchers.is_empty()
+            && !updates.is_empty()
+            && let Some(peer) = self.peers.get(key)
+        {
+            self.watchers.updates(peer, data.slice(updates.clone()));
+        }
     }
 
     fn check_limit(&mut self, key: &PeerKey, conn: ConnId, now: Instant) {
@@ -524,6 +553,9 @@ impl Core {
                     if let Some(id) = self.peers.get(key).and_then(|p| p.links.get(&conn))
                         && let Some(link) = self.links.get_mut(id)
                     {
+                        if let Some(open) = watch::open_in(&messages) {
+                            link.opens[0] = open;
+                        }
                         link.push_urgent(messages);
                         to_flush.push(*id);
                     }
@@ -564,6 +596,15 @@ impl Core {
                 self.rib.update_peer(peer.rib, peer.rib_config());
                 self.rib
                     .peer_up(peer.rib, peer.session_info(&negotiated), now);
+                let watched = self
+                    .links
+                    .get(&id)
+                    .and_then(|link| watch::watched(peer, link, &negotiated));
+                peer.watched = watched.map(std::sync::Arc::new);
+                if let Some(up) = &peer.watched {
+                    let up = std::sync::Arc::clone(up);
+                    self.watchers.tell(&WatchEvent::Up(up, Held::Nothing));
+                }
                 let (hold, families) = (negotiated.hold_time, &negotiated.families);
                 peer.span.in_scope(|| info!(?hold, ?families, "session up"));
             }
@@ -579,6 +620,7 @@ impl Core {
                 peer.last_error = Some(reason.to_string());
                 peer.reason = Some(reason.to_string());
                 self.rib.peer_down(peer.rib, keep, now);
+                self.watchers.down(peer, reason);
             }
             Output::Failed(reason) => {
                 if reason != DownReason::Sent(Notification::new(Kind::CEASE_COLLISION)) {
@@ -671,6 +713,24 @@ impl Core {
                 let events = self.peers.values().flat_map(|p| p.events.entries());
                 drop(reply.send(events.collect()));
             }
+            Command::Totals(reply) => {
+                let mut rib = self.rib.size();
+                rib.egress_bytes += self.links.values().map(Link::queued).sum::<usize>();
+                let totals = Totals {
+                    rib,
+                    connections_refused: self.listeners.refused(),
+                };
+                reply.send(totals).ok();
+            }
+            Command::Watch(queries, reply) => {
+                drop(reply.send(self.watchers.add(queries, &self.peers)));
+            }
+            Command::Held(watch, from) => {
+                self.watchers.held(watch, from, &self.rib, &self.peers);
+            }
+            Command::Table(cursor, reply) => {
+                drop(reply.send(table::page(*cursor, &self.config, &self.rib, &self.peers)));
+            }
             Command::Stop(how) => return Flow::Stop(how),
         }
         Flow::Go
@@ -698,8 +758,9 @@ impl Core {
             .chain(ranges)
             .filter_map(|(at, peer)| Some((at, peer.password.clone()?)))
             .collect();
+        let limit = config.connection_limit;
         self.listeners
-            .configure(&config.listen, keys, &self.events_tx)
+            .configure(&config.listen, limit, keys, &self.events_tx)
     }
 
     fn configure(&mut self, config: SpeakerConfig, now: Instant) -> Result<(), SpeakerError> {

@@ -1,13 +1,14 @@
 //! One TCP connection: a task that reads, and a queue of what is to be written.
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     io::{self, IoSlice},
     sync::Arc,
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use margay_bgp::{session::ConnId, wire::header};
 use tokio::{
     net::TcpStream,
@@ -20,11 +21,9 @@ use crate::{driver::Event, peer_key::PeerKey};
 /// Names a link; never reused.
 pub(super) type LinkId = u64;
 
-/// A read buffer starts at this size, so that idle peers cost little, and doubles while reads
-/// fill it.
-const READ_MIN: usize = 8 << 10;
-/// Largest read buffer: what a fast peer sends between two turns of the loop.
-const READ_MAX: usize = 256 << 10;
+/// Octets read at a time. Twice the longest message, so that there is room behind the beginning of
+/// one; what is handed over is copied out, and then more of it would leave the cache.
+const READ: usize = 128 << 10;
 /// Buffers that one write gathers.
 const GATHER: usize = 64;
 /// How long a closing connection may need to take what was queued, NOTIFICATION included.
@@ -45,6 +44,8 @@ pub(super) struct Link {
     urgent: VecDeque<Bytes>,
     /// The socket took no more; a task waits until it does.
     pub(super) blocked: bool,
+    /// The OPENs sent and received, whole messages.
+    pub(super) opens: [Bytes; 2],
 }
 
 impl Link {
@@ -68,6 +69,7 @@ impl Link {
             front_started: false,
             urgent: VecDeque::new(),
             blocked: false,
+            opens: [Bytes::new(), Bytes::new()],
         }
     }
 
@@ -192,35 +194,50 @@ async fn linger(stream: Arc<TcpStream>, rest: Vec<Bytes>) -> io::Result<()> {
     }
 }
 
+thread_local! {
+    /// Where all connections of the thread read to: a peer that says nothing has no buffer.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
 /// Reads and hands over whole messages until the connection ends. Aborting it at any time is fine:
 /// it owns nothing but octets of a connection that is being closed.
 async fn read(id: LinkId, stream: Arc<TcpStream>, extended: bool, events: mpsc::Sender<Event>) {
-    let mut buf = BytesMut::new();
-    let mut size = READ_MIN;
+    // The beginning of a message.
+    let mut rest = Vec::new();
     let error = loop {
-        buf.reserve(size);
         if let Err(e) = stream.readable().await {
             break Some(e);
         }
-        match stream.try_read_buf(&mut buf) {
-            Ok(0) => break None,
-            Ok(n) if n >= size => size = (size * 2).min(READ_MAX),
-            Ok(_) => {}
+        let whole = match read_once(&stream, &mut rest, extended) {
+            Ok(None) => break None,
+            Ok(Some(whole)) => whole,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
             Err(e) => break Some(e),
-        }
-        let whole = whole_messages(&buf, extended);
-        if whole > 0
-            && events
-                .send(Event::Received(id, buf.split_to(whole)))
-                .await
-                .is_err()
-        {
+        };
+        if !whole.is_empty() && events.send(Event::Received(id, whole)).await.is_err() {
             return;
         }
     };
     // Nobody listens any more when the speaker stops.
     drop(events.send(Event::Closed(id, error)).await);
+}
+
+/// What has come, up to the end of the last whole message; what follows that goes to `rest`.
+/// `None` at the end of the stream.
+fn read_once(stream: &TcpStream, rest: &mut Vec<u8>, extended: bool) -> io::Result<Option<Bytes>> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let (front, room) = scratch.split_at_mut(rest.len());
+        let n = stream.try_read(room)?;
+        if n == 0 {
+            return Ok(None);
+        }
+        front.copy_from_slice(rest);
+        let data = scratch.get(..rest.len() + n).unwrap_or_default();
+        let (whole, after) = data.split_at(whole_messages(data, extended));
+        // Replaced rather than cleared: most reads end with a message and leave nothing to keep.
+        *rest = after.to_vec();
+        Ok(Some(Bytes::copy_from_slice(whole)))
+    })
 }
 
 /// Octets up to the end of the last whole message, or everything if a header is broken: the
@@ -239,6 +256,8 @@ fn whole_messages(buf: &[u8], extended: bool) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
 
     #[tokio::test]

@@ -4,15 +4,24 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use margay_bgp::prefix::Prefix;
 use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle};
-use tracing::warn;
+use tracing::{debug, warn};
 
-use crate::{driver::Event, handle::SpeakerError, secret::Secret, socket};
+use crate::{
+    config::ConnectionLimit,
+    driver::{Event, rate::RateLimit},
+    handle::SpeakerError,
+    secret::Secret,
+    socket,
+};
 
 /// Wait after accepting failed, as without file descriptors, so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -28,17 +37,34 @@ struct Listener {
 pub(super) struct Listeners {
     open: BTreeMap<SocketAddr, Listener>,
     keys: BTreeMap<Prefix, Secret>,
+    limit: ConnectionLimit,
+    /// Connections closed because their address had opened too many.
+    refused: Arc<AtomicU64>,
 }
 
 impl Listeners {
+    /// Connections that came too often, since start.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// Opens what is missing, closes what is not wanted, and brings the keys in line. Goes on
     /// after an error and reports the first.
     pub(super) fn configure(
         &mut self,
         wanted: &BTreeSet<SocketAddr>,
+        limit: ConnectionLimit,
         keys: BTreeMap<Prefix, Secret>,
         events: &mpsc::Sender<Event>,
     ) -> Result<(), SpeakerError> {
+        if self.limit != limit {
+            self.limit = limit;
+            // An acceptor owns nothing: connections not taken yet wait in the kernel.
+            for listener in self.open.values_mut() {
+                listener.acceptor.abort();
+                listener.acceptor = spawn(&listener.socket, limit, &self.refused, events);
+            }
+        }
         self.open.retain(|addr, listener| {
             let keep = wanted.contains(addr);
             if !keep {
@@ -76,7 +102,7 @@ impl Listeners {
         {
             socket::set_md5(&*socket, *peer, Some(key))?;
         }
-        let acceptor = tokio::spawn(accept(Arc::clone(&socket), events.clone())).abort_handle();
+        let acceptor = spawn(&socket, self.limit, &self.refused, events);
         Ok(Listener { socket, acceptor })
     }
 
@@ -113,11 +139,36 @@ impl Drop for Listeners {
     }
 }
 
+fn spawn(
+    socket: &Arc<TcpListener>,
+    limit: ConnectionLimit,
+    refused: &Arc<AtomicU64>,
+    events: &mpsc::Sender<Event>,
+) -> AbortHandle {
+    let accept = accept(
+        Arc::clone(socket),
+        RateLimit::new(limit),
+        Arc::clone(refused),
+        events.clone(),
+    );
+    tokio::spawn(accept).abort_handle()
+}
+
 /// Accepts for ever.
-async fn accept(socket: Arc<TcpListener>, events: mpsc::Sender<Event>) {
+async fn accept(
+    socket: Arc<TcpListener>,
+    mut limit: RateLimit,
+    refused: Arc<AtomicU64>,
+    events: mpsc::Sender<Event>,
+) {
     loop {
         match socket.accept().await {
             Ok((stream, remote)) => {
+                if !limit.admit(remote.ip(), Instant::now()) {
+                    refused.fetch_add(1, Ordering::Relaxed);
+                    debug!(%remote, "refused a connection: too many from this address");
+                    continue;
+                }
                 if events.send(Event::Accepted(stream, remote)).await.is_err() {
                     return;
                 }

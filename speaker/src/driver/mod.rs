@@ -14,17 +14,20 @@ mod events;
 mod link;
 mod listen;
 mod peer;
+mod rate;
 mod strangers;
 mod sync;
+mod table;
 mod unnumbered;
 mod views;
+mod watch;
 
 use std::{
     io,
     net::{Ipv6Addr, SocketAddr},
 };
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use margay_bgp::session::ConnId;
 use tokio::{net::TcpStream, sync::mpsc};
 
@@ -46,7 +49,7 @@ enum Event {
     /// An attempt to connect ended.
     Dialled(PeerKey, ConnId, io::Result<TcpStream>),
     /// Whole messages.
-    Received(link::LinkId, BytesMut),
+    Received(link::LinkId, Bytes),
     /// The peer closed, or the connection broke.
     Closed(link::LinkId, Option<io::Error>),
     /// A socket that took no more does again.

@@ -32,6 +32,7 @@ use crate::{
     local_addrs::LocalAddrs,
     peer_key::PeerKey,
     view::{FamilyStatus, PeerStatus, SessionStatus},
+    watch::WatchedPeer,
 };
 
 /// A configured peer.
@@ -59,6 +60,7 @@ pub(super) struct Peer {
     pub(super) end_of_rib: [bool; 2],
     pub(super) updates_received: u64,
     pub(super) octets_sent: u64,
+    pub(super) octets_received: u64,
     /// Failures since the session was last up.
     pub(super) failures: u32,
     /// Whether BFD finds the path to work; `None` where it does not watch it.
@@ -76,6 +78,8 @@ pub(super) struct Peer {
     pub(super) neighbour: Option<SocketAddr>,
     /// Looks for that router.
     pub(super) watch: Option<Watch>,
+    /// The Established session, as watchers know it.
+    pub(super) watched: Option<std::sync::Arc<WatchedPeer>>,
 }
 
 impl Peer {
@@ -106,6 +110,7 @@ impl Peer {
             end_of_rib: [false; 2],
             updates_received: 0,
             octets_sent: 0,
+            octets_received: 0,
             failures: 0,
             bfd_up: None,
             warned: false,
@@ -115,6 +120,7 @@ impl Peer {
             dynamic: None,
             neighbour: None,
             watch: None,
+            watched: None,
         }
     }
 
@@ -193,6 +199,7 @@ impl Peer {
 
     pub(super) fn status(&self, rib: &rib::Rib, now: Instant) -> PeerStatus {
         let session = self.session.config();
+        let stats = rib.peer_stats(self.rib);
         PeerStatus {
             key: self.key,
             name: self.config.name.clone(),
@@ -222,6 +229,9 @@ impl Peer {
             bfd_up: self.bfd_up,
             updates_received: self.updates_received,
             octets_sent: self.octets_sent,
+            octets_received: self.octets_received,
+            treated_as_withdraw: stats.treated_as_withdraw,
+            attribute_discards: stats.attribute_discards,
         }
     }
 
