@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build demo demo-single test check bench bench-cni bench-ctl bench-ipam storm install
+.PHONY: help build demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-ipam storm install
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -13,6 +13,7 @@ help:
 	@echo 'make check           format, lints, unit tests'
 	@echo 'make test            everything'
 	@echo 'make bench           benchmarks'
+	@echo 'make bench-bgp       passing routes on, beside BIRD, FRR and GoBGP (about 25 minutes; ARGS="--rounds 1 --divisor 10")'
 	@echo 'make bench-cni       attaching containers, beside the reference plugins (about 3 minutes)'
 	@echo 'make bench-ctl       the command line: 10,000 endpoints, 1,000 policies, on a real etcd'
 	@echo 'make bench-ipam      addresses: allocations against raw transactions on a real etcd'
@@ -39,6 +40,9 @@ test:
 bench:
 	scripts/setup.sh build
 	cargo bench --workspace --locked
+
+bench-bgp:
+	scripts/bench-bgp.sh $(ARGS)
 
 bench-cni:
 	scripts/bench-cni.sh
