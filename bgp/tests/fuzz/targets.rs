@@ -89,7 +89,7 @@ pub(crate) fn open(octets: &[u8]) {
     let longest = [
         caps.add_path.len(),
         caps.extended_next_hop.len(),
-        caps.long_lived.len(),
+        caps.long_lived.iter().flatten().count(),
         graceful,
     ];
     // We never write a capability that repeats its families; one of more than 255 octets cannot be.
