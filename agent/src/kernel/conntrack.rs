@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 /// How long addresses are gathered: a walk costs milliseconds of CPU however few connections there are. Far
 /// shorter than it takes an address to come round again, for a block hands out the longest free one first.
-const GATHER: Duration = Duration::from_millis(250);
+const GATHER: Duration = Duration::from_secs(2);
 
 enum Job {
     Flush(BTreeSet<IpAddr>),
