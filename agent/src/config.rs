@@ -22,6 +22,9 @@ pub(crate) struct Config {
     pub(crate) cni_journal: PathBuf,
     /// Where the resources are.
     pub(crate) datastore: DatastoreConfig,
+    /// What the agent last read of the datastore, for a start while the datastore is away. Written anew when it is
+    /// lost; holds all resources, and is readable by root only. Of no use with the embedded store.
+    pub(crate) snapshot: PathBuf,
     /// The node's IPv4 address, with the prefix length of its subnet. When absent: what the Node
     /// resource says, else the address that the kernel uses towards the default route.
     pub(crate) node_ip: Option<String>,
@@ -50,6 +53,7 @@ impl Default for Config {
             socket: DEFAULT_SOCKET.into(),
             cni_journal: DEFAULT_JOURNAL.into(),
             datastore: DatastoreConfig::default(),
+            snapshot: "/var/lib/margay/snapshot.redb".into(),
             node_ip: None,
             node_ip6: None,
             bgp: true,

@@ -17,6 +17,7 @@ mod fault;
 mod graph;
 mod ipam_task;
 mod kernel;
+mod memory;
 mod node;
 mod reaper;
 mod report;

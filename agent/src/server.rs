@@ -80,10 +80,10 @@ impl Server {
         })
     }
 
-    /// Answers while the agent cannot work yet, until the future is dropped: a DEL is journalled,
-    /// everything else is told to come back.
-    pub(crate) async fn turn_away(&self, journal: &Journal, why: &str) {
-        let turn_away = |stream| turn_away(stream, journal.clone(), why.to_owned());
+    /// Answers while the agent has no datastore yet, until the future is dropped: its state is told, a DEL is
+    /// journalled, everything else is told to come back.
+    pub(crate) async fn turn_away(&self, journal: &Journal, status: &StatusSource, why: &str) {
+        let turn_away = |stream| turn_away(stream, journal.clone(), status.clone(), why.to_owned());
         self.accept(turn_away).await;
     }
 
@@ -174,19 +174,27 @@ async fn skip_line(reader: OwnedReadHalf) -> io::Result<()> {
     }
 }
 
-async fn turn_away(stream: UnixStream, journal: Journal, why: String) -> io::Result<()> {
+async fn turn_away(
+    stream: UnixStream,
+    journal: Journal,
+    status: StatusSource,
+    why: String,
+) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let Some(request) = read_request(reader, &mut writer).await? else {
         return Ok(());
     };
-    if let Request::Cni(request) = &request
-        && request.command == "DEL"
-        && request.check_environment().is_ok()
-        && journal.write(request).is_ok()
-    {
-        return answer(&mut writer, &Reply::Ok(CniReply::done())).await;
+    match request {
+        Request::Cni(call)
+            if call.command == "DEL"
+                && call.check_environment().is_ok()
+                && journal.write(&call).is_ok() =>
+        {
+            answer(&mut writer, &Reply::Ok(CniReply::done())).await
+        }
+        Request::Cni(_) | Request::Store(_) => answer(&mut writer, &Reply::<()>::Error(why)).await,
+        question => inform(&status, question, &mut writer).await,
     }
-    answer(&mut writer, &Reply::<()>::Error(why)).await
 }
 
 async fn serve(stream: UnixStream, services: Services) -> io::Result<()> {

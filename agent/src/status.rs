@@ -19,6 +19,8 @@ pub(crate) struct StatusSource {
     pub(crate) node: String,
     pub(crate) driver: &'static str,
     pub(crate) started: Instant,
+    /// Whether the agent began with what an earlier one had read.
+    pub(crate) from_snapshot: bool,
     pub(crate) sync: watch::Receiver<SyncStatus>,
     pub(crate) world: watch::Receiver<Arc<World>>,
     pub(crate) kernel: KernelHandle,
@@ -42,7 +44,13 @@ impl StatusSource {
         };
         let mut reasons = Vec::new();
         if !self.world.borrow().in_sync {
-            reasons.push("the datastore has not been read and programmed yet".to_owned());
+            let meanwhile = match self.from_snapshot {
+                true => "; until then the agent does what it last read there",
+                false => "",
+            };
+            reasons.push(format!(
+                "the datastore has not been read and programmed yet{meanwhile}"
+            ));
         }
         if self.world.borrow().locked {
             reasons.push(LOCKED.to_owned());

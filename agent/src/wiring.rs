@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::derive::BgpSettings;
 use crate::graph::{Graph, Inputs, Outputs};
 use crate::kernel::{self, LEARNED, Setup};
+use crate::memory::{Memory, Remembered};
 use crate::node::{self, Wanted};
 use crate::reaper::Reaper;
 use crate::report::Reporter;
@@ -109,7 +110,13 @@ impl Agent {
         let store = connect(&config.datastore).context("datastore")?;
         let keys = Keys::new(&config.datastore.prefix);
         let journal = Journal::new(&config.cni_journal);
-        register(&config, &store, &keys, &name, (&server, &journal)).await?;
+        let (v4, v6) = config.node_networks()?;
+        let wanted = Wanted { v4, v6 };
+        let away = match node::register(&store, &keys, &name, wanted).await {
+            Ok(_) => None,
+            Err(error) if node::is_transient(&error) => Some(error),
+            Err(error) => return Err(error),
+        };
 
         let restarting =
             kernel::forwarding_was_left().context("cannot read the kernel's routes")?;
@@ -132,6 +139,15 @@ impl Agent {
             Syncer::spawn(store.clone(), vec![keys.resources()], resources_tx),
             Syncer::spawn(store.clone(), vec![own_blocks], affinities_tx),
         ];
+        let memory = Memory::of(&config, &keys, &name);
+        let remembered = match (&away, &memory) {
+            (Some(_), Some(memory)) => memory.recall().await,
+            _ => None,
+        };
+        let (resources, affinities) = match memory {
+            Some(memory) => memory.keep(resources, affinities),
+            None => (resources, affinities),
+        };
         let (inputs, graph_handle) = Inputs::new(resources, affinities);
         let settings = BgpSettings {
             listen: config.bgp_listen.clone(),
@@ -143,7 +159,15 @@ impl Agent {
             bgp: bgp_tx,
             world: world_tx,
         };
-        let graph = Graph::new(&name, keys.clone(), settings, outputs);
+        let mut graph = Graph::new(&name, keys.clone(), settings, outputs);
+        let from_snapshot = remembered.is_some();
+        if let Some(Remembered {
+            resources,
+            affinities,
+        }) = remembered
+        {
+            graph.remember(resources, affinities);
+        }
         let graph_task = tokio::spawn(graph.run(inputs));
 
         let cancel = CancellationToken::new();
@@ -158,6 +182,23 @@ impl Agent {
         });
         let (bgp_handle, bgp_task) = bgp.unzip();
 
+        let status = StatusSource {
+            node: name.clone(),
+            driver: match config.datastore.kind {
+                DatastoreType::Etcdv3 => "etcdv3",
+                DatastoreType::Embedded => "embedded",
+            },
+            started,
+            from_snapshot,
+            sync: syncers[0].status(),
+            world: world.clone(),
+            kernel,
+            bgp: bgp_handle,
+        };
+        if let Some(error) = away {
+            let front = (&server, &journal, &status);
+            await_datastore(&store, &keys, wanted, front, error).await?;
+        }
         let ipam =
             crate::ipam_task::spawn(store.clone(), keys.clone(), name.clone(), world.clone());
         let audit_interval = Duration::from_secs(config.audit_interval_secs);
@@ -171,12 +212,11 @@ impl Agent {
             grace: Duration::from_secs(config.leak_grace_secs),
         };
         let collector = tokio::spawn(collector.run(cancel.clone()));
-        let (v4, v6) = config.node_networks()?;
         tokio::spawn(node::keep_registered(
             store.clone(),
             keys.clone(),
             name.clone(),
-            Wanted { v4, v6 },
+            wanted,
             world.clone(),
         ));
         let reaper = Reaper::spawn(|names| attach::remove_many(names).map_err(|e| e.to_string()));
@@ -191,18 +231,6 @@ impl Agent {
         let cni = Arc::new(cni);
         tokio::spawn(replay_journal(Arc::clone(&cni), syncers[0].status()));
         tokio::spawn(audit::run(Arc::clone(&cni), audit_interval));
-        let status = StatusSource {
-            node: name,
-            driver: match config.datastore.kind {
-                DatastoreType::Etcdv3 => "etcdv3",
-                DatastoreType::Embedded => "embedded",
-            },
-            started,
-            sync: syncers[0].status(),
-            world,
-            kernel,
-            bgp: bgp_handle,
-        };
         let answers = Answers {
             store: store.clone(),
             root: keys.prefix().to_owned(),
@@ -256,31 +284,33 @@ impl Agent {
     }
 }
 
-/// Retried for as long as the datastore is away; anything else is told at once.
-async fn register(
-    config: &Config,
+/// Registers the node once the datastore is there; anything else that is wrong is told at once. Callers hear why they
+/// are turned away.
+async fn await_datastore(
     store: &margay_datastore::AnyStore,
     keys: &Keys,
-    name: &str,
-    (server, journal): (&Server, &Journal),
+    wanted: Wanted,
+    (server, journal, status): (&Server, &Journal, &StatusSource),
+    mut error: anyhow::Error,
 ) -> anyhow::Result<()> {
-    let (v4, v6) = config.node_networks()?;
-    let mut told = false;
+    let meanwhile = match status.from_snapshot {
+        true => "; until then it does what it last read there",
+        false => "",
+    };
+    warn!(
+        error = format!("{error:#}"),
+        "waiting for the datastore{meanwhile}"
+    );
     loop {
-        match node::register(store, keys, name, Wanted { v4, v6 }).await {
+        // Callers are heard between two attempts.
+        let why = format!("the agent waits for the datastore: {error:#}{meanwhile}");
+        let pause = tokio::time::timeout(STORE_RETRY, server.turn_away(journal, status, &why));
+        pause.await.unwrap_or_default();
+        error = match node::register(store, keys, &status.node, wanted).await {
             Ok(_) => return Ok(()),
-            Err(error) if node::is_transient(&error) => {
-                let why = format!("the agent waits for the datastore: {error:#}");
-                if !told {
-                    warn!(error = format!("{error:#}"), "waiting for the datastore");
-                    told = true;
-                }
-                // Callers are heard between two attempts.
-                let pause = tokio::time::timeout(STORE_RETRY, server.turn_away(journal, &why));
-                pause.await.unwrap_or_default();
-            }
+            Err(error) if node::is_transient(&error) => error,
             Err(error) => return Err(error),
-        }
+        };
     }
 }
 

@@ -57,11 +57,12 @@ impl Agent {
             }
         };
         let config = format!(
-            "node_name: {}\nsocket: {}\ncni_journal: {}\nnode_ip: {}/30\nnode_ip6: {}/64\n\
+            "node_name: {}\nsocket: {}\ncni_journal: {}\nsnapshot: {}\nnode_ip: {}/30\nnode_ip6: {}/64\n\
              datastore:\n{store}",
             host.name,
             dir.join("margayd.sock").display(),
             dir.join("cni-journal").display(),
+            dir.join("snapshot.redb").display(),
             host.v4,
             host.v6,
         );

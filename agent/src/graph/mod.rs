@@ -166,6 +166,8 @@ pub(crate) struct Graph {
     blocks: BTreeMap<String, IpNetwork>,
     resources_in_sync: bool,
     affinities_in_sync: bool,
+    /// Begun with what an earlier agent saw.
+    from_snapshot: bool,
     /// The keys of an affinity list that is coming in.
     affinity_listing: Option<BTreeSet<String>>,
     dirty: Dirty,
@@ -192,6 +194,7 @@ impl Graph {
             blocks: BTreeMap::new(),
             resources_in_sync: false,
             affinities_in_sync: false,
+            from_snapshot: false,
             affinity_listing: None,
             dirty: Dirty {
                 globals: true,
@@ -208,8 +211,25 @@ impl Graph {
         }
     }
 
+    /// Begins with what an earlier agent last saw, for a start while the datastore is away. Kernel and speaker get
+    /// what it says; nothing is taken from them, and handlers wait, until the datastore was read.
+    pub(crate) fn remember(&mut self, resources: Vec<KeyValue>, affinities: Vec<KeyValue>) {
+        for mut kv in resources {
+            // Whatever the datastore says is newer, also one that was restored from a backup.
+            kv.mod_revision = 0;
+            self.resource(&kv);
+        }
+        for kv in affinities {
+            self.affinity_event(SyncEvent::Apply(kv));
+        }
+        self.from_snapshot = true;
+    }
+
     /// Runs until an input ends.
     pub(crate) async fn run(mut self, mut inputs: Inputs) {
+        if self.from_snapshot {
+            self.flush().await;
+        }
         let mut events = Vec::new();
         loop {
             // Cancel-safe: all three are receives. Handlers first, for they have somebody waiting.
@@ -452,7 +472,10 @@ impl Graph {
             // The kernel thread ended; the agent is about to.
             return;
         }
-        if !self.world.in_sync {
+        if !self.resources_in_sync {
+            // Peers withdraw what the speaker does not say before its End-of-RIB.
+            self.outputs.kernel.settled().await;
+        } else if !self.world.in_sync {
             // Handlers may start once the kernel holds everything that was there before them.
             self.outputs.kernel.in_sync().await;
             self.world.in_sync = true;

@@ -136,6 +136,8 @@ enum Input {
     Batch(Box<Batch>),
     /// The datastore was read: everything local that is wanted is known.
     InSync(oneshot::Sender<()>),
+    /// Somebody waits for what was sent before.
+    Settled(oneshot::Sender<()>),
     Status(oneshot::Sender<KernelStatus>),
     Counters(oneshot::Sender<Result<Vec<RuleCounter>, String>>),
 }
@@ -164,6 +166,14 @@ impl KernelHandle {
         let (done, wait) = oneshot::channel();
         if self.inputs.send(Input::InSync(done)).await.is_ok() {
             // An error means that the thread ended; the agent is about to.
+            wait.await.unwrap_or_default();
+        }
+    }
+
+    /// Returns when everything sent before is in the kernel, and the speaker knows of it.
+    pub(crate) async fn settled(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.inputs.send(Input::Settled(done)).await.is_ok() {
             wait.await.unwrap_or_default();
         }
     }
@@ -367,6 +377,7 @@ impl Kernel {
     fn take(&mut self, inputs: Vec<Input>) {
         let mut waiting = Vec::new();
         let mut synced = Vec::new();
+        let mut settled = Vec::new();
         let mut asked = Vec::new();
         let mut counters = Vec::new();
         let mut moves = Moves::default();
@@ -393,6 +404,7 @@ impl Kernel {
                     self.in_sync = true;
                     synced.push(done);
                 }
+                Input::Settled(done) => settled.push(done),
                 Input::Status(answer) => asked.push(answer),
                 Input::Counters(answer) => counters.push(answer),
             }
@@ -424,7 +436,7 @@ impl Kernel {
             // Whoever waited may have given up.
             ack.send(self.state_of(&key, expect)).unwrap_or_default();
         }
-        for done in synced {
+        for done in synced.into_iter().chain(settled) {
             done.send(()).unwrap_or_default();
         }
         for answer in asked {

@@ -17,8 +17,11 @@
 //! 4. The same, and none waits for another's End-of-RIB for ever (RFC 4724, section 4.1: not for a speaker that has
 //!    just restarted as well): a new container is told of promptly.
 //!
+//! For an agent that is killed while etcd is away and started again:
+//! 5. The same: it peers again and says from its snapshot what it has. When etcd is back it goes on as ever.
+//!
 //! For a router that is killed and started again in recovery:
-//! 5. Nothing happens to what it had announced in the hosts' kernels.
+//! 6. Nothing happens to what it had announced in the hosts' kernels.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -39,6 +42,9 @@ const PACE: Duration = Duration::from_millis(5);
 
 /// How long the agent stays away, beside what it takes to start.
 const AWAY: Duration = Duration::from_millis(500);
+
+/// How long after a change a snapshot surely has it.
+const SNAPSHOT: Duration = Duration::from_secs(3);
 
 /// Time for a wrong decision to show.
 const AFTER: Duration = Duration::from_millis(500);
@@ -214,6 +220,37 @@ fn agents_that_restart_together_lose_nothing_either() -> Result<()> {
     let late = rack.cluster.attach(0, "late")?;
     everybody_knows(&rack, &[late])?;
     watch.quiet("all agents")
+}
+
+#[test]
+fn an_agent_that_restarts_while_etcd_is_away_peers_and_loses_nothing() -> Result<()> {
+    let mut rack = rack()?;
+    let containers = rack.containers()?;
+    everybody_knows(&rack, &containers)?;
+    // Longer than changes are gathered for the snapshot, and than a busy disk takes.
+    sleep(SNAPSHOT);
+    rack.cluster.etcd.kill()?;
+    let watch = Watch::start(&rack, &containers)?;
+    rack.cluster.agents[1].kill()?;
+    sleep(AWAY);
+    rack.cluster.agents[1].restart()?;
+    rack.established()?;
+    let (agent, tor) = (rack.agent(1), rack.hosts()[1].tor_v4);
+    ensure!(ups(agent, tor)? == 2, "one session after the other");
+    let status = agent.status()?;
+    let reasons = status["not_ready_reasons"].to_string();
+    ensure!(status["ready"] == false, "{status}");
+    ensure!(
+        reasons.contains("does what it last read there"),
+        "{reasons}"
+    );
+    watch.quiet("kill -9 without etcd")?;
+
+    rack.cluster.etcd.restart()?;
+    back_again(&rack, 1, 2)?;
+    let late = rack.cluster.attach(1, "late")?;
+    everybody_knows(&rack, &[late])?;
+    everybody_knows(&rack, &containers)
 }
 
 /// BIRD in recovery: it leaves the kernel and its peers alone until it has heard them.
