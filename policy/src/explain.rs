@@ -232,30 +232,44 @@ impl<'a> Walk<'a> {
             return Some(Action::Deny);
         };
         for rule in rules {
-            let (index, action) = (rule.index, rule.action);
-            if let Some(why) = mismatch(self.view, rule, self.packet) {
-                if self.every_rule {
-                    let place = place.clone();
-                    self.steps.push(Step::Skipped {
-                        place,
-                        index,
-                        action,
-                        why,
-                    });
-                }
-                continue;
+            let hit = self.source_of_match(rule);
+            if self.every_rule {
+                self.skipped(&place, rule, hit);
             }
+            let Some(hit) = hit else { continue };
             self.steps.push(Step::Rule {
                 place: place.clone(),
-                index,
-                action,
+                index: hit.index,
+                action: hit.action,
             });
-            if action != Action::Log {
-                return Some(action);
+            if hit.action != Action::Log {
+                return Some(hit.action);
             }
         }
         self.steps.push(Step::NoMatch(place));
         None
+    }
+
+    /// If a rule matches, the one of the resource that it does so by.
+    fn source_of_match<'r>(&self, rule: &'r Rule) -> Option<&'r Rule> {
+        let matches = |rule: &&Rule| rule_matches(self.view, rule, self.packet);
+        let found = || rule.parts.iter().find(matches).unwrap_or(rule);
+        matches(&rule).then(found)
+    }
+
+    /// Tells of the rules of the resource before the one that matches.
+    fn skipped(&mut self, place: &Place, rule: &Rule, hit: Option<&Rule>) {
+        let is_before = |source: &&Rule| hit.is_none_or(|hit| source.index < hit.index);
+        for source in rule.sources().iter().take_while(is_before) {
+            if let Some(why) = mismatch(self.view, source, self.packet) {
+                self.steps.push(Step::Skipped {
+                    place: place.clone(),
+                    index: source.index,
+                    action: source.action,
+                    why,
+                });
+            }
+        }
     }
 }
 

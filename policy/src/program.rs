@@ -154,6 +154,9 @@ pub struct Rule {
     pub destination: SideMatch,
     /// Notes for comments in the dataplane.
     pub annotations: BTreeMap<String, String>,
+    /// The rules of the resource that were joined into this one, in order; empty where it is one alone.
+    /// It matches what any of them matches, and `index` is that of the first.
+    pub parts: Vec<Self>,
 }
 
 impl Rule {
@@ -170,6 +173,15 @@ impl Rule {
             source: SideMatch::default(),
             destination: SideMatch::default(),
             annotations: BTreeMap::new(),
+            parts: Vec::new(),
+        }
+    }
+
+    /// The rules of the resource that this one stands for, in order.
+    pub fn sources(&self) -> &[Self] {
+        match self.parts.is_empty() {
+            true => std::slice::from_ref(self),
+            false => &self.parts,
         }
     }
 }

@@ -235,6 +235,43 @@ Egress:
 }
 
 #[test]
+fn rules_that_were_joined_are_shown_together_and_explained_one_by_one() {
+    let rules = "
+namespaces: [{name: prod}]
+endpoints:
+- {name: prod/web, labels: {app: web}, addresses: [10.0.0.1]}
+- {name: prod/db, labels: {app: db}, addresses: [10.0.0.2]}
+---
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: prod}
+spec:
+  selector: app == 'db'
+  ingress:
+  - {action: Allow, protocol: TCP, destination: {ports: [5432]}}
+  - {action: Allow, protocol: TCP, destination: {ports: [80]}}
+  - {action: Deny, protocol: UDP}
+";
+    let lab = Lab::new();
+    let shown = lab.run_with("policy show db -f -", rules).out;
+    assert!(
+        shown.contains("      rules 0, 1: Allow TCP to ports 5432,80\n      rule 2: Deny UDP\n"),
+        "{shown}"
+    );
+    let shown = lab.run_with("policy show db -o json -f -", rules).out;
+    let value: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let rule = &value["ingress"]["tiers"][0]["policies"][0]["rules"][0];
+    assert_eq!(rule["rules"], serde_json::json!([0, 1]));
+    let ran = lab.run_with(
+        "policy explain --from prod/web --to prod/db --port 80 -f -",
+        rules,
+    );
+    let chain = "      rule 0: Allow TCP to port 5432: no match: destination port 80 is none of its ports\n      \
+                 rule 1: Allow TCP to port 80: MATCHES\n";
+    assert!(ran.out.contains(chain), "{}", ran.out);
+}
+
+#[test]
 fn matrix_tells_who_may_talk_to_whom() {
     let lab = cluster();
     assert_eq!(

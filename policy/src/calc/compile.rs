@@ -7,6 +7,7 @@ use margay_model::net::Cidr;
 use margay_model::protocol::{Port, Protocol};
 use margay_model::rule::{EntityRule, Icmp, Rule as RuleSpec};
 
+use super::merge::merge;
 use super::reduce::reduce;
 use super::scope::{self, BadSelector};
 use crate::program::{
@@ -57,10 +58,14 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// The same, to be looked at alone.
+    /// The same, to be looked at alone: each rule by itself, for that is what is counted.
     pub(super) fn staged(&self) -> Self {
         let mut program = self.clone();
-        Arc::make_mut(&mut program.rules).staged = true;
+        let rules = Arc::make_mut(&mut program.rules);
+        rules.staged = true;
+        for list in [&mut rules.ingress, &mut rules.egress] {
+            *list = list.iter().flat_map(Rule::sources).cloned().collect();
+        }
         program
     }
 
@@ -120,7 +125,8 @@ pub(super) struct CompileError {
 }
 
 /// Compiles the rules of both directions. `namespace` is the policy's, if it has one. Rules that no packet
-/// can reach are left out, and so are the sets that only they refer to.
+/// can reach are left out, and so are the sets that only they refer to; neighbours that one rule can stand
+/// for are joined.
 pub(super) fn program(
     ingress: &[RuleSpec],
     egress: &[RuleSpec],
@@ -128,8 +134,10 @@ pub(super) fn program(
 ) -> Result<Program, CompileError> {
     let mut program = whole_program(ingress, egress, namespace)?;
     let rules = Arc::make_mut(&mut program.rules);
-    rules.ingress = reduce(std::mem::take(&mut rules.ingress));
-    rules.egress = reduce(std::mem::take(&mut rules.egress));
+    for list in [&mut rules.ingress, &mut rules.egress] {
+        // What is joined may hide more than its parts did.
+        *list = reduce(merge(reduce(std::mem::take(list))));
+    }
     let used = program.rules.set_ids();
     program.sets.retain(|id, _| used.contains(id));
     Ok(program)
@@ -217,6 +225,7 @@ impl Compiler<'_> {
                 .as_ref()
                 .map(|m| m.annotations.clone())
                 .unwrap_or_default(),
+            parts: Vec::new(),
         }))
     }
 

@@ -10,6 +10,7 @@
 
 mod compile;
 mod items;
+mod merge;
 mod plan;
 mod policies;
 mod reduce;

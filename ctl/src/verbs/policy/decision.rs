@@ -257,13 +257,14 @@ impl Cluster {
         }
     }
 
-    /// A rule of the program.
+    /// A rule of the resource.
     pub(crate) fn rule(&self, place: &Place, direction: Direction, index: usize) -> Option<&Rule> {
         let rules = match place {
             Place::Policy { policy, .. } => self.view.policies.get(policy)?,
             Place::Profile(name) => self.view.profiles.get(name)?,
         };
-        rules.of(direction).iter().find(|rule| rule.index == index)
+        let mut sources = rules.of(direction).iter().flat_map(Rule::sources);
+        sources.find(|rule| rule.index == index)
     }
 }
 

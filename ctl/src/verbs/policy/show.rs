@@ -25,7 +25,8 @@ Example:
 
 Where the agent of the endpoint's host answers (from elsewhere it is asked through etcd), each rule comes
 with what it matched: the packets that open connections, of all endpoints of the host together, since the
-policy last changed there. Rules that no packet can come to are left out.";
+policy last changed there. Rules that no packet can come to are left out. Neighbours that differ in their
+ports or nets alone are one rule there and counted as one; a rule with annotations always counts alone.";
 
 /// What to show.
 #[derive(Debug, Args)]
@@ -134,6 +135,18 @@ fn order(cluster: &Cluster, key: &ResourceKey) -> Option<f64> {
     }
 }
 
+/// The places in the resource of the rules that this one stands for.
+fn indices(rule: &Rule) -> impl Iterator<Item = usize> {
+    rule.sources().iter().map(|source| source.index)
+}
+
+/// `rule 2`, or `rules 0, 1`.
+fn numbers(rule: &Rule) -> String {
+    let all: Vec<String> = indices(rule).map(|index| index.to_string()).collect();
+    let plural = if all.len() == 1 { "" } else { "s" };
+    format!("rule{plural} {}", all.join(", "))
+}
+
 impl Shown<'_> {
     /// What a rule matched, where that is known.
     fn hits(&self, resource: &str, direction: Direction, rule: &Rule) -> Option<&RuleCounter> {
@@ -150,7 +163,7 @@ impl Shown<'_> {
             });
             let text = self.cluster.rule_text(rule);
             let hits = hits.unwrap_or_default();
-            format!("      rule {}: {text}{hits}\n", rule.index)
+            format!("      {}: {text}{hits}\n", numbers(rule))
         };
         rules.iter().map(line).collect()
     }
@@ -207,7 +220,8 @@ impl Shown<'_> {
         let rule = |rule: &Rule| {
             let hits = self.hits(resource, direction, rule);
             json!({
-                "rule": rule.index, "action": rule.action.as_str(),
+                "rule": rule.index, "rules": indices(rule).collect::<Vec<_>>(),
+                "action": rule.action.as_str(),
                 "text": self.cluster.rule_text(rule),
                 "packets": hits.map(|hits| hits.packets), "bytes": hits.map(|hits| hits.bytes),
             })

@@ -204,7 +204,8 @@ fn entity(ports: bool) -> impl Strategy<Value = Value> {
         )
 }
 
-fn rule() -> impl Strategy<Value = Value> {
+/// On the heap, as the tree of all that a rule may be is too large for the stack of a test.
+fn rule() -> BoxedStrategy<Value> {
     let protocol = select(vec![
         Value::Null,
         Value::Null,
@@ -241,10 +242,55 @@ fn rule() -> impl Strategy<Value = Value> {
                 }))
             })
     })
+    .boxed()
 }
 
 pub(super) fn rules() -> impl Strategy<Value = Vec<Value>> {
-    vec(rule(), 0..3)
+    prop_oneof![3 => vec(rule(), 0..3), 1 => neighbours()]
+}
+
+/// Rules that differ in one list, and at times in another, as those of people often do.
+pub(super) fn neighbours() -> BoxedStrategy<Vec<Value>> {
+    let side = || select(vec!["source", "destination"]);
+    let ports = vec(
+        select(vec![
+            json!(80),
+            json!("81:90"),
+            json!(53),
+            json!("web"),
+            json!("dns"),
+        ]),
+        1..3,
+    );
+    let lists = (
+        vec(select(NETS.to_vec()), 1..3),
+        ports,
+        weighted(0.2, side()),
+    );
+    (rule(), side(), any::<bool>(), vec(lists, 2..5))
+        .prop_map(|(base, side, by_nets, lists)| {
+            let protocol = &base["protocol"];
+            let has_ports = [json!("TCP"), json!("UDP"), json!(6)].contains(protocol);
+            let list = if by_nets || !has_ports {
+                "nets"
+            } else {
+                "ports"
+            };
+            let rule = |(nets, ports, also): (Vec<_>, Vec<_>, Option<&str>)| {
+                let mut rule = base.clone();
+                rule[side][list] = if list == "nets" {
+                    json!(nets)
+                } else {
+                    json!(ports)
+                };
+                if let Some(other) = also {
+                    rule[other]["nets"] = json!(nets);
+                }
+                rule
+            };
+            lists.into_iter().map(rule).collect()
+        })
+        .boxed()
 }
 
 /// When a policy is asked.
