@@ -1,8 +1,9 @@
 //! Everything with labels and addresses: endpoints and network sets, and what they add to sets.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use margay_model::any::AnyResource;
 use margay_model::host_endpoint::HostEndpoint;
 use margay_model::kind::ResourceKey;
@@ -115,19 +116,26 @@ pub(super) struct LocalWorkload {
 }
 
 /// An endpoint or network set as it was given.
-#[derive(Clone, Debug)]
-pub(super) struct ItemInput {
-    pub(super) labels: StringMap,
-    pub(super) parents: Vec<String>,
+pub(super) struct ItemInput<'a> {
+    /// Of several values of a label the first counts.
+    pub(super) labels: Vec<(&'a str, &'a str)>,
+    pub(super) parents: Vec<Cow<'a, str>>,
     pub(super) contribution: Contribution,
     /// Only for endpoints that rules are calculated for.
-    pub(super) local: Option<Local>,
+    pub(super) local: Option<Box<Local>>,
 }
 
-impl ItemInput {
-    pub(super) fn workload(endpoint: &WorkloadEndpoint, is_local: bool) -> Self {
+fn pairs(labels: &StringMap) -> impl Iterator<Item = (&str, &str)> {
+    labels.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+}
+
+fn borrowed(names: &[String]) -> Vec<Cow<'_, str>> {
+    names.iter().map(|name| Cow::Borrowed(&**name)).collect()
+}
+
+impl<'a> ItemInput<'a> {
+    fn workload(endpoint: &'a WorkloadEndpoint, is_local: bool) -> Self {
         let spec = &endpoint.spec;
-        let mut labels = endpoint.metadata.labels.clone();
         let implicit = [
             (
                 NAMESPACE,
@@ -142,60 +150,52 @@ impl ItemInput {
                     .unwrap_or(""),
             ),
         ];
-        for (key, value) in implicit.into_iter().filter(|(_, value)| !value.is_empty()) {
-            labels.insert(key.to_owned(), value.to_owned());
-        }
+        let implicit = implicit.into_iter().filter(|(_, value)| !value.is_empty());
         let local = is_local.then(|| {
-            Local::Workload(LocalWorkload {
+            Box::new(Local::Workload(LocalWorkload {
                 ifname: spec.interface_name.clone(),
                 addresses: spec.ip_networks.clone(),
                 profiles: spec.profiles.clone(),
                 allowed_source_prefixes: spec.allow_spoofed_source_prefixes.clone(),
-            })
+            }))
         });
         Self {
-            labels,
-            parents: spec.profiles.clone(),
+            labels: implicit.chain(pairs(&endpoint.metadata.labels)).collect(),
+            parents: borrowed(&spec.profiles),
             contribution: Contribution::new(&spec.ip_networks, &spec.ports),
             local,
         }
     }
 
-    pub(super) fn host(endpoint: &HostEndpoint, is_local: bool) -> Self {
+    fn host(endpoint: &'a HostEndpoint, is_local: bool) -> Self {
         let spec = &endpoint.spec;
         // It is in no namespace, whatever its labels say.
-        let mut labels = endpoint.metadata.labels.clone();
-        labels.remove(NAMESPACE);
+        let labels = pairs(&endpoint.metadata.labels).filter(|(key, _)| *key != NAMESPACE);
         let local = is_local.then(|| {
-            Local::Host(LocalHost {
+            Box::new(Local::Host(LocalHost {
                 interface: match &*spec.interface_name {
                     "" => HostInterface::WithAddress(spec.expected_ips.clone()),
                     "*" => HostInterface::All,
                     name => HostInterface::Named(name.to_owned()),
                 },
                 profiles: spec.profiles.clone(),
-            })
+            }))
         });
         let nets: Vec<_> = spec.expected_ips.iter().copied().map(Cidr::host).collect();
         Self {
-            labels,
-            parents: spec.profiles.clone(),
+            labels: labels.collect(),
+            parents: borrowed(&spec.profiles),
             contribution: Contribution::new(&nets, &spec.ports),
             local,
         }
     }
 
-    pub(super) fn network_set(labels: &StringMap, namespace: Option<&str>, nets: &[Cidr]) -> Self {
-        let mut labels = labels.clone();
-        if let Some(namespace) = namespace {
-            labels.insert(NAMESPACE.to_owned(), namespace.to_owned());
-        }
+    fn network_set(labels: &'a StringMap, namespace: Option<&'a str>, nets: &[Cidr]) -> Self {
+        let implicit = namespace.map(|namespace| (NAMESPACE, namespace));
+        let profile = namespace.map(|n| Cow::Owned(format!("{NAMESPACE_PROFILE}{n}")));
         Self {
-            labels,
-            parents: namespace
-                .map(|n| format!("{NAMESPACE_PROFILE}{n}"))
-                .into_iter()
-                .collect(),
+            labels: implicit.into_iter().chain(pairs(labels)).collect(),
+            parents: profile.into_iter().collect(),
             contribution: Contribution::new(nets, &[]),
             local: None,
         }
@@ -203,7 +203,7 @@ impl ItemInput {
 
     /// The item in a resource, if the resource is one.
     pub(super) fn from_resource(
-        resource: &AnyResource,
+        resource: &'a AnyResource,
         is_local: impl Fn(&str) -> bool,
     ) -> Option<Self> {
         let meta = resource.metadata();
@@ -228,7 +228,7 @@ pub(super) const NAMESPACE_PROFILE: &str = "kns.";
 /// Items by number and by key. Numbers of removed items are reused.
 #[derive(Debug, Default)]
 pub(super) struct ItemTable {
-    ids: BTreeMap<ResourceKey, ItemId>,
+    ids: HashMap<Arc<ResourceKey>, ItemId, foldhash::fast::RandomState>,
     items: Vec<Option<Item>>,
     free: Vec<ItemId>,
 }
@@ -236,9 +236,9 @@ pub(super) struct ItemTable {
 /// What is kept of an item, beside its labels, which the index keeps.
 #[derive(Debug)]
 pub(super) struct Item {
-    pub(super) key: ResourceKey,
+    pub(super) key: Arc<ResourceKey>,
     pub(super) contribution: Contribution,
-    pub(super) local: Option<Local>,
+    pub(super) local: Option<Box<Local>>,
 }
 
 impl ItemTable {
@@ -247,8 +247,9 @@ impl ItemTable {
         if let Some(&id) = self.ids.get(key) {
             return id;
         }
+        let key = Arc::new(key.clone());
         let item = Item {
-            key: key.clone(),
+            key: Arc::clone(&key),
             contribution: Contribution::default(),
             local: None,
         };
@@ -265,7 +266,7 @@ impl ItemTable {
                 )
             }
         };
-        self.ids.insert(key.clone(), id);
+        self.ids.insert(key, id);
         id
     }
 

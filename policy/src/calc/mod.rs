@@ -27,12 +27,12 @@ use margay_model::kind::{Kind, ResourceKey};
 use margay_model::meta::StringMap;
 use margay_model::profile::Profile as ProfileResource;
 
-use crate::index::{ItemId, LabelIndex, SelectorId};
+use crate::index::{HeldLabels, ItemId, LabelIndex, SelectorId};
 use crate::program::{Action, EndpointPlan, HostPlan, Rule, Rules, SetId, Update};
 use crate::selector::Selector;
 use crate::staged::is_staged;
 use compile::{Program, deny_all};
-use items::{ItemInput, ItemTable, NAMESPACE_PROFILE};
+use items::{Contribution, ItemInput, ItemTable, Local, NAMESPACE_PROFILE};
 use policies::{Policy, Tier};
 use scope::{NAME, NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX};
 use sets::SetTable;
@@ -84,11 +84,20 @@ pub struct Calc {
 
 #[derive(Debug)]
 enum Input {
-    Item(Box<ItemInput>),
+    Item(Box<PendingItem>),
     Policy(Box<Policy>),
     Profile(Box<ProfileInput>),
     /// With what is wrong with it.
     Tier(Tier, Option<String>),
+}
+
+/// An endpoint or network set, its labels already in the index of members: as long as a whole cluster waits
+/// for its first flush, they are what takes the room.
+#[derive(Debug)]
+struct PendingItem {
+    labels: HeldLabels,
+    contribution: Contribution,
+    local: Option<Box<Local>>,
 }
 
 #[derive(Debug)]
@@ -165,7 +174,12 @@ impl Calc {
             Scope::Cluster => true,
         };
         let input = if let Some(item) = ItemInput::from_resource(resource, is_local) {
-            Input::Item(Box::new(item))
+            let parents = item.parents.iter().map(|name| &**name);
+            Input::Item(Box::new(PendingItem {
+                labels: self.members.hold(item.labels, parents),
+                contribution: item.contribution,
+                local: item.local,
+            }))
         } else if let Some(policy) = Policy::from_resource(resource) {
             Input::Policy(Box::new(policy))
         } else if is_staged(resource.kind()) {
@@ -185,12 +199,18 @@ impl Calc {
                 _ => return,
             }
         };
-        self.pending.insert(resource.key(), Some(input));
+        self.note(resource.key(), Some(input));
     }
 
     /// Takes note that a resource is gone. One that never was is no error.
     pub fn remove(&mut self, key: &ResourceKey) {
-        self.pending.insert(key.clone(), None);
+        self.note(key.clone(), None);
+    }
+
+    fn note(&mut self, key: ResourceKey, input: Option<Input>) {
+        if let Some(Some(Input::Item(replaced))) = self.pending.insert(key, input) {
+            self.members.let_go(&replaced.labels);
+        }
     }
 
     /// Works everything out and gives the changes since the last flush, in the order of
@@ -216,7 +236,9 @@ impl Calc {
             profiles_gone,
             sets_gone,
         ]
-        .concat()
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     /// What has come to be wrong, or right again, in the flushes since the last call, by key.
@@ -240,7 +262,7 @@ impl Calc {
     pub fn matching(&mut self, selector: &Selector) -> BTreeSet<ResourceKey> {
         let id = self.members.add_selector(selector);
         let items = self.members.items_of(id);
-        let found = items.filter_map(|item| Some(self.items.get(item)?.key.clone()));
+        let found = items.filter_map(|item| Some((*self.items.get(item)?.key).clone()));
         let found = found.collect();
         self.members.release_selector(id);
         found
@@ -278,35 +300,38 @@ impl Calc {
         }
     }
 
-    fn set_item(&mut self, key: &ResourceKey, input: ItemInput) {
+    fn set_item(&mut self, key: &ResourceKey, input: PendingItem) {
+        let PendingItem {
+            labels,
+            contribution,
+            local,
+        } = input;
         let id = self.items.ensure(key);
         let Some(item) = self.items.get_mut(id) else {
             return;
         };
-        let moved = item.contribution != input.contribution;
-        let old = std::mem::replace(&mut item.contribution, input.contribution.clone());
-        let old_local = std::mem::replace(&mut item.local, input.local.clone());
+        let moved = item.contribution != contribution;
+        let old = std::mem::replace(&mut item.contribution, contribution.clone());
+        let was_local = std::mem::replace(&mut item.local, local.clone());
+        match &local {
+            Some(_) => self.members.copy_to(&mut self.locals, id, &labels),
+            None => self.locals.remove_item(id),
+        }
         if moved {
             for selector in self.members.selectors_of(id) {
                 self.sets.remove(selector, &old);
             }
         }
-        let labels = || input.labels.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-        let parents = || input.parents.iter().map(String::as_str);
-        self.members.set_item(id, labels(), parents());
+        self.members.set_held(id, labels);
         if moved {
             self.members.take_changes();
             for selector in self.members.selectors_of(id) {
-                self.sets.add(selector, &input.contribution);
+                self.sets.add(selector, &contribution);
             }
         } else {
             self.take_member_changes();
         }
-        match &input.local {
-            Some(_) => self.locals.set_item(id, labels(), parents()),
-            None => self.locals.remove_item(id),
-        }
-        self.local_endpoint_changed(key, old_local.as_ref(), input.local.as_ref());
+        self.local_endpoint_changed(key, was_local.as_deref(), local.as_deref());
     }
 
     fn remove_item(&mut self, key: &ResourceKey) {
@@ -316,24 +341,24 @@ impl Calc {
         self.locals.remove_item(id);
         let local = self.items.get_mut(id).and_then(|item| item.local.take());
         self.items.remove(id);
-        self.local_endpoint_changed(key, local.as_ref(), None);
+        self.local_endpoint_changed(key, local.as_deref(), None);
     }
 
     fn local_endpoint_changed(
         &mut self,
         key: &ResourceKey,
-        old: Option<&items::Local>,
-        new: Option<&items::Local>,
+        old: Option<&Local>,
+        new: Option<&Local>,
     ) {
         if old == new {
             return;
         }
         self.dirty.endpoints.insert(key.clone());
-        for name in new.into_iter().flat_map(items::Local::profiles) {
+        for name in new.into_iter().flat_map(Local::profiles) {
             *self.profile_uses.entry(name.clone()).or_insert(0) += 1;
             self.dirty.profiles.insert(name.clone());
         }
-        for name in old.into_iter().flat_map(items::Local::profiles) {
+        for name in old.into_iter().flat_map(Local::profiles) {
             if let Some(uses) = self.profile_uses.get_mut(name) {
                 *uses -= 1;
                 if *uses == 0 {
@@ -361,7 +386,7 @@ impl Calc {
     fn take_local_changes(&mut self) {
         for change in self.locals.take_changes() {
             if let Some(item) = self.items.get(change.item) {
-                self.dirty.endpoints.insert(item.key.clone());
+                self.dirty.endpoints.insert((*item.key).clone());
             }
             let policies = self.policies_by_selector.get(&change.selector);
             self.dirty
@@ -445,7 +470,7 @@ impl Calc {
         for id in self.locals.items_of(state.selector) {
             self.dirty
                 .endpoints
-                .extend(self.items.get(id).map(|item| item.key.clone()));
+                .extend(self.items.get(id).map(|item| (*item.key).clone()));
         }
     }
 

@@ -116,7 +116,7 @@ impl Calc {
     /// A local endpoint and the policies that select it, in no order.
     fn local(&self, key: &ResourceKey) -> Option<(&Local, Vec<Applying<'_>>)> {
         let id = self.items.id(key)?;
-        let local = self.items.get(id)?.local.as_ref()?;
+        let local = self.items.get(id)?.local.as_deref()?;
         let applying = self
             .locals
             .selectors_of(id)

@@ -20,26 +20,37 @@ pub(super) enum Node {
     /// The value is one of these, sorted.
     OneOf(Sym, Vec<Sym>),
     /// A test of the value's text.
-    Text(Sym, TextTest, Box<str>),
+    Text(Sym, TextTest),
     Not(Box<Self>),
     And(Vec<Self>),
     Or(Vec<Self>),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum TextTest {
-    Contains,
-    StartsWith,
-    EndsWith,
+    Contains(Box<str>),
+    StartsWith(Box<str>),
+    EndsWith(Box<str>),
 }
 
 /// Where a selector is posted: items that have this are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Pivot {
     /// The label with exactly this value.
     Value(Sym, Sym),
+    /// The label with any value that passes.
+    Text(Sym, TextTest),
     /// The label with any value.
     Key(Sym),
+}
+
+impl Pivot {
+    /// The label.
+    pub(super) const fn key(&self) -> Sym {
+        match self {
+            Self::Value(key, _) | Self::Text(key, _) | Self::Key(key) => *key,
+        }
+    }
 }
 
 impl Node {
@@ -59,11 +70,11 @@ impl Node {
             Expr::In(k, values) => one_of(k, values),
             Expr::NotIn(k, values) => not(one_of(k, values)),
             Expr::Has(k) => Self::Has(strings.acquire(k)),
-            Expr::Contains(k, v) => Self::Text(strings.acquire(k), TextTest::Contains, v.clone()),
+            Expr::Contains(k, v) => Self::Text(strings.acquire(k), TextTest::Contains(v.clone())),
             Expr::StartsWith(k, v) => {
-                Self::Text(strings.acquire(k), TextTest::StartsWith, v.clone())
+                Self::Text(strings.acquire(k), TextTest::StartsWith(v.clone()))
             }
-            Expr::EndsWith(k, v) => Self::Text(strings.acquire(k), TextTest::EndsWith, v.clone()),
+            Expr::EndsWith(k, v) => Self::Text(strings.acquire(k), TextTest::EndsWith(v.clone())),
             Expr::Not(operand) => not(Self::compile(operand, strings)),
             Expr::And(list) => Self::And(list.iter().map(|o| Self::compile(o, strings)).collect()),
             Expr::Or(list) => Self::Or(list.iter().map(|o| Self::compile(o, strings)).collect()),
@@ -84,6 +95,17 @@ impl Node {
         }
     }
 
+    /// Whether the expression holds for an item without labels.
+    pub(super) fn default(&self) -> bool {
+        match self {
+            Self::Const(truth) => *truth,
+            Self::Has(_) | Self::OneOf(..) | Self::Text(..) => false,
+            Self::Not(operand) => !operand.default(),
+            Self::And(list) => list.iter().all(Self::default),
+            Self::Or(list) => list.iter().any(Self::default),
+        }
+    }
+
     /// Whether the expression holds for these labels.
     pub(super) fn holds(&self, labels: &SymLabels, strings: &Interner) -> bool {
         let value = |key: &Sym| {
@@ -96,9 +118,7 @@ impl Node {
             Self::OneOf(key, values) => {
                 value(key).is_some_and(|v| values.binary_search(&v).is_ok())
             }
-            Self::Text(key, test, part) => {
-                value(key).is_some_and(|v| test.holds(strings.text(v), part))
-            }
+            Self::Text(key, test) => value(key).is_some_and(|v| test.holds(strings.text(v))),
             Self::Not(operand) => !operand.holds(labels, strings),
             Self::And(list) => list.iter().all(|o| o.holds(labels, strings)),
             Self::Or(list) => list.iter().any(|o| o.holds(labels, strings)),
@@ -107,11 +127,12 @@ impl Node {
 }
 
 impl TextTest {
-    fn holds(self, value: &str, part: &str) -> bool {
+    /// Whether a value passes.
+    pub(super) fn holds(&self, value: &str) -> bool {
         match self {
-            Self::Contains => value.contains(part),
-            Self::StartsWith => value.starts_with(part),
-            Self::EndsWith => value.ends_with(part),
+            Self::Contains(part) => value.contains(&**part),
+            Self::StartsWith(part) => value.starts_with(&**part),
+            Self::EndsWith(part) => value.ends_with(&**part),
         }
     }
 }
@@ -119,16 +140,17 @@ impl TextTest {
 /// Atoms of which one must be true for `node` to be `truth`; `None` if it can be so without any.
 ///
 /// For every node exactly one of the two truths has an answer: the one that is not its default.
-/// Of the operands of a conjunction, the one whose most crowded atom has the least `load` is taken.
+/// Of the operands of a conjunction, the one whose atoms have the least `load` is taken.
 pub(super) fn pivots(
     node: &Node,
     truth: bool,
-    load: &impl Fn(Pivot) -> usize,
+    load: &impl Fn(&Pivot) -> usize,
 ) -> Option<Vec<Pivot>> {
     match (node, truth) {
         (Node::Const(value), truth) => (*value != truth).then(Vec::new),
         (Node::Has(_) | Node::OneOf(..) | Node::Text(..), false) => None,
-        (Node::Has(key) | Node::Text(key, ..), true) => Some(vec![Pivot::Key(*key)]),
+        (Node::Has(key), true) => Some(vec![Pivot::Key(*key)]),
+        (Node::Text(key, test), true) => Some(vec![Pivot::Text(*key, test.clone())]),
         (Node::OneOf(key, values), true) => {
             Some(values.iter().map(|v| Pivot::Value(*key, *v)).collect())
         }
@@ -136,7 +158,7 @@ pub(super) fn pivots(
         (Node::And(list), true) | (Node::Or(list), false) => list
             .iter()
             .filter_map(|operand| pivots(operand, truth, load))
-            .min_by_key(|found| cost(found, load)),
+            .min_by_key(|found| found.iter().map(load).sum::<usize>()),
         (Node::And(list), false) | (Node::Or(list), true) => {
             let mut all = Vec::new();
             for operand in list {
@@ -147,11 +169,4 @@ pub(super) fn pivots(
             Some(all)
         }
     }
-}
-
-/// Lower is better: tests of a value before tests of mere presence, then rarely used ones.
-fn cost(pivots: &[Pivot], load: &impl Fn(Pivot) -> usize) -> (bool, usize, usize) {
-    let any_key = pivots.iter().any(|p| matches!(p, Pivot::Key(_)));
-    let crowd = pivots.iter().map(|p| load(*p)).max().unwrap_or(0);
-    (any_key, crowd, pivots.len())
 }

@@ -2,27 +2,33 @@
 //!
 //! Items carry labels of their own and inherit those of their parents (profiles, which stand for
 //! namespaces and service accounts too); an own label hides an inherited one, an earlier parent hides a
-//! later one. Nothing here scans: a selector is posted under its pivots (see `compiled.rs`) and a changed
-//! item evaluates only what is posted under the labels it has. For every item only the selectors that
-//! *deviate* from their default are stored, and for every selector only the items that do, so `all()`
-//! or `a != "b"` cost nothing for the items they match.
+//! later one. Nothing here scans. A selector is posted under its pivots (see `compiled.rs`), so a changed
+//! item evaluates only what is posted under the labels it has; a new selector is worked out from the sets
+//! of items that have its labels and values (see `postings.rs`). For every selector only the items that
+//! *deviate* from its default are stored, so `all()` or `a != "b"` cost nothing for the items they match.
 
 mod compiled;
 mod intern;
+mod item_set;
+mod postings;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
-use std::collections::btree_map::{BTreeMap, Entry};
-use std::sync::Arc;
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use crate::selector::Selector;
-use compiled::{Node, Pivot, pivots};
+use compiled::{Node, Pivot, SymLabels, pivots};
 use intern::{Interner, Sym};
+use item_set::ItemSet;
+use postings::Postings;
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+/// Labels at work: those of most items fit in place.
+type Labels = SmallVec<[(Sym, Sym); 16]>;
+type Selectors = SmallVec<[SelectorId; 32]>;
 
 /// An item, numbered by the caller. Small numbers, reused, keep tables dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,36 +53,45 @@ pub struct MatchChange {
 #[derive(Debug, Default)]
 pub struct LabelIndex {
     strings: Interner,
-    items: BTreeMap<ItemId, Item>,
-    parents: BTreeMap<Arc<str>, Parent>,
-    /// Items by label and value.
-    by_value: FastMap<(Sym, Sym), BTreeSet<ItemId>>,
-    /// Items by label.
-    by_key: FastMap<Sym, BTreeSet<ItemId>>,
+    /// By number.
+    items: Vec<Option<Item>>,
+    count: usize,
+    parents: FastMap<Sym, Parent>,
+    postings: Postings,
     selectors: Vec<Option<Posted>>,
     free: Vec<SelectorId>,
     by_canonical: FastMap<Box<str>, SelectorId>,
-    /// Selectors by pivot, each sorted.
-    posted: FastMap<Pivot, Vec<SelectorId>>,
     /// Selectors that match unless they deviate.
     true_by_default: BTreeSet<SelectorId>,
     changes: Vec<MatchChange>,
 }
 
-#[derive(Debug)]
+/// The labels and parents of an item, taken into an index and not yet those of any item there.
+#[derive(Debug, Default)]
+pub(crate) struct HeldLabels {
+    /// Sorted, one value a key.
+    own: Box<SymLabels>,
+    parents: Box<[Sym]>,
+}
+
+#[derive(Debug, Default)]
 struct Item {
-    own: Vec<(Sym, Sym)>,
-    parents: Vec<Arc<str>>,
+    held: HeldLabels,
+    /// Own and inherited labels, where that is more than the own ones.
+    merged: Option<Box<SymLabels>>,
+}
+
+impl Item {
     /// Own and inherited labels, sorted.
-    effective: Vec<(Sym, Sym)>,
-    /// Selectors whose value here is not their default, sorted.
-    deviating: Vec<SelectorId>,
+    fn labels(&self) -> &SymLabels {
+        self.merged.as_deref().unwrap_or(&self.held.own)
+    }
 }
 
 #[derive(Debug, Default)]
 struct Parent {
-    labels: Vec<(Sym, Sym)>,
-    children: BTreeSet<ItemId>,
+    labels: Box<SymLabels>,
+    children: ItemSet,
 }
 
 #[derive(Debug)]
@@ -87,75 +102,104 @@ struct Posted {
     pivots: Vec<Pivot>,
     uses: u32,
     /// Items whose value is not the default.
-    deviating: BTreeSet<ItemId>,
+    deviating: ItemSet,
 }
 
 impl LabelIndex {
-    /// Adds an item or changes its labels and parents.
+    /// Adds an item or changes its labels and parents. Of several values of a label the first counts.
     pub fn set_item<'a>(
         &mut self,
         id: ItemId,
         labels: impl IntoIterator<Item = (&'a str, &'a str)>,
         parents: impl IntoIterator<Item = &'a str>,
     ) {
+        let held = self.hold(labels, parents);
+        self.set_held(id, held);
+    }
+
+    /// Takes labels and parents in, for [`set_held`](Self::set_held) or
+    /// [`let_go`](Self::let_go).
+    pub(crate) fn hold<'a>(
+        &mut self,
+        labels: impl IntoIterator<Item = (&'a str, &'a str)>,
+        parents: impl IntoIterator<Item = &'a str>,
+    ) -> HeldLabels {
         let own = self.acquire_labels(labels);
-        let parents: Vec<Arc<str>> = parents.into_iter().map(Arc::from).collect();
-        let told_before = self.changes.len();
-        let item = match self.items.entry(id) {
-            Entry::Vacant(vacant) => {
-                let item = Item {
-                    own,
-                    parents: Vec::new(),
-                    effective: Vec::new(),
-                    deviating: Vec::new(),
-                };
-                vacant.insert(item);
-                self.adopt(id, parents);
-                self.refresh(id);
-                // Every match of a new item has started, also those by default.
-                self.changes.truncate(told_before);
-                let started: Vec<_> = self.selectors_of(id).collect();
-                let change = |selector| MatchChange {
-                    item: id,
-                    selector,
-                    matches: true,
-                };
-                self.changes.extend(started.into_iter().map(change));
-                return;
-            }
-            Entry::Occupied(occupied) => occupied.into_mut(),
-        };
-        let old = std::mem::replace(&mut item.own, own);
-        if item.parents != parents {
-            self.abandon(id);
-            self.adopt(id, parents);
+        let parents = parents.into_iter().map(|name| self.strings.acquire(name));
+        HeldLabels {
+            own,
+            parents: parents.collect(),
         }
-        self.refresh(id);
-        self.release_labels(&old);
+    }
+
+    /// Gives back what no item was given.
+    pub(crate) fn let_go(&mut self, held: &HeldLabels) {
+        self.release_labels(&held.own);
+        held.parents.iter().for_each(|p| self.strings.release(*p));
+    }
+
+    /// Makes labels and parents that are held here those of an item of another index.
+    pub(crate) fn copy_to(&self, other: &mut Self, id: ItemId, held: &HeldLabels) {
+        let text = |sym: &Sym| self.strings.text(*sym);
+        let labels = held.own.iter().map(|(key, value)| (text(key), text(value)));
+        other.set_item(id, labels, held.parents.iter().map(text));
+    }
+
+    /// As [`set_item`](Self::set_item), with labels that are held.
+    pub(crate) fn set_held(&mut self, id: ItemId, held: HeldLabels) {
+        let at = id.0 as usize;
+        if self.items.len() <= at {
+            self.items.resize_with(at + 1, || None);
+        }
+        let is_new = self.items[at].is_none();
+        self.count += usize::from(is_new);
+        let item = self.items[at].get_or_insert_default();
+        let parents = std::mem::replace(&mut item.held.parents, held.parents);
+        if parents != item.held.parents {
+            self.abandon(id, &parents);
+            self.adopt(id);
+        }
+        let told_before = self.changes.len();
+        let own = self.refresh(id, Some(held.own));
+        self.let_go(&HeldLabels { own, parents });
+        if is_new {
+            // Every match of a new item has started, also those by default.
+            self.changes.truncate(told_before);
+            let started = self.selectors_of(id).map(|selector| MatchChange {
+                item: id,
+                selector,
+                matches: true,
+            });
+            let started: Vec<_> = started.collect();
+            self.changes.extend(started);
+        }
     }
 
     /// Removes an item; all of its matches stop.
     pub fn remove_item(&mut self, id: ItemId) {
-        if !self.items.contains_key(&id) {
+        if self.item(id).is_none() {
             return;
         }
-        for selector in self.selectors_of(id).collect::<Vec<_>>() {
-            self.changes.push(MatchChange {
-                item: id,
-                selector,
-                matches: false,
-            });
+        let stopped = self.selectors_of(id).map(|selector| MatchChange {
+            item: id,
+            selector,
+            matches: false,
+        });
+        let stopped: Vec<_> = stopped.collect();
+        self.changes.extend(stopped);
+        let candidates = self.candidates(id);
+        let Some(item) = self.items[id.0 as usize].take() else {
+            return;
+        };
+        self.count -= 1;
+        self.abandon(id, &item.held.parents);
+        for selector in candidates {
+            self.posted_mut(selector).deviating.remove(id);
         }
-        self.abandon(id);
-        if let Some(item) = self.items.remove(&id) {
-            for &(key, value) in &item.effective {
-                self.unpost_item(id, key, value);
-            }
-            for &selector in &item.deviating {
-                self.posted_mut(selector).deviating.remove(&id);
-            }
-            self.release_labels(&item.own);
+        for &label in item.labels() {
+            self.postings.remove_item(id, label, false);
         }
+        self.let_go(&item.held);
     }
 
     /// Sets the labels that the children of a parent inherit; none is the same as no parent.
@@ -165,17 +209,23 @@ impl LabelIndex {
         labels: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) {
         let labels = self.acquire_labels(labels);
-        let parent = self.parents.entry(name.into()).or_default();
+        let name = self.strings.acquire(name);
+        let parent = self.parents.entry(name).or_default();
         let old = std::mem::replace(&mut parent.labels, labels);
         let children: Vec<ItemId> = match parent.labels == old {
             true => Vec::new(),
-            false => parent.children.iter().copied().collect(),
+            false => parent.children.iter().collect(),
         };
         self.drop_parent_if_unused(name);
         for child in children {
-            self.refresh(child);
+            self.refresh(child, None);
         }
         self.release_labels(&old);
+        // A parent with labels keeps its name: one use for all of them.
+        let (had, has) = (!old.is_empty(), self.parents.get(&name));
+        let has = has.is_some_and(|parent| !parent.labels.is_empty());
+        let releases = 1 + usize::from(had) - usize::from(has);
+        (0..releases).for_each(|_| self.strings.release(name));
     }
 
     /// Adds one use of a selector. What it matches at once is told by [`items_of`](Self::items_of),
@@ -186,21 +236,18 @@ impl LabelIndex {
             return id;
         }
         let node = Node::compile(selector.expr(), &mut self.strings);
-        let default = node.holds(&[], &self.strings);
-        let load = |pivot| self.posted.get(&pivot).map_or(0, Vec::len);
+        let default = node.default();
+        let load = |pivot: &Pivot| self.postings.load(pivot, &self.strings);
         let pivots = pivots(&node, !default, &load)
             .expect("a value that is not the default needs an atom to be true");
-        let deviating = self
-            .items_at(&pivots)
-            .filter(|id| node.holds(&self.items[id].effective, &self.strings) != default)
-            .collect();
+        let deviating = self.postings.deviating(&node, &self.strings);
         let posted = Posted {
             canonical: selector.canonical().into(),
-            node,
             default,
             pivots,
             uses: 1,
-            deviating,
+            deviating: deviating.into_owned().into(),
+            node,
         };
         self.post_selector(posted)
     }
@@ -216,17 +263,7 @@ impl LabelIndex {
             return;
         };
         for pivot in &posted.pivots {
-            if let Some(list) = self.posted.get_mut(pivot) {
-                list.retain(|s| *s != id);
-                if list.is_empty() {
-                    self.posted.remove(pivot);
-                }
-            }
-        }
-        for item in &posted.deviating {
-            if let Some(item) = self.items.get_mut(item) {
-                item.deviating.retain(|s| *s != id);
-            }
+            self.postings.remove_selector(id, pivot);
         }
         self.true_by_default.remove(&id);
         self.by_canonical.remove(&posted.canonical);
@@ -238,16 +275,13 @@ impl LabelIndex {
     pub fn items_of(&self, id: SelectorId) -> impl Iterator<Item = ItemId> {
         let posted = self.posted(id);
         let (plain, inverted) = match posted.default {
-            false => (Some(posted.deviating.iter().copied()), None),
-            true => (
-                None,
-                Some(
-                    self.items
-                        .keys()
-                        .filter(|i| !posted.deviating.contains(*i))
-                        .copied(),
-                ),
-            ),
+            false => (Some(posted.deviating.iter()), None),
+            true => {
+                let all = self.items.iter().zip(0..);
+                let present = all.filter_map(|(item, n)| item.as_ref().map(|_| ItemId(n)));
+                let matching = present.filter(|id| !posted.deviating.contains(*id));
+                (None, Some(matching))
+            }
         };
         plain
             .into_iter()
@@ -260,25 +294,28 @@ impl LabelIndex {
         let posted = self.posted(id);
         match posted.default {
             false => posted.deviating.len(),
-            true => self.items.len() - posted.deviating.len(),
+            true => self.count - posted.deviating.len(),
         }
     }
 
     /// The selectors that match an item, those that match by default last.
     pub fn selectors_of(&self, id: ItemId) -> impl Iterator<Item = SelectorId> {
-        let item = self.items.get(&id);
-        let deviating = item.map_or(&[][..], |item| &item.deviating);
-        let by_default = item.map(|_| &self.true_by_default).into_iter().flatten();
+        let deviates = move |selector: &SelectorId| self.posted(*selector).deviating.contains(id);
+        let deviating = self.candidates(id).into_iter().filter(deviates);
+        let by_default = self.item(id).map(|_| &self.true_by_default);
+        let by_default = by_default.into_iter().flatten().copied();
         deviating
-            .iter()
-            .filter(|s| !self.posted(**s).default)
-            .chain(by_default.filter(|s| deviating.binary_search(s).is_err()))
-            .copied()
+            .filter(|selector| !self.posted(*selector).default)
+            .chain(by_default.filter(move |selector| !deviates(selector)))
     }
 
     /// Takes what changed through items and parents since the last call, in the order it happened.
     pub fn take_changes(&mut self) -> Vec<MatchChange> {
         std::mem::take(&mut self.changes)
+    }
+
+    fn item(&self, id: ItemId) -> Option<&Item> {
+        self.items.get(id.0 as usize)?.as_ref()
     }
 
     fn posted(&self, id: SelectorId) -> &Posted {
@@ -299,12 +336,7 @@ impl LabelIndex {
             SelectorId(u32::try_from(self.selectors.len() - 1).expect("fewer than 2^32 selectors"))
         });
         for pivot in &posted.pivots {
-            insert_sorted(self.posted.entry(*pivot).or_default(), id);
-        }
-        for item in &posted.deviating {
-            if let Some(item) = self.items.get_mut(item) {
-                insert_sorted(&mut item.deviating, id);
-            }
+            self.postings.add_selector(id, pivot, &self.strings);
         }
         if posted.default {
             self.true_by_default.insert(id);
@@ -314,161 +346,119 @@ impl LabelIndex {
         id
     }
 
-    /// Items that have one of these, some perhaps more than once.
-    fn items_at(&self, pivots: &[Pivot]) -> impl Iterator<Item = ItemId> {
-        pivots.iter().flat_map(|pivot| {
-            let items = match pivot {
-                Pivot::Value(key, value) => self.by_value.get(&(*key, *value)),
-                Pivot::Key(key) => self.by_key.get(key),
-            };
-            items.into_iter().flatten().copied()
-        })
+    /// The selectors that may deviate for an item, ascending.
+    fn candidates(&self, id: ItemId) -> Selectors {
+        let labels = self.item(id).map_or(&[][..], Item::labels);
+        ascending(self.postings.candidates(labels))
     }
 
-    /// Brings an item's effective labels, postings and matches up to date.
-    fn refresh(&mut self, id: ItemId) {
-        let Some(item) = self.items.get(&id) else {
-            return;
+    /// Brings an item's labels, postings and matches up to date, with other labels of its own if any are
+    /// given; returns those that it had then.
+    fn refresh(&mut self, id: ItemId, own: Option<Box<SymLabels>>) -> Box<SymLabels> {
+        let Some(item) = self.item(id) else {
+            return Box::default();
         };
-        let effective = self.effective_labels(item);
-        if effective == item.effective {
-            return;
+        let labels = self.merged_labels(own.as_deref().unwrap_or(&item.held.own), item);
+        let old: Labels = item.labels().into();
+        if labels != old {
+            self.move_item(id, &old, &labels);
         }
-        let deviating = self.deviating_selectors(&effective);
-        let Some(item) = self.items.get_mut(&id) else {
-            return;
+        let Some(item) = self.items[id.0 as usize].as_mut() else {
+            return Box::default();
         };
-        let old_labels = std::mem::replace(&mut item.effective, effective.clone());
-        let old_deviating = std::mem::replace(&mut item.deviating, deviating.clone());
-        for (key, value) in only_in(&old_labels, &effective) {
-            self.unpost_item(id, key, value);
+        let replaced = match own {
+            Some(own) => std::mem::replace(&mut item.held.own, own),
+            None => Box::default(),
+        };
+        let more = *item.held.own != *labels;
+        item.merged = more.then(|| labels.into_boxed_slice());
+        replaced
+    }
+
+    /// Moves an item from some labels to others: in the postings, and in the selectors that tell them apart.
+    fn move_item(&mut self, id: ItemId, old: &SymLabels, new: &SymLabels) {
+        // Before anybody asks who is posted at a value: it may be new.
+        for label in new.iter().filter(|label| !old.contains(label)) {
+            self.postings.add_item(id, *label, &self.strings);
         }
-        for (key, value) in only_in(&effective, &old_labels) {
-            self.by_value.entry((key, value)).or_default().insert(id);
-            self.by_key.entry(key).or_default().insert(id);
-        }
-        for selector in only_in(&old_deviating, &deviating) {
-            self.posted_mut(selector).deviating.remove(&id);
-            let matches = self.posted(selector).default;
+        let concerned = self.postings.candidates(old);
+        let concerned = ascending(concerned.chain(self.postings.candidates(new)));
+        for selector in concerned {
+            let posted = self.posted(selector);
+            let deviates = posted.node.holds(new, &self.strings) != posted.default;
+            if deviates == posted.deviating.contains(id) {
+                continue;
+            }
+            let posted = self.posted_mut(selector);
+            match deviates {
+                true => posted.deviating.insert(id),
+                false => posted.deviating.remove(id),
+            }
+            let matches = deviates != posted.default;
             self.changes.push(MatchChange {
                 item: id,
                 selector,
                 matches,
             });
         }
-        for selector in only_in(&deviating, &old_deviating) {
-            self.posted_mut(selector).deviating.insert(id);
-            let matches = !self.posted(selector).default;
-            self.changes.push(MatchChange {
-                item: id,
-                selector,
-                matches,
-            });
+        for label in old.iter().filter(|label| !new.contains(label)) {
+            let keeps_key = new.iter().any(|(key, _)| *key == label.0);
+            self.postings.remove_item(id, *label, keeps_key);
         }
     }
 
-    fn effective_labels(&self, item: &Item) -> Vec<(Sym, Sym)> {
-        let mut labels = item.own.clone();
-        for parent in item
-            .parents
-            .iter()
-            .filter_map(|name| self.parents.get(name))
-        {
-            labels.extend(&parent.labels);
+    fn merged_labels(&self, own: &SymLabels, item: &Item) -> Labels {
+        let mut labels: Labels = own.into();
+        let parents = item.held.parents.iter();
+        for parent in parents.filter_map(|name| self.parents.get(name)) {
+            labels.extend_from_slice(&parent.labels);
         }
-        // Stable: of several values of a key the one that came first stays.
-        labels.sort_by_key(|(key, _)| *key);
-        labels.dedup_by_key(|(key, _)| *key);
+        if labels.len() > own.len() {
+            first_of_each_key(&mut labels);
+        }
         labels
     }
 
-    fn deviating_selectors(&self, labels: &[(Sym, Sym)]) -> Vec<SelectorId> {
-        let mut found = Vec::new();
-        for &(key, value) in labels {
-            for pivot in [Pivot::Value(key, value), Pivot::Key(key)] {
-                found.extend(
-                    self.posted
-                        .get(&pivot)
-                        .into_iter()
-                        .flatten()
-                        .copied()
-                        .filter(|id| {
-                            let posted = self.posted(*id);
-                            posted.node.holds(labels, &self.strings) != posted.default
-                        }),
-                );
-            }
-        }
-        found.sort_unstable();
-        found.dedup();
-        found
-    }
-
-    fn unpost_item(&mut self, id: ItemId, key: Sym, value: Sym) {
-        if let Some(items) = self.by_value.get_mut(&(key, value)) {
-            items.remove(&id);
-            if items.is_empty() {
-                self.by_value.remove(&(key, value));
-            }
-        }
-        let still_has_key = self
-            .items
-            .get(&id)
-            .is_some_and(|i| i.effective.binary_search_by_key(&key, |(k, _)| *k).is_ok());
-        if !still_has_key && let Some(items) = self.by_key.get_mut(&key) {
-            items.remove(&id);
-            if items.is_empty() {
-                self.by_key.remove(&key);
-            }
-        }
-    }
-
-    fn adopt(&mut self, id: ItemId, parents: Vec<Arc<str>>) {
-        for name in &parents {
-            self.parents
-                .entry(Arc::clone(name))
-                .or_default()
-                .children
-                .insert(id);
-        }
-        if let Some(item) = self.items.get_mut(&id) {
-            item.parents = parents;
-        }
-    }
-
-    fn abandon(&mut self, id: ItemId) {
-        let Some(item) = self.items.get_mut(&id) else {
+    fn adopt(&mut self, id: ItemId) {
+        let Some(item) = self.items[id.0 as usize].as_ref() else {
             return;
         };
-        for name in std::mem::take(&mut item.parents) {
-            if let Some(parent) = self.parents.get_mut(&name) {
-                parent.children.remove(&id);
-            }
-            self.drop_parent_if_unused(&name);
+        for name in &item.held.parents {
+            self.parents.entry(*name).or_default().children.insert(id);
         }
     }
 
-    fn drop_parent_if_unused(&mut self, name: &str) {
-        if self
-            .parents
-            .get(name)
-            .is_some_and(|p| p.labels.is_empty() && p.children.is_empty())
-        {
-            self.parents.remove(name);
+    fn abandon(&mut self, id: ItemId, parents: &[Sym]) {
+        for name in parents {
+            if let Some(parent) = self.parents.get_mut(name) {
+                parent.children.remove(id);
+            }
+            self.drop_parent_if_unused(*name);
+        }
+    }
+
+    fn drop_parent_if_unused(&mut self, name: Sym) {
+        let unused = |p: &Parent| p.labels.is_empty() && p.children.is_empty();
+        if self.parents.get(&name).is_some_and(unused) {
+            self.parents.remove(&name);
         }
     }
 
     fn acquire_labels<'a>(
         &mut self,
         labels: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Vec<(Sym, Sym)> {
-        labels
-            .into_iter()
-            .map(|(key, value)| (self.strings.acquire(key), self.strings.acquire(value)))
-            .collect()
+    ) -> Box<SymLabels> {
+        let labels = labels.into_iter();
+        let symbols =
+            labels.map(|(key, value)| (self.strings.acquire(key), self.strings.acquire(value)));
+        let mut symbols: Labels = symbols.collect();
+        for extra in first_of_each_key(&mut symbols) {
+            self.release_labels(&[extra]);
+        }
+        symbols.into_boxed_slice()
     }
 
-    fn release_labels(&mut self, labels: &[(Sym, Sym)]) {
+    fn release_labels(&mut self, labels: &SymLabels) {
         for &(key, value) in labels {
             self.strings.release(key);
             self.strings.release(value);
@@ -476,16 +466,24 @@ impl LabelIndex {
     }
 }
 
-fn insert_sorted<T: Ord>(list: &mut Vec<T>, value: T) {
-    if let Err(at) = list.binary_search(&value) {
-        list.insert(at, value);
-    }
+/// Sorts labels and leaves the first value of each; gives the others.
+fn first_of_each_key(labels: &mut Labels) -> SmallVec<[(Sym, Sym); 4]> {
+    // Stable, so that the first stays first.
+    labels.sort_by_key(|(key, _)| *key);
+    let (mut others, mut last) = (SmallVec::new(), None);
+    labels.retain(|label| {
+        let is_first = last.replace(label.0) != Some(label.0);
+        if !is_first {
+            others.push(*label);
+        }
+        is_first
+    });
+    others
 }
 
-/// What the sorted `list` holds and the sorted `other` does not.
-fn only_in<T: Ord + Copy>(list: &[T], other: &[T]) -> Vec<T> {
-    list.iter()
-        .filter(|x| other.binary_search(x).is_err())
-        .copied()
-        .collect()
+fn ascending(selectors: impl Iterator<Item = SelectorId>) -> Selectors {
+    let mut all: Selectors = selectors.collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }

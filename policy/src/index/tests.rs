@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -97,14 +97,54 @@ fn selectors_are_posted_where_few_items_are() {
         );
     }
     let labels = [("orch", "k8s"), ("role", "r5"), ("x", "")];
-    let index_labels = index.acquire_labels(labels);
-    let looked_at: usize = index_labels
-        .iter()
-        .flat_map(|&(k, v)| [Pivot::Value(k, v), Pivot::Key(k)])
-        .filter_map(|pivot| index.posted.get(&pivot))
-        .map(Vec::len)
-        .sum();
+    let labels = index.acquire_labels(labels);
+    let looked_at = index.postings.candidates(&labels).count();
     assert!(looked_at < 10, "{looked_at} of 200 selectors are looked at");
+}
+
+#[test]
+fn tests_of_a_text_are_posted_at_the_values_that_pass_them() {
+    let mut index = LabelIndex::default();
+    set(&mut index, 1, &[("app", "web-1"), ("env", "prod")], &[]);
+    set(&mut index, 2, &[("app", "db-1"), ("env", "prod")], &[]);
+    let web = add(&mut index, "app starts with 'web' && env == 'prod'");
+    for i in 0..100 {
+        add(
+            &mut index,
+            &format!("app starts with 'db-{i}' && env == 'prod'"),
+        );
+    }
+    assert_eq!(items(&index, web), [1]);
+    let labels = index.acquire_labels([("app", "web-1"), ("env", "prod")]);
+    assert!(index.postings.candidates(&labels).count() < 5);
+    // Values that come later are held against the tests as well, and those that go are forgotten.
+    set(&mut index, 3, &[("app", "web-2"), ("env", "prod")], &[]);
+    set(&mut index, 1, &[("app", "cache"), ("env", "prod")], &[]);
+    assert_eq!(items(&index, web), [3]);
+}
+
+#[test]
+fn a_crowd_of_items_changes_place_without_a_trace() {
+    let mut index = LabelIndex::default();
+    let (red, not_red) = (
+        add(&mut index, "color == 'red'"),
+        add(&mut index, "color != 'red'"),
+    );
+    let color = |i: u32| if i.is_multiple_of(3) { "red" } else { "blue" };
+    for i in 0..1000 {
+        set(&mut index, i, &[("color", color(i))], &[]);
+    }
+    let expected: Vec<u32> = (0..1000).filter(|i| color(*i) == "red").collect();
+    assert_eq!(items(&index, red), expected);
+    let late = add(&mut index, "!(color in {'red', 'green'}) && has(color)");
+    assert_eq!(items(&index, late), items(&index, not_red));
+    for i in 0..999 {
+        index.remove_item(ItemId(i));
+    }
+    assert_eq!(
+        (items(&index, red), items(&index, not_red)),
+        (vec![999], vec![])
+    );
 }
 
 #[test]
@@ -117,7 +157,7 @@ fn an_emptied_index_keeps_no_strings() {
     index.remove_item(ItemId(1));
     index.set_parent("p", []);
     assert_eq!(index.strings.len(), 0);
-    assert!(index.by_value.is_empty() && index.by_key.is_empty() && index.posted.is_empty());
+    assert!(index.postings.is_empty());
     assert!(index.parents.is_empty());
 }
 
