@@ -77,7 +77,7 @@ fn agree(backend: Backend) {
     for _ in 0..CLUSTERS {
         let cluster = cluster(&mut runner);
         lab.go(&cluster);
-        let oracle = Oracle(&cluster);
+        let oracle = Oracle::new(&cluster);
         let packets = packets(&mut runner);
         let expected: BTreeSet<usize> = (0..packets.len())
             .filter(|i| passes(&oracle, &cluster, &packets[*i]))
@@ -278,7 +278,7 @@ fn packets(runner: &mut TestRunner) -> Vec<Packet> {
 }
 
 /// Whether the packet gets through the host and both ends.
-fn passes(oracle: &Oracle<'_>, cluster: &[AnyResource], packet: &Packet) -> bool {
+fn passes<'a>(oracle: &Oracle<'a>, cluster: &'a [AnyResource], packet: &Packet) -> bool {
     let at = |address| {
         let owner = WORKLOADS
             .into_iter()
@@ -296,10 +296,10 @@ fn passes(oracle: &Oracle<'_>, cluster: &[AnyResource], packet: &Packet) -> bool
         AnyResource::HostEndpoint(hep) => Some(hep),
         _ => None,
     });
-    let host = |path, direction| hep.and_then(|hep| oracle.host_says(hep, path, direction, packet));
+    let host = |path, direction| oracle.of_host(hep?, path, direction).says(packet);
     let workload = |address, direction| {
         let endpoint = at(address);
-        endpoint.is_none_or(|wep| oracle.allows(wep, direction, packet))
+        endpoint.is_none_or(|wep| oracle.of_workload(wep, direction).says(packet) == Some(true))
     };
     let in_by_host = || {
         let early = host(HostPath::Untracked, Direction::Ingress)

@@ -228,6 +228,12 @@ fn bytes(packet: &Packet, number: u32) -> Vec<u8> {
             body.extend(ports.concat());
             body.extend([0, 16, 0, 0]);
         }
+        // INIT alone, with what follows as its parameter. Nobody looks at the checksum.
+        132 => {
+            body.extend(ports.concat());
+            body.extend([0; 8]);
+            body.extend([1, 0, 0, 28, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+        }
         1 | 58 => {
             let (kind, code) = packet.icmp.unwrap();
             body.extend([kind, code, 0, 0, id[0], id[1], 0, 1]);

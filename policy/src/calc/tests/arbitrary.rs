@@ -1,6 +1,7 @@
 //! Random resources from small pools, so that they meet each other often.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use margay_model::any::AnyResource;
 use margay_policy::calc::DEFAULT_ALLOW_PROFILE;
@@ -74,7 +75,7 @@ fn workload() -> impl Strategy<Value = AnyResource> {
     let ports = vec(
         (
             select(vec!["web", "dns"]),
-            select(vec!["TCP", "UDP"]),
+            select(vec!["TCP", "UDP", "SCTP"]),
             select(vec![80, 81, 53]),
         )
             .prop_map(
@@ -211,6 +212,7 @@ fn rule() -> BoxedStrategy<Value> {
         Value::Null,
         json!("TCP"),
         json!("UDP"),
+        json!("SCTP"),
         json!(6),
         json!("ICMP"),
         json!("ICMPv6"),
@@ -218,7 +220,7 @@ fn rule() -> BoxedStrategy<Value> {
     ]);
     protocol.prop_flat_map(|protocol| {
         let is = |names: &[Value]| names.contains(&protocol);
-        let ports = is(&[json!("TCP"), json!("UDP"), json!(6)]);
+        let ports = is(&[json!("TCP"), json!("UDP"), json!("SCTP"), json!(6)]);
         let icmp = is(&[json!("ICMP"), json!("ICMPv6")]);
         let kind = || {
             let fields = (select(vec![8, 128]), weighted(0.5, select(vec![0, 1])));
@@ -270,7 +272,8 @@ pub(super) fn neighbours() -> BoxedStrategy<Vec<Value>> {
     (rule(), side(), any::<bool>(), vec(lists, 2..5))
         .prop_map(|(base, side, by_nets, lists)| {
             let protocol = &base["protocol"];
-            let has_ports = [json!("TCP"), json!("UDP"), json!(6)].contains(protocol);
+            let has_ports =
+                [json!("TCP"), json!("UDP"), json!("SCTP"), json!(6)].contains(protocol);
             let list = if by_nets || !has_ports {
                 "nets"
             } else {
@@ -387,31 +390,35 @@ pub(super) fn any_cluster() -> impl Strategy<Value = Vec<AnyResource>> {
 
 /// A packet among the addresses of the pool, both of one family.
 pub(super) fn any_packet() -> impl Strategy<Value = Packet> {
-    let pool: Vec<&str> = ADDRESSES.iter().chain(&STRANGERS).copied().collect();
+    let pool = |v6: bool| {
+        let all = ADDRESSES.iter().chain(&STRANGERS).copied();
+        let own = all.filter(|address| address.contains(':') == v6);
+        let parsed = own.map(|address| address.parse::<IpAddr>().unwrap());
+        select(parsed.collect::<Vec<_>>())
+    };
+    let (v4, v6) = ((pool(false), pool(false)), (pool(true), pool(true)));
     let port = || select(vec![80u16, 81, 53, 7]);
     let kind = (select(vec![8u8, 128]), select(vec![0u8, 1]));
-    (
-        select(pool.clone()),
-        select(pool),
-        select(vec![6u8, 17, 47, 1]),
-        port(),
-        port(),
-        kind,
+    let protocol = select(vec![6u8, 17, 47, 1, 132]);
+    (any::<bool>(), v4, v6, protocol, port(), port(), kind).prop_map(
+        |(is_v6, v4, v6, protocol, source_port, destination_port, kind)| {
+            let (source, destination) = if is_v6 { v6 } else { v4 };
+            let protocol = if is_v6 && protocol == 1 { 58 } else { protocol };
+            let port = |port| {
+                if [6, 17, 132].contains(&protocol) {
+                    port
+                } else {
+                    0
+                }
+            };
+            Packet {
+                source,
+                destination,
+                protocol,
+                source_port: port(source_port),
+                destination_port: port(destination_port),
+                icmp: [1, 58].contains(&protocol).then_some(kind),
+            }
+        },
     )
-        .prop_filter_map(
-            "families differ",
-            |(source, destination, protocol, sp, dp, kind)| {
-                let v6 = source.contains(':');
-                let protocol = if v6 && protocol == 1 { 58 } else { protocol };
-                let has_ports = [6, 17].contains(&protocol);
-                (v6 == destination.contains(':')).then(|| Packet {
-                    source: source.parse().unwrap(),
-                    destination: destination.parse().unwrap(),
-                    protocol,
-                    source_port: if has_ports { sp } else { 0 },
-                    destination_port: if has_ports { dp } else { 0 },
-                    icmp: [1, 58].contains(&protocol).then_some(kind),
-                })
-            },
-        )
 }

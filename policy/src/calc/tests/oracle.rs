@@ -1,8 +1,10 @@
 //! A second implementation of the semantics: slow, straight from the resources, one packet at a time. It
 //! knows nothing of sets, programs or plans, and shares only the selector parser.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use margay_model::any::AnyResource;
 use margay_model::host_endpoint::HostEndpoint;
@@ -20,20 +22,39 @@ use margay_policy::selector::Selector;
 pub(super) const BROKEN: &str = "app ==";
 
 /// The resources of a cluster.
-pub(super) struct Oracle<'a>(pub(super) &'a [AnyResource]);
+pub(super) struct Oracle<'a> {
+    resources: &'a [AnyResource],
+    known: Vec<Known<'a>>,
+}
 
-/// Somebody known who has an address.
+/// Somebody known.
 struct Known<'a> {
-    labels: BTreeMap<String, String>,
+    nets: Vec<Cidr>,
+    labels: Labels,
+    /// Those of its namespace and of its service account.
+    namespace_labels: Labels,
+    account_labels: Labels,
     ports: &'a [EndpointPort],
 }
 
+type Labels = BTreeMap<String, String>;
+
 /// Whom policies are looked for.
 struct Subject<'a> {
-    labels: BTreeMap<String, String>,
+    labels: Labels,
     namespace: Option<&'a str>,
     /// The way through a host's interface; none for workloads.
     path: Option<HostPath>,
+}
+
+/// All that an endpoint is asked in one direction, whatever the packet.
+pub(super) struct Asked<'o> {
+    oracle: &'o Oracle<'o>,
+    direction: Direction,
+    /// The default action of each, and its policies.
+    tiers: Vec<(Action, Vec<Applying<'o>>)>,
+    /// None where there is no end to come to.
+    profiles: Option<&'o [String]>,
 }
 
 /// What is needed of a policy, for one direction.
@@ -45,22 +66,38 @@ struct Applying<'a> {
     broken: bool,
 }
 
-fn holds(selector: Option<&String>, labels: &BTreeMap<String, String>) -> bool {
-    selector.is_none_or(|s| s.parse::<Selector>().is_ok_and(|s| s.matches(labels)))
+thread_local! {
+    /// What was parsed before: there are few selectors, and many packets.
+    static PARSED: RefCell<BTreeMap<String, Option<Rc<Selector>>>> = RefCell::default();
+}
+
+fn parsed(text: &str) -> Option<Rc<Selector>> {
+    PARSED.with_borrow_mut(|parsed| {
+        if let Some(known) = parsed.get(text) {
+            return known.clone();
+        }
+        let selector = text.parse::<Selector>().ok().map(Rc::new);
+        parsed.insert(text.to_owned(), selector.clone());
+        selector
+    })
+}
+
+fn holds(selector: Option<&String>, labels: &Labels) -> bool {
+    selector.is_none_or(|s| parsed(s).is_some_and(|s| s.matches(labels)))
 }
 
 /// The labels with `prefix`, without it.
-fn stripped(labels: &BTreeMap<String, String>, prefix: &str) -> BTreeMap<String, String> {
+fn stripped(labels: &Labels, prefix: &str) -> Labels {
     let strip = |(k, v): (&String, &String)| Some((k.strip_prefix(prefix)?.to_owned(), v.clone()));
     labels.iter().filter_map(strip).collect()
 }
 
-fn namespace_holds(selector: Option<&String>, labels: &BTreeMap<String, String>) -> bool {
+fn namespace_holds(selector: Option<&String>, labels: &Labels, of_namespace: &Labels) -> bool {
     let has_namespace = labels.contains_key("projectcalico.org/namespace");
     match selector.map(String::as_str) {
         Some("all()") => has_namespace,
         Some("global()") => !has_namespace,
-        _ => holds(selector, &stripped(labels, "pcns.")),
+        _ => holds(selector, of_namespace),
     }
 }
 
@@ -103,9 +140,18 @@ fn rule_has_family(rule: &RuleSpec, v4: bool) -> bool {
 }
 
 impl<'a> Oracle<'a> {
-    fn profile_labels(&self, name: &str) -> BTreeMap<String, String> {
+    pub(super) fn new(resources: &'a [AnyResource]) -> Self {
+        let mut oracle = Self {
+            resources,
+            known: Vec::new(),
+        };
+        oracle.known = resources.iter().filter_map(|r| oracle.known(r)).collect();
+        oracle
+    }
+
+    fn profile_labels(&self, name: &str) -> Labels {
         let mut labels = BTreeMap::new();
-        for resource in self.0 {
+        for resource in self.resources {
             if let AnyResource::Profile(profile) = resource
                 && profile.metadata.name == name
             {
@@ -124,13 +170,13 @@ impl<'a> Oracle<'a> {
         labels
     }
 
-    fn inherit(&self, labels: &mut BTreeMap<String, String>, profiles: &[String]) {
+    fn inherit(&self, labels: &mut Labels, profiles: &[String]) {
         for (key, value) in profiles.iter().flat_map(|p| self.profile_labels(p)) {
             labels.entry(key).or_insert(value);
         }
     }
 
-    fn workload_labels(&self, wep: &WorkloadEndpoint) -> BTreeMap<String, String> {
+    fn workload_labels(&self, wep: &WorkloadEndpoint) -> Labels {
         let mut labels = wep.metadata.labels.clone();
         let mut set = |key: &str, value: &str| {
             labels.insert(format!("projectcalico.org/{key}"), value.to_owned());
@@ -144,47 +190,47 @@ impl<'a> Oracle<'a> {
         labels
     }
 
-    fn host_labels(&self, hep: &HostEndpoint) -> BTreeMap<String, String> {
+    fn host_labels(&self, hep: &HostEndpoint) -> Labels {
         let mut labels = hep.metadata.labels.clone();
         self.inherit(&mut labels, &hep.spec.profiles);
         labels
     }
 
-    fn known_at(&self, addr: IpAddr) -> Vec<Known<'a>> {
-        let inside = |nets: &[Cidr]| nets.iter().any(|net| net.contains(addr));
-        let mut found = Vec::new();
-        for resource in self.0 {
-            let meta = resource.metadata();
-            match resource {
-                AnyResource::WorkloadEndpoint(wep) if inside(&wep.spec.ip_networks) => {
-                    found.push(Known {
-                        labels: self.workload_labels(wep),
-                        ports: &wep.spec.ports,
-                    });
-                }
-                AnyResource::HostEndpoint(hep) if hep.spec.expected_ips.contains(&addr) => {
-                    found.push(Known {
-                        labels: self.host_labels(hep),
-                        ports: &hep.spec.ports,
-                    });
-                }
-                AnyResource::GlobalNetworkSet(set) if inside(&set.spec.nets) => {
-                    found.push(Known {
-                        labels: meta.labels.clone(),
-                        ports: &[],
-                    });
-                }
-                AnyResource::NetworkSet(set) if inside(&set.spec.nets) => {
-                    let namespace = meta.namespace.as_ref().unwrap();
-                    let mut labels = meta.labels.clone();
-                    labels.insert("projectcalico.org/namespace".to_owned(), namespace.clone());
-                    self.inherit(&mut labels, &[format!("kns.{namespace}")]);
-                    found.push(Known { labels, ports: &[] });
-                }
-                _ => {}
+    fn known(&self, resource: &'a AnyResource) -> Option<Known<'a>> {
+        let meta = resource.metadata();
+        let (nets, labels, ports): (_, _, &[EndpointPort]) = match resource {
+            AnyResource::WorkloadEndpoint(wep) => (
+                wep.spec.ip_networks.clone(),
+                self.workload_labels(wep),
+                &wep.spec.ports,
+            ),
+            AnyResource::HostEndpoint(hep) => {
+                let addresses = hep.spec.expected_ips.iter();
+                let nets = addresses.map(|addr| Cidr::host(*addr)).collect();
+                (nets, self.host_labels(hep), &hep.spec.ports)
             }
-        }
-        found
+            AnyResource::GlobalNetworkSet(set) => (set.spec.nets.clone(), meta.labels.clone(), &[]),
+            AnyResource::NetworkSet(set) => {
+                let namespace = meta.namespace.as_ref().unwrap();
+                let mut labels = meta.labels.clone();
+                labels.insert("projectcalico.org/namespace".to_owned(), namespace.clone());
+                self.inherit(&mut labels, &[format!("kns.{namespace}")]);
+                (set.spec.nets.clone(), labels, &[])
+            }
+            _ => return None,
+        };
+        Some(Known {
+            nets,
+            namespace_labels: stripped(&labels, "pcns."),
+            account_labels: stripped(&labels, "pcsa."),
+            labels,
+            ports,
+        })
+    }
+
+    fn known_at(&self, addr: IpAddr) -> Vec<&Known<'a>> {
+        let is_there = |known: &&Known<'_>| known.nets.iter().any(|net| net.contains(addr));
+        self.known.iter().filter(is_there).collect()
     }
 
     fn side(
@@ -196,7 +242,7 @@ impl<'a> Oracle<'a> {
         port: u16,
     ) -> bool {
         let known = self.known_at(addr);
-        let selected = |k: &&Known<'_>| entity_selects(entity, namespace, k);
+        let selected = |k: &&&Known<'_>| entity_selects(entity, namespace, k);
         let names_any = entity.selector.is_some()
             || entity.namespace_selector.is_some()
             || entity.service_accounts.as_ref().is_some_and(|a| {
@@ -271,7 +317,7 @@ impl<'a> Oracle<'a> {
     fn applying(&self, subject: &Subject<'_>, direction: Direction) -> Vec<Applying<'a>> {
         let labels = &subject.labels;
         let mut found: Vec<Applying<'a>> = Vec::new();
-        for resource in self.0 {
+        for resource in self.resources {
             let (directions, order, tier, selector, accounts, namespaces, ingress, egress, flags);
             match resource {
                 AnyResource::NetworkPolicy(p) => {
@@ -316,7 +362,7 @@ impl<'a> Oracle<'a> {
                 meta.namespace.is_none() || meta.namespace.as_deref() == subject.namespace;
             let selected = (unreadable || holds(selector.as_ref(), labels))
                 && holds(accounts.as_ref(), &stripped(labels, "pcsa."))
-                && namespace_holds(namespaces.as_ref(), labels);
+                && namespace_holds(namespaces.as_ref(), labels, &stripped(labels, "pcns."));
             let (has_ingress, has_egress) = if directions.is_empty() {
                 (!ingress.is_empty() || egress.is_empty(), !egress.is_empty())
             } else {
@@ -368,7 +414,7 @@ impl<'a> Oracle<'a> {
             "kube-baseline" => return (1e7, Action::Pass),
             _ => {}
         }
-        let found = self.0.iter().find_map(|r| match r {
+        let found = self.resources.iter().find_map(|r| match r {
             AnyResource::Tier(tier) if tier.metadata.name == name => Some(&tier.spec),
             _ => None,
         });
@@ -381,83 +427,69 @@ impl<'a> Oracle<'a> {
         )
     }
 
-    /// Whether an endpoint may send (egress) or receive (ingress) a packet.
-    pub(super) fn allows(
-        &self,
-        wep: &WorkloadEndpoint,
-        direction: Direction,
-        packet: &Packet,
-    ) -> bool {
+    /// What an endpoint is asked about what it sends (egress) or receives (ingress).
+    pub(super) fn of_workload(&self, wep: &'a WorkloadEndpoint, direction: Direction) -> Asked<'_> {
         let subject = Subject {
             labels: self.workload_labels(wep),
             namespace: wep.metadata.namespace.as_deref(),
             path: None,
         };
-        let by_tiers = self.by_tiers(&subject, direction, packet);
-        by_tiers.unwrap_or_else(|| self.by_profiles(&wep.spec.profiles, direction, packet))
+        self.asked(&subject, direction, Some(&wep.spec.profiles))
     }
 
-    /// What the policies of a host's endpoint say; nothing if they leave it to others.
-    pub(super) fn host_says(
+    /// What the endpoint of a host is asked on one of its ways.
+    pub(super) fn of_host(
         &self,
-        hep: &HostEndpoint,
+        hep: &'a HostEndpoint,
         path: HostPath,
         direction: Direction,
-        packet: &Packet,
-    ) -> Option<bool> {
-        if path == HostPath::Untracked && hep.spec.interface_name == "*" {
-            return None;
-        }
+    ) -> Asked<'_> {
         let subject = Subject {
             labels: self.host_labels(hep),
             namespace: None,
             path: Some(path),
         };
-        let by_tiers = self.by_tiers(&subject, direction, packet);
-        match path {
-            HostPath::Own => Some(
-                by_tiers.unwrap_or_else(|| self.by_profiles(&hep.spec.profiles, direction, packet)),
-            ),
-            _ => by_tiers,
+        let profiles = (path == HostPath::Own).then_some(&*hep.spec.profiles);
+        let mut asked = self.asked(&subject, direction, profiles);
+        if path == HostPath::Untracked && hep.spec.interface_name == "*" {
+            asked.tiers.clear();
         }
+        asked
     }
 
-    fn by_tiers(
-        &self,
+    fn asked<'o>(
+        &'o self,
         subject: &Subject<'_>,
         direction: Direction,
-        packet: &Packet,
-    ) -> Option<bool> {
-        let policies = self.applying(subject, direction);
+        profiles: Option<&'o [String]>,
+    ) -> Asked<'o> {
+        let mut policies = self.applying(subject, direction);
         let early = matches!(subject.path, Some(HostPath::Untracked | HostPath::PreDnat));
-        let mut tiers: Vec<&str> = policies.iter().map(|p| p.tier).collect();
-        tiers.sort_by(|a, b| {
+        let mut names: Vec<&str> = policies.iter().map(|p| p.tier).collect();
+        names.sort_by(|a, b| {
             (self.tier(a).0, *a)
                 .partial_cmp(&(self.tier(b).0, *b))
                 .unwrap()
         });
-        tiers.dedup();
-        for tier in tiers {
-            let mut action = if early {
+        names.dedup();
+        let tiers = names.into_iter().map(|name| {
+            let default = if early {
                 Action::Pass
             } else {
-                self.tier(tier).1
+                self.tier(name).1
             };
-            for policy in policies.iter().filter(|p| p.tier == tier) {
-                let decided = match policy.broken {
-                    true => Some(Action::Deny),
-                    false => self.first_action(policy.rules, policy.namespace, packet),
-                };
-                if let Some(decided) = decided {
-                    action = decided;
-                    break;
-                }
-            }
-            if action != Action::Pass {
-                return Some(action == Action::Allow);
-            }
+            let (own, others) = std::mem::take(&mut policies)
+                .into_iter()
+                .partition(|policy| policy.tier == name);
+            policies = others;
+            (default, own)
+        });
+        Asked {
+            oracle: self,
+            direction,
+            tiers: tiers.collect(),
+            profiles,
         }
-        None
     }
 
     fn by_profiles(&self, profiles: &[String], direction: Direction, packet: &Packet) -> bool {
@@ -472,7 +504,7 @@ impl<'a> Oracle<'a> {
         if name == DEFAULT_ALLOW_PROFILE {
             return Some(Action::Allow);
         }
-        let found = self.0.iter().find_map(|r| match r {
+        let found = self.resources.iter().find_map(|r| match r {
             AnyResource::Profile(profile) if profile.metadata.name == name => Some(&profile.spec),
             _ => None,
         });
@@ -490,6 +522,26 @@ impl<'a> Oracle<'a> {
     }
 }
 
+impl Asked<'_> {
+    /// Whether a packet passes; nothing if that is left to others.
+    pub(super) fn says(&self, packet: &Packet) -> Option<bool> {
+        for (default, policies) in &self.tiers {
+            let decide = |policy: &Applying<'_>| match policy.broken {
+                true => Some(Action::Deny),
+                false => self
+                    .oracle
+                    .first_action(policy.rules, policy.namespace, packet),
+            };
+            let action = policies.iter().find_map(decide).unwrap_or(*default);
+            if action != Action::Pass {
+                return Some(action == Action::Allow);
+            }
+        }
+        let profiles = self.profiles?;
+        Some(self.oracle.by_profiles(profiles, self.direction, packet))
+    }
+}
+
 fn entity_selects(entity: &EntityRule, namespace: Option<&str>, known: &Known<'_>) -> bool {
     let accounts = entity.service_accounts.as_ref();
     let account_names = accounts.map_or(&[][..], |a| &a.names);
@@ -503,10 +555,14 @@ fn entity_selects(entity: &EntityRule, namespace: Option<&str>, known: &Known<'_
     let account = known.labels.get("projectcalico.org/serviceaccount");
     holds(entity.selector.as_ref(), &known.labels)
         && (namespace.is_none() || !scoped || in_own)
-        && namespace_holds(entity.namespace_selector.as_ref(), &known.labels)
+        && namespace_holds(
+            entity.namespace_selector.as_ref(),
+            &known.labels,
+            &known.namespace_labels,
+        )
         && (account_names.is_empty() || account.is_some_and(|a| account_names.contains(a)))
         && holds(
             accounts.and_then(|a| a.selector.as_ref()),
-            &stripped(&known.labels, "pcsa."),
+            &known.account_labels,
         )
 }
