@@ -465,6 +465,16 @@ WorkloadEndpoint   prod        n1-k8s-web-eth0   10.0.0.1/32
 ")
     );
     assert!(lab.run("selector list !has(app)").out.contains("\nNode "));
+    let ran = lab.run("selector parse has(app) --list");
+    assert!(
+        ran.out.starts_with("Canonical:  has(app)\nUid: "),
+        "{ran:?}"
+    );
+    assert!(ran.out.contains("\nGlobalNetworkSet "), "{ran:?}");
+    let ran = lab.run("selector parse has(app) --list -o json");
+    let value: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(value["matches"].as_array().map(Vec::len), Some(3));
+    assert_eq!(lab.run("selector parse has( --list").code, 2);
     let json = lab.run("selector list has(app) -n prod -o json").out;
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(value.as_array().unwrap().len(), 2);

@@ -24,9 +24,7 @@ pub(crate) enum SelectorCommand {
     #[command(after_help = EVAL_HELP)]
     Eval(Eval),
     /// Show the canonical form and identity of a selector, or what is wrong with it
-    #[command(
-        after_help = "Example:\n  margayctl selector parse \"role in {'b', 'a'} && !has(old)\""
-    )]
+    #[command(after_help = PARSE_HELP)]
     Parse(Parse),
     /// List the endpoints, network sets and hosts that a selector matches
     #[command(after_help = LIST_HELP)]
@@ -42,6 +40,11 @@ With --file, a YAML list of cases, each with selector, labels, and optionally na
   - {selector: \"has(app)\", labels: {app: web}}
   - {selector: \"app == 'db'\", labels: {app: web}, expect: false}
 Exit code 0: each case is as expected (without expect: it matches).";
+
+const PARSE_HELP: &str = "\
+Example:
+  margayctl selector parse \"role in {'b', 'a'} && !has(old)\"
+  margayctl selector parse \"has(app)\" --list";
 
 const LIST_HELP: &str = "\
 Example:
@@ -73,6 +76,9 @@ pub(crate) struct Parse {
     /// The selector
     #[arg(value_name = "EXPR")]
     expr: String,
+    /// And list what it matches in the cluster
+    #[arg(long)]
+    list: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
     output: StatusOutput,
@@ -114,7 +120,11 @@ pub(crate) fn offline(
 ) -> Option<Result<(), Fatal>> {
     Some(match command {
         SelectorCommand::Eval(args) => eval(args, streams),
-        SelectorCommand::Parse(args) => parse(args, streams),
+        // One that cannot be read matches nothing to be looked up.
+        SelectorCommand::Parse(args) if args.list && args.expr.parse::<Selector>().is_ok() => {
+            return None;
+        }
+        SelectorCommand::Parse(args) => parse(args, None, streams),
         SelectorCommand::List(args) if args.file.is_empty() => return None,
         SelectorCommand::List(args) => {
             let resources = cluster::read_files(&args.file, streams);
@@ -123,16 +133,18 @@ pub(crate) fn offline(
     })
 }
 
-/// `list` in the datastore.
+/// What looks into the datastore.
 pub(crate) async fn online(
     command: &SelectorCommand,
     context: &mut Context<'_>,
 ) -> Result<(), Fatal> {
-    let SelectorCommand::List(args) = command else {
-        return offline(command, &mut context.streams).unwrap_or(Ok(()));
-    };
     let resources = cluster::read_datastore(context).await?;
-    list_in(args, resources, &mut context.streams)
+    let streams = &mut context.streams;
+    match command {
+        SelectorCommand::List(args) => list_in(args, resources, streams),
+        SelectorCommand::Parse(args) => parse(args, Some(resources), streams),
+        SelectorCommand::Eval(args) => eval(args, streams),
+    }
 }
 
 fn selector(text: &str) -> Result<Selector, Fatal> {
@@ -229,18 +241,16 @@ pub(crate) fn print_json(value: &Value, streams: &mut Streams<'_>) -> Result<(),
     streams.print(&text)
 }
 
-fn parse(args: &Parse, streams: &mut Streams<'_>) -> Result<(), Fatal> {
-    match (args.expr.parse::<Selector>(), args.output) {
-        (Ok(selector), StatusOutput::Text) => {
-            let (canonical, uid) = (selector.canonical(), selector.uid());
-            streams.print(&format!("Canonical:  {canonical}\nUid:        {uid}\n"))
-        }
-        (Ok(selector), StatusOutput::Json) => print_json(
-            &json!({"valid": true, "canonical": selector.canonical(), "uid": selector.uid()}),
-            streams,
-        ),
-        (Err(error), output) => {
-            if output == StatusOutput::Json {
+/// With resources, what the selector matches among them is listed too.
+fn parse(
+    args: &Parse,
+    resources: Option<Vec<AnyResource>>,
+    streams: &mut Streams<'_>,
+) -> Result<(), Fatal> {
+    let selector = match args.expr.parse::<Selector>() {
+        Ok(selector) => selector,
+        Err(error) => {
+            if args.output == StatusOutput::Json {
                 let ParseError {
                     column,
                     expected,
@@ -249,7 +259,22 @@ fn parse(args: &Parse, streams: &mut Streams<'_>) -> Result<(), Fatal> {
                 let said = json!({"column": column, "expected": expected, "found": found});
                 print_json(&json!({"valid": false, "error": said}), streams)?;
             }
-            Err(Fatal::Usage(error.to_string()))
+            return Err(Fatal::Usage(error.to_string()));
+        }
+    };
+    let rows = resources.map(|resources| rows(&selector, None, resources));
+    let (canonical, uid) = (selector.canonical(), selector.uid());
+    match args.output {
+        StatusOutput::Text => {
+            streams.print(&format!("Canonical:  {canonical}\nUid:        {uid}\n"))?;
+            rows.map_or(Ok(()), |rows| streams.show(&table(&rows)))
+        }
+        StatusOutput::Json => {
+            let mut value = json!({"valid": true, "canonical": canonical, "uid": uid});
+            if let Some(rows) = rows {
+                value["matches"] = items(&rows);
+            }
+            print_json(&value, streams)
         }
     }
 }
@@ -260,36 +285,45 @@ fn list_in(
     streams: &mut Streams<'_>,
 ) -> Result<(), Fatal> {
     let selector = selector(&args.expr)?;
+    let rows = rows(&selector, args.namespace.as_deref(), resources);
+    match args.output {
+        StatusOutput::Text => streams.show(&table(&rows)),
+        StatusOutput::Json => print_json(&items(&rows), streams),
+    }
+}
+
+/// What a selector matches, and its addresses.
+type Row = (ResourceKey, Vec<String>);
+
+fn rows(selector: &Selector, namespace: Option<&str>, resources: Vec<AnyResource>) -> Vec<Row> {
     let mut cluster = Cluster::new(resources);
-    let mut found = cluster.calc.matching(&selector);
+    let mut found = cluster.calc.matching(selector);
     let nodes = cluster.resources.values().filter_map(|resource| {
         let is_node = resource.kind() == Kind::Node;
         (is_node && selector.matches(&resource.metadata().labels)).then(|| resource.key())
     });
     found.extend(nodes);
-    if let Some(namespace) = &args.namespace {
-        found.retain(|key| key.namespace.as_ref() == Some(namespace));
+    if namespace.is_some() {
+        found.retain(|key| key.namespace.as_deref() == namespace);
     }
-    let rows: Vec<_> = found
-        .iter()
-        .map(|key| (key, addresses(cluster.resources.get(key))))
-        .collect();
-    match args.output {
-        StatusOutput::Text => streams.show(&table(&rows)),
-        StatusOutput::Json => {
-            let item = |(key, addresses): &(&ResourceKey, Vec<String>)| {
-                json!({
-                    "kind": key.kind.as_str(), "namespace": key.namespace, "name": key.name,
-                    "addresses": addresses,
-                })
-            };
-            let items: Vec<_> = rows.iter().map(item).collect();
-            print_json(&Value::Array(items), streams)
-        }
-    }
+    let row = |key: ResourceKey| {
+        let addresses = addresses(cluster.resources.get(&key));
+        (key, addresses)
+    };
+    found.into_iter().map(row).collect()
 }
 
-fn table(rows: &[(&ResourceKey, Vec<String>)]) -> Table {
+fn items(rows: &[Row]) -> Value {
+    let item = |(key, addresses): &Row| {
+        json!({
+            "kind": key.kind.as_str(), "namespace": key.namespace, "name": key.name,
+            "addresses": addresses,
+        })
+    };
+    rows.iter().map(item).collect()
+}
+
+fn table(rows: &[Row]) -> Table {
     let mut table = Table::new(["KIND", "NAMESPACE", "NAME", "ADDRESSES"]);
     for (key, addresses) in rows {
         table.row([
