@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests")]
 
 mod choice;
+mod counted;
 mod cut_off;
 mod delegated;
 mod exact;
