@@ -9,7 +9,7 @@ use serde_norway::Value;
 use crate::{
     bmp::BmpConfig,
     config::SpeakerConfig,
-    filter_config::prefix_text,
+    filter_config::{ext_community_text, prefix_text},
     handle::{LocalAction, LocalAttrs, LocalRouteChange},
     peer_groups::{self, FileError},
 };
@@ -79,6 +79,9 @@ pub struct Network {
     /// LARGE COMMUNITIES.
     #[serde(default)]
     pub large_communities: Vec<[u32; 3]>,
+    /// EXTENDED COMMUNITIES, each as text: `rt:65000:1`.
+    #[serde(default, deserialize_with = "ext_community_text::list")]
+    pub ext_communities: Vec<[u8; 8]>,
     /// MULTI_EXIT_DISC.
     #[serde(default)]
     pub med: Option<u32>,
@@ -136,6 +139,7 @@ impl Network {
             action: LocalAction::Announce(LocalAttrs {
                 communities: self.communities.clone(),
                 large_communities: self.large_communities.clone(),
+                ext_communities: self.ext_communities.clone(),
                 med: self.med,
                 ..LocalAttrs::default()
             }),
@@ -154,7 +158,7 @@ mod tests {
             "
 speaker: {local_as: 65001, router_id: 192.0.2.1}
 networks:
-  - {prefix: 198.51.100.0/24, communities: [7], med: 5}
+  - {prefix: 198.51.100.0/24, communities: [7], med: 5, ext_communities: ['rt:1:2']}
 ",
         )
         .unwrap();
@@ -169,6 +173,7 @@ networks:
             (attrs.communities.as_slice(), attrs.med),
             (&[7][..], Some(5))
         );
+        assert_eq!(attrs.ext_communities, [[0, 2, 0, 1, 0, 0, 0, 2]]);
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub struct FilterRule {
     /// Where the route comes from; without it from anywhere.
     #[serde(default)]
     pub source: Option<RouteOrigin>,
-    /// A community that the route carries, `aa:nn` or `aa:nn:mm`.
+    /// A community that the route carries: `aa:nn`, `aa:nn:mm`, or an extended one as
+    /// [`ExtCommunity`](margay_bgp::wire::ExtCommunity) reads it, such as `rt:aa:nn`.
     #[serde(default, with = "community_text")]
     pub community: Option<policy::Community>,
     /// How its AS_PATH begins, the nearest first.
@@ -105,6 +106,9 @@ pub enum Operation {
     AddCommunity(u32),
     /// Adds a large community.
     AddLargeCommunity([u32; 3]),
+    /// Adds an extended community, as text.
+    #[serde(with = "ext_community_text")]
+    AddExtCommunity([u8; 8]),
     /// Prepends these AS numbers, the first ends up leftmost.
     PrependAsPath(Vec<u32>),
     /// Sets LOCAL_PREF.
@@ -206,6 +210,7 @@ impl Operation {
         match self {
             Self::AddCommunity(c) => policy::Operation::AddCommunity(*c),
             Self::AddLargeCommunity(c) => policy::Operation::AddLargeCommunity(*c),
+            Self::AddExtCommunity(c) => policy::Operation::AddExtCommunity(*c),
             Self::PrependAsPath(asns) => policy::Operation::PrependAsPath(asns.clone()),
             Self::SetLocalPref(v) => policy::Operation::SetLocalPref(*v),
             Self::SetMed(v) => policy::Operation::SetMed(*v),
@@ -225,7 +230,7 @@ impl From<Action> for policy::Action {
 
 /// Communities as text in configuration.
 mod community_text {
-    use margay_bgp::policy::Community;
+    use margay_bgp::{policy::Community, wire::ExtCommunity};
     use serde::{Deserialize, Deserializer, de::Error};
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
@@ -234,6 +239,9 @@ mod community_text {
         let Some(text) = Option::<String>::deserialize(deserializer)? else {
             return Ok(None);
         };
+        if let Ok(extended) = text.parse::<ExtCommunity>() {
+            return Ok(Some(Community::Extended(extended.0)));
+        }
         let parts: Option<Vec<u32>> = text.split(':').map(|part| part.parse().ok()).collect();
         match parts.as_deref() {
             Some([high @ 0..=0xffff, low @ 0..=0xffff]) => {
@@ -241,9 +249,33 @@ mod community_text {
             }
             Some([a, b, c]) => Ok(Some(Community::Large([*a, *b, *c]))),
             _ => Err(D::Error::custom(format!(
-                "`{text}` is not a community, allowed is aa:nn or aa:nn:mm"
+                "`{text}` is not a community, allowed is aa:nn, aa:nn:mm, rt:aa:nn or soo:aa:nn"
             ))),
         }
+    }
+}
+
+/// Extended communities as text in configuration.
+pub(crate) mod ext_community_text {
+    use margay_bgp::wire::ExtCommunity;
+    use serde::{Deserialize, Deserializer, de::Error};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<[u8; 8], D::Error> {
+        octets(&String::deserialize(deserializer)?)
+    }
+
+    pub(crate) fn list<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<[u8; 8]>, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        texts.iter().map(|text| octets(text)).collect()
+    }
+
+    fn octets<E: Error>(text: &str) -> Result<[u8; 8], E> {
+        let parsed = text.parse::<ExtCommunity>();
+        parsed.map(|c| c.0).map_err(E::custom)
     }
 }
 
@@ -278,5 +310,38 @@ pub(crate) mod prefix_text {
         deserializer: D,
     ) -> Result<Prefix, D::Error> {
         parse(&Text::deserialize(deserializer)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn communities_of_all_kinds_are_read() {
+        let read = |text: &str| serde_norway::from_str::<FilterRule>(text);
+        for (text, want) in [
+            ("65000:7", policy::Community::Standard(65000 << 16 | 7)),
+            ("65000:1:2", policy::Community::Large([65000, 1, 2])),
+            (
+                "rt:65000:7",
+                policy::Community::Extended([0, 2, 0xfd, 0xe8, 0, 0, 0, 7]),
+            ),
+        ] {
+            let rule = read(&format!(
+                "{{community: '{text}', action: accept, operations: [!add_ext_community 'soo:1:2']}}"
+            ))
+            .unwrap();
+            assert_eq!(rule.community, Some(want));
+            let origin = [0, 3, 0, 1, 0, 0, 0, 2];
+            assert_eq!(rule.operations, [Operation::AddExtCommunity(origin)]);
+        }
+        for bad in [
+            "{community: '70000:1', action: accept}",
+            "{community: rt, action: accept}",
+        ] {
+            let error = read(bad).unwrap_err().to_string();
+            assert!(error.contains("not a community, allowed is"), "{error}");
+        }
     }
 }

@@ -146,6 +146,7 @@ fn operations(rule: &ModelRule) -> Result<Vec<Operation>, String> {
             operations.push(match community(&add.value)? {
                 Community::Standard(value) => Operation::AddCommunity(value),
                 Community::Large(value) => Operation::AddLargeCommunity(value),
+                Community::Extended(value) => Operation::AddExtCommunity(value),
             });
         }
         if let Some(prepend) = &operation.prepend_as_path {

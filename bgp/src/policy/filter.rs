@@ -101,6 +101,8 @@ pub enum Operation {
     AddCommunity(u32),
     /// Adds a large community (RFC 8092).
     AddLargeCommunity([u32; 3]),
+    /// Adds an extended community (RFC 4360).
+    AddExtCommunity([u8; 8]),
     /// Prepends these AS numbers; the first ends up leftmost.
     PrependAsPath(Vec<u32>),
     /// Sets LOCAL_PREF.

@@ -11,13 +11,15 @@ const NORMAL_PREF: u32 = 100;
 /// LOCAL_PREF and priority add up to this where a priority is told to internal peers.
 const PREF_OF_PRIORITY_0: u32 = i32::MAX as u32;
 
-/// A community of either kind.
+/// A community of any kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Community {
     /// RFC 1997.
     Standard(u32),
     /// RFC 8092.
     Large([u32; 3]),
+    /// RFC 4360.
+    Extended([u8; 8]),
 }
 
 /// Conditions, all of which must hold. The default has none.
@@ -66,6 +68,7 @@ impl RouteMatch {
             None => true,
             Some(Community::Standard(c)) => attrs.communities.contains(&c),
             Some(Community::Large(c)) => attrs.large_communities.contains(&c),
+            Some(Community::Extended(c)) => attrs.ext_communities.contains(&c),
         };
         carries
             && attrs.as_path.starts_with(&self.as_path_prefix)
@@ -135,6 +138,7 @@ mod tests {
             as_path: AsPath::sequence(&[65001, 65002, 65003]),
             communities: vec![7],
             large_communities: vec![[1, 2, 3]],
+            ext_communities: vec![[0, 2, 0, 1, 0, 0, 0, 2]],
             ..PathAttrs::default()
         }
     }
@@ -156,6 +160,8 @@ mod tests {
             (Community::Standard(8), false),
             (Community::Large([1, 2, 3]), true),
             (Community::Large([1, 2, 4]), false),
+            (Community::Extended([0, 2, 0, 1, 0, 0, 0, 2]), true),
+            (Community::Extended([0, 2, 0, 1, 0, 0, 0, 3]), false),
         ] {
             let community = Some(community);
             assert_eq!(matches(RouteMatch { community, ..any() }), holds);

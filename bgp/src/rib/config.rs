@@ -284,6 +284,8 @@ pub struct LocalRoute {
     pub communities: Vec<u32>,
     /// LARGE COMMUNITIES.
     pub large_communities: Vec<[u32; 3]>,
+    /// EXTENDED COMMUNITIES.
+    pub ext_communities: Vec<[u8; 8]>,
     /// MULTI_EXIT_DISC.
     pub med: Option<u32>,
     /// LOCAL_PREF towards internal peers; 100 when not set.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     policy::{self, Facts, Operation},
     prefix::{Family, Prefix},
-    wire::{NextHop, PathAttrs, PeerKind, attrs::community::GRACEFUL_SHUTDOWN},
+    wire::{ExtCommunity, NextHop, PathAttrs, PeerKind, attrs::community::GRACEFUL_SHUTDOWN},
 };
 
 /// A route as a group is told it.
@@ -144,6 +144,10 @@ impl Rib {
                 attrs.originator_id = None;
                 attrs.cluster_list.clear();
                 if origin != Kind::Local {
+                    let goes_on = |c: &[u8; 8]| ExtCommunity(*c).is_transitive();
+                    attrs.ext_communities.retain(goes_on);
+                }
+                if origin != Kind::Local {
                     // RFC 4271, section 5.1.4: not on to a third AS.
                     attrs.med = None;
                 }
@@ -245,6 +249,11 @@ pub(super) fn operate(attrs: &mut PathAttrs, operations: &[Operation]) {
             Operation::AddLargeCommunity(community) => {
                 if !attrs.large_communities.contains(community) {
                     attrs.large_communities.push(*community);
+                }
+            }
+            Operation::AddExtCommunity(community) => {
+                if !attrs.ext_communities.contains(community) {
+                    attrs.ext_communities.push(*community);
                 }
             }
             Operation::PrependAsPath(asns) => {

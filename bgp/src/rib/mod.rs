@@ -186,6 +186,7 @@ impl Rib {
             local_pref: route.local_pref,
             communities: route.communities.clone(),
             large_communities: route.large_communities.clone(),
+            ext_communities: route.ext_communities.clone(),
             ..PathAttrs::default()
         };
         if route.interface.is_empty() {

@@ -1,13 +1,17 @@
 //! What is changed on the way from one peer to another.
 
-use std::{net::Ipv4Addr, time::Instant};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Instant};
 
-use super::harness::{Receiver, announce, open_peer, p, session};
+use super::harness::{Receiver, announce, hop_for, open_peer, p, session};
 use crate::{
+    prefix::Prefix,
     rib::{
-        DecisionStep, LocalRoute, PathState, PeerId, PeerRibConfig, Rib, RibConfig, RouteSource,
+        DecisionStep, LocalRoute, Loop, PathState, PeerId, PeerRibConfig, Rib, RibConfig,
+        RouteSource,
     },
-    wire::{AsPath, AttrContext, PathAttrs, PeerKind, attrs::community::GRACEFUL_SHUTDOWN},
+    wire::{
+        AsPath, AttrContext, NextHop, PathAttrs, PeerKind, attrs::community::GRACEFUL_SHUTDOWN,
+    },
 };
 
 const IBGP: AttrContext = AttrContext {
@@ -110,6 +114,121 @@ fn rfc8326_4_2_draining_tells_every_route_anew_and_undraining_too() {
         assert_eq!(told.empty_withdrawals, 0);
         rib.remove_peer(to);
         rib.settle();
+    }
+}
+
+#[test]
+fn local_as_is_what_the_peer_sees_and_a_loop_here() {
+    let mut rib = rib();
+    let other = PeerRibConfig {
+        local_as: 64999,
+        ..open_peer(PeerKind::Ebgp)
+    };
+    let peer = up(&mut rib, other.clone(), 0);
+    let looped = PathAttrs {
+        as_path: AsPath::sequence(&[65001, 64999]),
+        ..PathAttrs::default()
+    };
+    announce(&mut rib, peer, true, &looped, &[p("10.0.0.0/8")], 50).unwrap();
+    rib.originate(p("10.9.0.0/16"), &LocalRoute::default());
+    rib.settle();
+    let state = rib.lookup(p("10.0.0.0/8"))[0].state;
+    assert_eq!(state, PathState::Looped(Loop::AsPath));
+    let mut receiver = Receiver::default();
+    receiver.drain(&mut rib, peer, &EBGP);
+    let told = &receiver.routes[&p("10.9.0.0/16")].0.as_path;
+    assert_eq!(*told, AsPath::sequence(&[64999]));
+}
+
+#[test]
+fn allow_own_as_says_how_often_our_as_may_occur() {
+    for (allowed, ours, usable) in [(0, 0, true), (0, 1, false), (1, 1, true), (1, 2, false)] {
+        let mut rib = rib();
+        let config = PeerRibConfig {
+            allow_own_as: allowed,
+            ..open_peer(PeerKind::Ebgp)
+        };
+        let peer = up(&mut rib, config, 0);
+        let path = [&[65001][..], &vec![65000; ours]].concat();
+        let attrs = PathAttrs {
+            as_path: AsPath::sequence(&path),
+            ..PathAttrs::default()
+        };
+        announce(&mut rib, peer, true, &attrs, &[p("10.0.0.0/8")], 50).unwrap();
+        rib.settle();
+        let best = rib.lookup(p("10.0.0.0/8"))[0].state == PathState::Best;
+        assert_eq!(best, usable, "{allowed} {ours}");
+    }
+}
+
+#[test]
+fn rfc4456_8_a_reflector_adds_originator_and_cluster_and_tells_clients() {
+    let mut rib = rib();
+    let client = PeerRibConfig {
+        rr_client: true,
+        ..open_peer(PeerKind::Ibgp)
+    };
+    let from = up(&mut rib, client.clone(), 0);
+    let to_client = up(&mut rib, client, 1);
+    let other = up(&mut rib, open_peer(PeerKind::Ibgp), 2);
+    let third = up(&mut rib, open_peer(PeerKind::Ibgp), 3);
+    let attrs = PathAttrs {
+        local_pref: Some(100),
+        ..PathAttrs::default()
+    };
+    announce(&mut rib, from, true, &attrs, &[p("10.0.0.0/8")], 50).unwrap();
+    announce(&mut rib, other, true, &attrs, &[p("10.1.0.0/16")], 51).unwrap();
+    let looped = PathAttrs {
+        cluster_list: vec![Ipv4Addr::new(10, 0, 0, 99)],
+        originator_id: Some(Ipv4Addr::new(10, 0, 0, 7)),
+        ..attrs
+    };
+    announce(&mut rib, from, true, &looped, &[p("10.2.0.0/16")], 50).unwrap();
+    rib.settle();
+    let mut told = [to_client, third, from].map(|peer| {
+        let mut receiver = Receiver::default();
+        receiver.drain(&mut rib, peer, &IBGP);
+        receiver.routes
+    });
+    let (route, next_hop) = told[0].remove(&p("10.0.0.0/8")).unwrap();
+    assert_eq!(route.originator_id, Some(Ipv4Addr::new(10, 0, 0, 1)));
+    assert_eq!(route.cluster_list, [Ipv4Addr::new(10, 0, 0, 99)]);
+    assert_eq!(next_hop, hop_for(p("10.0.0.0/8"), 50));
+    let names = |routes: &BTreeMap<Prefix, (PathAttrs, NextHop)>| -> Vec<String> {
+        routes.keys().map(ToString::to_string).collect()
+    };
+    assert_eq!(
+        names(&told[0]),
+        ["10.1.0.0/16"],
+        "a client hears the others"
+    );
+    assert_eq!(names(&told[1]), ["10.0.0.0/8"], "the others hear clients");
+    assert_eq!(names(&told[2]), ["10.1.0.0/16"], "nobody hears itself");
+    let state = rib.lookup(p("10.2.0.0/16"))[0].state;
+    assert_eq!(state, PathState::Looped(Loop::ClusterList));
+}
+
+#[test]
+fn rfc4360_6_non_transitive_communities_stay_in_their_as() {
+    let (target, bandwidth) = ([0, 2, 0, 1, 0, 0, 0, 2], [0x40, 4, 0, 1, 0, 0, 0, 2]);
+    let mut rib = rib();
+    let from = up(&mut rib, open_peer(PeerKind::Ebgp), 0);
+    let out = up(&mut rib, open_peer(PeerKind::Ebgp), 1);
+    let inside = up(&mut rib, open_peer(PeerKind::Ibgp), 2);
+    let attrs = PathAttrs {
+        as_path: AsPath::sequence(&[65001]),
+        ext_communities: vec![target, bandwidth],
+        ..PathAttrs::default()
+    };
+    announce(&mut rib, from, true, &attrs, &[p("10.0.0.0/8")], 50).unwrap();
+    rib.settle();
+    for (peer, ctx, want) in [
+        (out, EBGP, vec![target]),
+        (inside, IBGP, vec![target, bandwidth]),
+    ] {
+        let mut receiver = Receiver::default();
+        receiver.drain(&mut rib, peer, &ctx);
+        assert_eq!(receiver.routes[&p("10.0.0.0/8")].0.ext_communities, want);
     }
 }
 

@@ -266,7 +266,7 @@ impl Receiver {
 }
 
 #[test]
-fn enhanced_refresh_is_framed_and_drops_what_was_not_repeated() {
+fn rfc7313_4_enhanced_refresh_is_framed_and_drops_what_was_not_repeated() {
     let mut bench = Bench::new();
     let peer = bench.peer_with(open_peer(PeerKind::Ebgp), |info| {
         info.enhanced_refresh = true
@@ -530,7 +530,7 @@ fn unknown_transitive_attributes_go_on_with_the_partial_bit() {
 }
 
 #[test]
-fn no_export_stays_inside() {
+fn rfc1997_no_export_stays_inside() {
     let mut bench = Bench::new();
     let a = bench.peer(PeerKind::Ebgp);
     let (out, inside) = (bench.peer(PeerKind::Ebgp), bench.peer(PeerKind::Ibgp));
@@ -546,7 +546,7 @@ fn no_export_stays_inside() {
 }
 
 #[test]
-fn ipv4_routes_go_over_ipv6_next_hops_where_both_sides_can() {
+fn rfc8950_ipv4_routes_go_over_ipv6_next_hops_where_both_sides_can() {
     let mut bench = Bench::new();
     bench.rib.originate(p("10.0.0.0/8"), &LocalRoute::default());
     bench.rib.settle();

@@ -84,6 +84,8 @@ fn rfc7606_malformed_origin_and_as_path_withdraw() {
         &[0x40, 1, 1, 0, 0x40, 2, 4, 2, 1, 0, 1],       // cut off
         &[0x40, 1, 1, 0, 0x40, 2, 6, 2, 1, 0, 0, 0, 0], // AS 0, RFC 7607
         &[0x40, 1, 1, 0, 0x40, 2, 6, 3, 1, 0, 0, 0, 1], // confederation from outside
+        &[0x40, 1, 1, 0, 0x40, 2, 6, 1, 1, 0, 0, 0, 1], // AS_SET, RFC 9774 section 3
+        &[0x40, 1, 1, 0, 0x40, 2, 6, 4, 1, 0, 0, 0, 1], // AS_CONFED_SET, the same
     ] {
         assert_eq!(verdict(bytes, &EBGP4), Want::Withdraw, "{bytes:?}");
     }

@@ -1,0 +1,256 @@
+//! Options of a session against BIRD and FRR, as root in namespaces of their own.
+//!
+//! 1. Messages beyond 4096 octets where both sides have them (RFC 8654).
+//! 2. AS numbers of four octets on a session of two: we find ours in AS4_PATH, and are AS_TRANS to
+//!    FRR (RFC 6793).
+//! 3. BIRD asks for our routes once more (RFC 2918, RFC 7313) and nothing is lost meanwhile.
+//! 4. local-as, allow-own-as, remove-private-as, as-override.
+//! 5. We reflect routes between internal peers (RFC 4456).
+//! 6. Without filters nothing goes either way (RFC 8212).
+
+use anyhow::{Context, Result, ensure};
+use margay_lab::eventually;
+use margay_speaker::{
+    FilterConfig, LocalAction, LocalAttrs, LocalRouteChange, PeerConfig, RemoteAs, SpeakerConfig,
+};
+
+use crate::frr::Frr;
+use crate::support::{Lab, Ours, PATIENCE, config, ip, local_routes, them};
+
+#[test]
+fn rfc8654_a_route_of_six_kilobytes_reaches_bird() -> Result<()> {
+    let lab = Lab::new()?;
+    let bird = lab.bird("enable extended messages on;")?;
+    let ours = lab.speaker(&config(PeerConfig {
+        extended_messages: true,
+        ..them()
+    }))?;
+    ours.is_up()?;
+    let attrs = LocalAttrs {
+        large_communities: (0..500).map(|n| [65001, 1, n]).collect(),
+        ..LocalAttrs::default()
+    };
+    let change = LocalRouteChange {
+        prefix: "198.51.100.0/24".parse()?,
+        action: LocalAction::Announce(attrs),
+    };
+    ours.runtime
+        .block_on(ours.speaker.originate(vec![change]))?;
+    bird.shows("show route all 198.51.100.0/24", "(65001, 1, 499)")?;
+    let session = ours.status()?.session.context("it is up")?;
+    ensure!(session.capabilities.contains(&"extended messages"));
+    Ok(())
+}
+
+/// BIRD of AS `asn` with this for the neighbour that we are, and in the channels.
+fn bird(asn: u32, neighbor: &str, bgp: &str, export: &str) -> String {
+    format!(
+        "router id 192.0.2.2;
+         protocol device {{}}
+         protocol static s4 {{ ipv4; route 10.1.0.0/24 blackhole; }}
+         protocol bgp p1 {{ local 192.0.2.2 as {asn}; neighbor 192.0.2.1 as {neighbor};
+           connect retry time 1; connect delay time 1; error wait time 1, 2; {bgp}
+           ipv4 {{ import all; export filter {{ if source != RTS_STATIC then reject; {export} accept; }}; }}; }}"
+    )
+}
+
+#[test]
+fn rfc6793_long_as_numbers_pass_a_session_of_two_octets() -> Result<()> {
+    const OURS: u32 = 4_200_000_001;
+    let lab = Lab::new()?;
+    let frr = Frr::start(
+        &lab,
+        "router bgp 65002
+ bgp router-id 192.0.2.2
+ no bgp ebgp-requires-policy
+ no bgp network import-check
+ neighbor 192.0.2.1 remote-as 4200000001
+ neighbor 192.0.2.1 dont-capability-negotiate
+ neighbor 192.0.2.1 timers 3 9
+ neighbor 192.0.2.1 timers connect 1
+ address-family ipv4 unicast
+  network 10.1.0.0/24
+  neighbor 192.0.2.1 route-map longer out
+ exit-address-family
+route-map longer permit 10
+ set as-path prepend 4200000009
+",
+    )?;
+    let config = SpeakerConfig {
+        local_as: OURS,
+        ..config(them())
+    };
+    let ours = lab.speaker(&config)?;
+    ours.originate(&["198.51.100.0/24"], true)?;
+    ours.learns("10.1.0.0/24")?;
+    let heard = ours.best("10.1.0.0/24")?.attrs.as_path.to_string();
+    ensure!(heard == "65002 4200000009", "{heard}");
+    let session = ours.status()?.session.context("it is up")?;
+    ensure!(
+        !session.capabilities.contains(&"four-octet AS"),
+        "{session:?}"
+    );
+    // FRR looks for no AS4_PATH from one that could have sent four octets.
+    frr.shows("show bgp ipv4 unicast 198.51.100.0/24", "\n  23456\n", true)
+}
+
+#[test]
+fn rfc7313_bird_asks_again_and_gets_what_it_had_left_out() -> Result<()> {
+    let lab = Lab::new()?;
+    let text = |import: &str| {
+        bird(65002, "65001", "", "").replace("import all;", &format!("import {import};"))
+    };
+    let bird = lab.bird_with(&text("where net != 198.51.100.0/24"))?;
+    let ours = lab.speaker(&config(them()))?;
+    ours.originate(&["198.51.100.0/24", "203.0.113.0/24"], true)?;
+    bird.shows("show route", "203.0.113.0/24")?;
+    ensure!(!bird.ask("show route")?.contains("198.51.100.0/24"));
+    let session = ours.status()?.session.context("it is up")?;
+    ensure!(
+        session.capabilities.contains(&"enhanced route refresh"),
+        "{session:?}"
+    );
+    std::fs::write(lab.dir.path().join("bird.conf"), text("all"))?;
+    bird.ask("configure")?;
+    bird.shows("show route", "198.51.100.0/24")?;
+    bird.shows("show route", "203.0.113.0/24")?;
+    let status = ours.status()?;
+    ensure!(status.established_count == 1, "{status:?}");
+    Ok(())
+}
+
+/// With a route of AS 65003 from our own side of the link.
+fn with_source(lab: &Lab, peer: PeerConfig) -> Result<[Ours; 2]> {
+    let mut config = config(peer);
+    let source = PeerConfig {
+        passive: true,
+        import: FilterConfig::accept_all(),
+        ..PeerConfig::new(65003)
+    };
+    config.peers.insert("192.0.2.3".parse()?, source);
+    let ours = lab.speaker(&config)?;
+    let source = lab.source(&lab.them, 3, 1, &["10.3.0.0/24"])?;
+    Ok([ours, source])
+}
+
+#[test]
+fn local_as_and_allow_own_as_hold_towards_bird() -> Result<()> {
+    let lab = Lab::new()?;
+    let looped = "bgp_path.prepend(64999);";
+    let bird = lab.bird_with(&bird(65002, "64999", "", looped))?;
+    let peer = |allow_own_as| PeerConfig {
+        local_as: Some(64999),
+        allow_own_as,
+        ..them()
+    };
+    let mut ours = lab.speaker(&config(peer(0)))?;
+    ours.originate(&["198.51.100.0/24"], true)?;
+    bird.shows("show route all 198.51.100.0/24", "BGP.as_path: 64999")?;
+    let outcome = eventually(PATIENCE, "the route is known", || {
+        anyhow::Ok(ours.best("10.1.0.0/24")?.outcome.unwrap_or_default())
+    })?;
+    ensure!(outcome == "looped: our AS is in AS_PATH", "{outcome}");
+    ours.runtime
+        .block_on(ours.speaker.configure(config(peer(1))))?;
+    ours.learns("10.1.0.0/24").map(drop)
+}
+
+#[test]
+fn rfc6996_private_numbers_are_not_told_to_bird() -> Result<()> {
+    let lab = Lab::new()?;
+    let bird = lab.bird_with(&bird(65002, "65001", "", ""))?;
+    let _both = with_source(
+        &lab,
+        PeerConfig {
+            remove_private_as: true,
+            ..them()
+        },
+    )?;
+    bird.shows("show route all 10.3.0.0/24", "BGP.as_path: 65001\n")
+}
+
+#[test]
+fn two_sites_of_one_as_reach_each_other_by_as_override() -> Result<()> {
+    let lab = Lab::new()?;
+    let bird = lab.bird_with(&bird(65003, "65001", "", ""))?;
+    // Whatever AS it turns out to be.
+    let _both = with_source(
+        &lab,
+        PeerConfig {
+            remote_as: RemoteAs::External,
+            as_override: true,
+            ..them()
+        },
+    )?;
+    bird.shows("show route all 10.3.0.0/24", "BGP.as_path: 65001 65001")
+}
+
+#[test]
+fn rfc4456_routes_are_reflected_between_internal_peers() -> Result<()> {
+    let lab = Lab::new()?;
+    let bird = lab.bird_with(
+        "router id 192.0.2.2; protocol device {}
+         protocol static s4 { ipv4; route 10.2.0.0/24 blackhole; }
+         protocol bgp p1 { local 192.0.2.2 as 65001; neighbor 192.0.2.1 as 65001;
+           direct; connect retry time 1; connect delay time 1; error wait time 1, 2;
+           ipv4 { import all; export all; next hop self; }; }",
+    )?;
+    let client = PeerConfig {
+        remote_as: RemoteAs::Internal,
+        route_reflector_client: true,
+        ..them()
+    };
+    let mut config = config(client.clone());
+    config.peers.insert("192.0.2.3".parse()?, client);
+    let ours = lab.speaker(&config)?;
+    ip(&format!("-n {} addr add 192.0.2.3/24 dev eth0", lab.us))?;
+    let mut third = SpeakerConfig::new(65001, [192, 0, 2, 3].into());
+    let reflector = PeerConfig {
+        remote_as: RemoteAs::Internal,
+        source: Some([192, 0, 2, 3].into()),
+        ..them()
+    };
+    third.peers.insert("192.0.2.1".parse()?, reflector);
+    let third = Lab::speaker_in(&lab.us, &third, local_routes(&["10.3.0.0/24"], true)?)?;
+    ours.learns("10.2.0.0/24")?;
+    let hop = third.learns("10.2.0.0/24")?;
+    let attrs = third.best("10.2.0.0/24")?.attrs;
+    ensure!(
+        hop == "[192.0.2.2]" && attrs.originator_id == Some([192, 0, 2, 2].into()),
+        "{attrs:?}"
+    );
+    let reflected = "show route all 10.3.0.0/24";
+    bird.shows(reflected, "BGP.originator_id: 192.0.2.3")?;
+    bird.shows(reflected, "BGP.cluster_list: 192.0.2.1")?;
+    bird.shows(reflected, "BGP.next_hop: 192.0.2.3")
+}
+
+#[test]
+fn rfc8212_without_filters_nothing_goes_either_way() -> Result<()> {
+    let lab = Lab::new()?;
+    let bird = lab.bird("")?;
+    let ours = lab.speaker(&config(PeerConfig {
+        import: FilterConfig::default(),
+        export: FilterConfig::default(),
+        ..them()
+    }))?;
+    ours.originate(&["198.51.100.0/24"], true)?;
+    eventually(PATIENCE, "bird has sent all", || {
+        let status = ours.status()?;
+        let done = status
+            .routes
+            .iter()
+            .all(|f| f.end_of_rib && f.received == 1);
+        ensure!(done, "{status:?}");
+        Ok(())
+    })?;
+    ensure!(ours.learnt()?.is_empty());
+    let outcome = ours.best("10.1.0.0/24")?.outcome;
+    ensure!(
+        outcome.as_deref() == Some("refused by the import filter"),
+        "{outcome:?}"
+    );
+    ensure!(ours.status()?.routes.iter().all(|f| f.advertised == 0));
+    ensure!(!bird.ask("show route")?.contains("198.51.100.0/24"));
+    Ok(())
+}
