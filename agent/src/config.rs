@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use ipnetwork::IpNetwork;
 use margay_api::{DEFAULT_JOURNAL, DEFAULT_SOCKET};
 use margay_datastore::DatastoreConfig;
+use margay_model::settings;
 use serde::Deserialize;
 
 /// Plain data, read once at start. What can change while running is in the datastore instead.
@@ -42,6 +43,15 @@ pub(crate) struct Config {
     /// How long an address without an endpoint, or a node without a Node resource, is left alone, in
     /// seconds; 0 to 86400. The established system waits as long.
     pub(crate) leak_grace_secs: u64,
+    /// Settings as in the `spec` of a FelixConfiguration, for this host: they win over those of the datastore, and the
+    /// environment (`FELIX_LOGPREFIX`) over them.
+    pub(crate) felix: serde_json::Map<String, serde_json::Value>,
+    /// The same of the environment. Not to be had in the file.
+    #[serde(skip)]
+    pub(crate) felix_env: serde_json::Map<String, serde_json::Value>,
+    /// What of the environment is not used, and why.
+    #[serde(skip)]
+    pub(crate) env_errors: Vec<String>,
     /// Filter directives for the log, for example `info` or `margay_speaker=debug,info`.
     pub(crate) log: String,
 }
@@ -61,6 +71,9 @@ impl Default for Config {
             secrets_dir: "/etc/margay/secrets".into(),
             audit_interval_secs: 60,
             leak_grace_secs: 900,
+            felix: serde_json::Map::new(),
+            felix_env: serde_json::Map::new(),
+            env_errors: Vec::new(),
             log: "info".to_owned(),
         }
     }
@@ -83,13 +96,24 @@ impl Config {
         config
             .datastore
             .apply_env(|name| std::env::var(name).ok())?;
+        let texts = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let (felix, errors) = settings::from_environment(texts);
+        config.felix_env = felix;
+        config.env_errors = errors.iter().map(ToString::to_string).collect();
         Ok(config)
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
         // An empty file is a mapping without entries to a person, and null to YAML.
         let config: Option<Self> = serde_norway::from_str(text)?;
-        let config = config.unwrap_or_default();
+        let mut config = config.unwrap_or_default();
+        let errors = settings::check(&mut config.felix);
+        if !errors.is_empty() {
+            let errors: Vec<_> = errors.iter().map(|e| format!("felix.{e}")).collect();
+            bail!("{}", errors.join("; "));
+        }
         config.node_networks()?;
         let audit = config.audit_interval_secs;
         if !(1..=86_400).contains(&audit) {
@@ -136,6 +160,19 @@ mod tests {
         let config = Config::parse("").unwrap();
         assert_eq!(config.socket, Path::new("/run/margay/margayd.sock"));
         assert!(config.bgp);
+    }
+
+    #[test]
+    fn settings_of_felix_are_held_against_the_rules_of_the_resource() {
+        let config =
+            Config::parse("felix: {logPrefix: edge, iptablesRefreshInterval: 5s}").unwrap();
+        assert_eq!(config.felix["logPrefix"], "edge");
+        let error = Config::parse("felix: {logPrefx: a, chainInsertMode: Sideways}").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "felix.chainInsertMode: found \"Sideways\", allowed: Insert, Append; felix.logPrefx: found an \
+             unknown field, did you mean \"logPrefix\"?"
+        );
     }
 
     #[test]

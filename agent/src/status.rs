@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use margay_api::config::HostSettings;
 use margay_api::policy::Counters;
 use margay_api::status::{DataplaneStatus, DatastoreStatus, NodeStatus};
 use margay_datastore::SyncStatus;
@@ -21,6 +22,8 @@ pub(crate) struct StatusSource {
     pub(crate) started: Instant,
     /// Whether the agent began with what an earlier one had read.
     pub(crate) from_snapshot: bool,
+    /// What environment and file say; it does not change while the agent runs.
+    pub(crate) settings: Arc<HostSettings>,
     pub(crate) sync: watch::Receiver<SyncStatus>,
     pub(crate) world: watch::Receiver<Arc<World>>,
     pub(crate) kernel: KernelHandle,

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use margay_api::config::{HostSettings, Setting};
 use margay_dataplane::{attach, filter, sysctl};
 use margay_datastore::{DatastoreType, SyncStatus, Syncer, connect};
+use margay_model::felix_configuration::FelixConfigurationSpec;
 use margay_model::ipam::{IpamKeys, Owner};
 use margay_model::keys::Keys;
+use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -159,7 +162,11 @@ impl Agent {
             bgp: bgp_tx,
             world: world_tx,
         };
-        let mut graph = Graph::new(&name, keys.clone(), settings, outputs);
+        for error in &config.env_errors {
+            warn!(error, "environment: setting ignored");
+        }
+        let own = [&config.felix_env, &config.felix].map(felix_spec);
+        let mut graph = Graph::new(&name, keys.clone(), (settings, own.into()), outputs);
         let from_snapshot = remembered.is_some();
         if let Some(Remembered {
             resources,
@@ -190,6 +197,11 @@ impl Agent {
             },
             started,
             from_snapshot,
+            settings: Arc::new(HostSettings {
+                node: name.clone(),
+                environment: told(&config.felix_env),
+                file: told(&config.felix),
+            }),
             sync: syncers[0].status(),
             world: world.clone(),
             kernel,
@@ -282,6 +294,23 @@ impl Agent {
         }
         result
     }
+}
+
+/// Settings that were checked, as the graph takes them.
+fn felix_spec(settings: &Map<String, Value>) -> FelixConfigurationSpec {
+    let spec = serde_json::from_value(Value::Object(settings.clone()));
+    spec.unwrap_or_else(|error| {
+        warn!(%error, "settings of this host ignored");
+        FelixConfigurationSpec::default()
+    })
+}
+
+fn told(settings: &Map<String, Value>) -> Vec<Setting> {
+    let setting = |(name, value): (&String, &Value)| Setting {
+        name: name.clone(),
+        json: value.to_string(),
+    };
+    settings.iter().map(setting).collect()
 }
 
 /// Registers the node once the datastore is there; anything else that is wrong is told at once. Callers hear why they

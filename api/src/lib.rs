@@ -5,6 +5,7 @@
 
 pub mod bgp;
 pub mod cni;
+pub mod config;
 pub mod policy;
 pub mod status;
 pub mod store;
@@ -30,6 +31,8 @@ pub enum Request {
     NodeStatus {},
     /// What the rules of this node matched; answered by [`policy::Counters`].
     PolicyCounters {},
+    /// What this node's agent has been told beside the datastore; answered by [`config::HostSettings`].
+    Settings {},
     /// A question to the BGP speaker of this node; answered by one line or many.
     Bgp(bgp::BgpRequest),
     /// A call of the datastore behind the agent; answered by [`store::StoreReply`] lines.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use margay_api::bgp::{BgpRequest, Route};
+use margay_api::config::HostSettings;
 use margay_api::policy::Counters;
 use margay_api::status::NodeStatus;
 use margay_api::{Reply, Request};
@@ -107,6 +108,11 @@ impl<'a> Agent<'a> {
     /// What the rules of its host matched.
     pub(crate) async fn policy_counters(self) -> Result<Counters, AgentError> {
         self.once(&Request::PolicyCounters {}).await
+    }
+
+    /// What it was told beside the datastore.
+    pub(crate) async fn settings(self) -> Result<HostSettings, AgentError> {
+        self.once(&Request::Settings {}).await
     }
 
     /// What the BGP speaker answers in one line.

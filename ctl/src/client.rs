@@ -3,14 +3,15 @@
 use jiff::Timestamp;
 use margay_datastore::AnyStore;
 use margay_model::any::AnyResource;
+use margay_model::block_affinity::{BlockAffinitySpec, affinity_name};
 use margay_model::defaults::is_built_in_tier;
 use margay_model::field_error::FieldError;
-use margay_model::ipam::{IpamConfig, IpamKeys};
+use margay_model::ipam::{BlockAffinity, IpamConfig, IpamKey, IpamKeys};
 use margay_model::ippool::{IpPool, PoolUse};
 use margay_model::keys::Keys;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::policy::DEFAULT_TIER;
-use margay_model::store::{KeyValue, Store, StoreError, Txn, TxnOutcome};
+use margay_model::store::{KeyValue, Listing, Store, StoreError, Txn, TxnOutcome};
 use margay_model::stored::{DecodeError, decode_stored, encode_stored};
 use margay_model::validate::overlapping_pools;
 
@@ -73,19 +74,75 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn get(&self, key: &ResourceKey) -> Result<Option<AnyResource>, Failure> {
+        if key.kind == Kind::BlockAffinity {
+            let all = self.list(key.kind, None).await?.resources;
+            return Ok(all.into_iter().find(|affinity| affinity.key() == *key));
+        }
         let stored = self.store.get(&self.keys.resource(key)).await?;
         stored
-            .map(|kv| decode(key, &kv))
+            .map(|kv| self.decode(key, &kv))
             .transpose()
             .map_err(Failure::from)
     }
 
-    /// What the keys of a kind, or of those in a namespace, start with.
+    /// What the keys of a kind, or of those in a namespace, start with; and perhaps others.
     pub(crate) fn prefix(&self, kind: Kind, namespace: Option<&str>) -> String {
         match namespace.filter(|_| kind.namespaced()) {
             Some(namespace) => self.keys.namespace(kind, namespace),
+            None if kind == Kind::BlockAffinity => self.ipam_keys().all().to_owned(),
             None => self.keys.kind(kind),
         }
+    }
+
+    fn ipam_keys(&self) -> IpamKeys {
+        IpamKeys::new(self.keys.prefix())
+    }
+
+    /// The resource that a key of the store is about; none if it is about something else.
+    pub(crate) fn parse(&self, key: &str) -> Option<ResourceKey> {
+        if let Some(IpamKey::Affinity(owner, cidr)) = self.ipam_keys().parse(key) {
+            let name = affinity_name(&owner, cidr);
+            return Some(ResourceKey::global(Kind::BlockAffinity, name));
+        }
+        self.keys.parse(key)
+    }
+
+    /// A stored resource, with its resource version.
+    pub(crate) fn decode(
+        &self,
+        key: &ResourceKey,
+        kv: &KeyValue,
+    ) -> Result<AnyResource, DecodeError> {
+        let affinity = match self.ipam_keys().parse(&kv.key) {
+            Some(IpamKey::Affinity(owner, cidr)) => Some((owner, cidr)),
+            _ => None,
+        };
+        let mut resource = match affinity {
+            Some((owner, cidr)) => {
+                let stored = BlockAffinity::decode(&kv.key, &kv.value);
+                let stored = stored.map_err(|error| DecodeError::NotAnObject {
+                    key: key.clone(),
+                    reason: error.to_string(),
+                })?;
+                BlockAffinitySpec::shown(&owner, cidr, &stored).into()
+            }
+            None => decode_stored(key, &kv.value)?,
+        };
+        resource.metadata_mut().resource_version = Some(kv.mod_revision.to_string());
+        Ok(resource)
+    }
+
+    /// Everything below the prefixes of a kind.
+    async fn listing(&self, kind: Kind, namespace: Option<&str>) -> Result<Listing, StoreError> {
+        if kind != Kind::BlockAffinity {
+            return self.store.list(&self.prefix(kind, namespace)).await;
+        }
+        // Not what is beside them: the blocks.
+        let [hosts, others] = self.ipam_keys().owners();
+        let mut listing = self.store.list(&hosts).await?;
+        // Whoever watches begins with the older list.
+        listing.kvs.extend(self.store.list(&others).await?.kvs);
+        Ok(listing)
     }
 
     /// All of a kind, or those of a namespace.
@@ -94,17 +151,17 @@ impl Client {
         kind: Kind,
         namespace: Option<&str>,
     ) -> Result<Listed, StoreError> {
-        let listing = self.store.list(&self.prefix(kind, namespace)).await?;
+        let listing = self.listing(kind, namespace).await?;
         let mut listed = Listed {
             resources: Vec::new(),
             damaged: Vec::new(),
             revision: listing.revision,
         };
         for kv in &listing.kvs {
-            let Some(key) = self.keys.parse(&kv.key) else {
+            let Some(key) = self.parse(&kv.key) else {
                 continue;
             };
-            match decode(&key, kv) {
+            match self.decode(&key, kv) {
                 Ok(resource) => listed.resources.push(resource),
                 Err(error) => listed.damaged.push(error),
             }
@@ -153,6 +210,11 @@ impl Client {
         given: Option<&str>,
     ) -> Result<Planned, Failure> {
         let key = resource.key();
+        if key.kind == Kind::BlockAffinity {
+            let allowed = "another kind: affinities are kept by address management, margayctl ipam";
+            let error = FieldError::new("kind", "BlockAffinity", allowed);
+            return Err(Failure::Refused(vec![error]));
+        }
         let Some(stored) = self.store.get(&self.keys.resource(&key)).await? else {
             if mode == Mode::Replace {
                 return Err(Failure::Missing);
@@ -176,7 +238,7 @@ impl Client {
         }
         // What is damaged may be replaced: that is how it is repaired.
         let mut new = resource.clone();
-        let old = decode(&key, &stored).ok();
+        let old = self.decode(&key, &stored).ok();
         if let Some(old) = &old {
             check_change(old, resource)?;
             keep(old, &mut new);
@@ -313,6 +375,10 @@ impl Client {
         key: &ResourceKey,
         version: Option<&str>,
     ) -> Result<(), Failure> {
+        if key.kind == Kind::BlockAffinity {
+            let why = "address management keeps affinities; margayctl ipam release and node remove give blocks back";
+            return Err(Failure::Kept(why.to_owned()));
+        }
         if key.kind == Kind::Tier {
             self.check_tier_is_free(&key.name).await?;
         }
@@ -368,13 +434,6 @@ impl Client {
         }
         Ok(())
     }
-}
-
-/// A stored resource, with its resource version.
-pub(crate) fn decode(key: &ResourceKey, kv: &KeyValue) -> Result<AnyResource, DecodeError> {
-    let mut resource = decode_stored(key, &kv.value)?;
-    resource.metadata_mut().resource_version = Some(kv.mod_revision.to_string());
-    Ok(resource)
 }
 
 const fn as_pool(resource: &AnyResource) -> Option<&IpPool> {

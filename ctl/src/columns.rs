@@ -4,6 +4,7 @@ use margay_model::any::AnyResource;
 use margay_model::asn::Asn;
 use margay_model::ippool::EncapMode;
 use margay_model::kind::Kind;
+use margay_model::policy::{GlobalNetworkPolicySpec, NetworkPolicySpec};
 
 /// The column of namespaced kinds when several namespaces are shown.
 pub(crate) const NAMESPACE: &str = "NAMESPACE";
@@ -23,6 +24,8 @@ pub(crate) const fn headings(kind: Kind, wide: bool) -> &'static [&'static str] 
             "NUMIMPORTV6",
         ],
         (Kind::BgpPeer, _) => &["NAME", "PEERIP", "NODE", "ASN"],
+        (Kind::BlockAffinity, false) => &["NAME", "CIDR", "NODE"],
+        (Kind::BlockAffinity, true) => &["NAME", "CIDR", "NODE", "STATE"],
         (Kind::CalicoNodeStatus, false) => &["NAME", "NODE"],
         (Kind::CalicoNodeStatus, true) => &["NAME", "NODE", "CLASSES"],
         (Kind::ClusterInformation, _) => &[
@@ -136,6 +139,11 @@ pub(crate) fn cell(resource: &AnyResource, heading: &str, asn: Asn) -> String {
             }
             _ => res.spec.as_number.unwrap_or(Asn(0)).to_string(),
         },
+        AnyResource::BlockAffinity(res) => match heading {
+            "CIDR" => res.spec.cidr.to_string(),
+            "NODE" => res.spec.node.clone(),
+            _ => res.spec.state.clone(),
+        },
         AnyResource::CalicoNodeStatus(res) => match heading {
             "NODE" => res.spec.node.clone(),
             _ => join(&res.spec.classes),
@@ -146,36 +154,12 @@ pub(crate) fn cell(resource: &AnyResource, heading: &str, asn: Asn) -> String {
             "CALICOVERSION" => res.spec.calico_version.clone(),
             _ => or_empty(res.spec.datastore_ready),
         },
-        AnyResource::GlobalNetworkPolicy(res) => policy_cell(
-            heading,
-            res.spec.tier(),
-            res.spec.order,
-            res.spec.selector.as_deref(),
-        ),
-        AnyResource::NetworkPolicy(res) => policy_cell(
-            heading,
-            res.spec.tier(),
-            res.spec.order,
-            res.spec.selector.as_deref(),
-        ),
+        AnyResource::GlobalNetworkPolicy(res) => global_policy_cell(heading, &res.spec),
+        AnyResource::NetworkPolicy(res) => namespaced_policy_cell(heading, &res.spec),
         AnyResource::StagedGlobalNetworkPolicy(res) => {
-            let policy = &res.spec.policy;
-            policy_cell(
-                heading,
-                policy.tier(),
-                policy.order,
-                policy.selector.as_deref(),
-            )
+            global_policy_cell(heading, &res.spec.policy)
         }
-        AnyResource::StagedNetworkPolicy(res) => {
-            let policy = &res.spec.policy;
-            policy_cell(
-                heading,
-                policy.tier(),
-                policy.order,
-                policy.selector.as_deref(),
-            )
-        }
+        AnyResource::StagedNetworkPolicy(res) => namespaced_policy_cell(heading, &res.spec.policy),
         AnyResource::StagedKubernetesNetworkPolicy(res) => {
             serde_json::Value::Object(res.spec.pod_selector.clone()).to_string()
         }
@@ -255,6 +239,14 @@ pub(crate) fn cell(resource: &AnyResource, heading: &str, asn: Asn) -> String {
             String::new()
         }
     }
+}
+
+fn global_policy_cell(heading: &str, spec: &GlobalNetworkPolicySpec) -> String {
+    policy_cell(heading, spec.tier(), spec.order, spec.selector.as_deref())
+}
+
+fn namespaced_policy_cell(heading: &str, spec: &NetworkPolicySpec) -> String {
+    policy_cell(heading, spec.tier(), spec.order, spec.selector.as_deref())
 }
 
 fn policy_cell(heading: &str, tier: &str, order: Option<f64>, selector: Option<&str>) -> String {

@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 use crate::bgp_configuration::BgpConfiguration;
 use crate::bgp_filter::BgpFilter;
 use crate::bgp_peer::BgpPeer;
+use crate::block_affinity::BlockAffinity;
 use crate::calico_node_status::CalicoNodeStatus;
 use crate::cluster_information::ClusterInformation;
 use crate::felix_configuration::FelixConfiguration;
@@ -90,6 +91,7 @@ any_resource!(
     BgpConfiguration,
     BgpFilter,
     BgpPeer,
+    BlockAffinity,
     CalicoNodeStatus,
     ClusterInformation,
     FelixConfiguration,

@@ -256,6 +256,13 @@ pub struct ProtoPort {
     pub extra: Extra,
 }
 
+impl FelixConfigurationSpec {
+    /// Which hosts the object is for, where its name does not say that.
+    pub fn node_selector(&self) -> Option<&str> {
+        self.extra.get("nodeSelector")?.as_str()
+    }
+}
+
 impl Spec for FelixConfigurationSpec {
     const KIND: Kind = Kind::FelixConfiguration;
 }

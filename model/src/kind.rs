@@ -14,6 +14,8 @@ string_enum! {
         BgpFilter = "BGPFilter",
         /// A BGP session to make.
         BgpPeer = "BGPPeer",
+        /// Which host a block of addresses belongs to.
+        BlockAffinity = "BlockAffinity",
         /// A request for the state of one host.
         CalicoNodeStatus = "CalicoNodeStatus",
         /// Facts about the cluster as a whole.
@@ -61,6 +63,7 @@ impl Kind {
         Self::BgpConfiguration,
         Self::BgpFilter,
         Self::BgpPeer,
+        Self::BlockAffinity,
         Self::CalicoNodeStatus,
         Self::ClusterInformation,
         Self::FelixConfiguration,
@@ -88,6 +91,7 @@ impl Kind {
             Self::BgpConfiguration => "bgpconfigurations",
             Self::BgpFilter => "bgpfilters",
             Self::BgpPeer => "bgppeers",
+            Self::BlockAffinity => "blockaffinities",
             Self::CalicoNodeStatus => "caliconodestatuses",
             Self::ClusterInformation => "clusterinformations",
             Self::FelixConfiguration => "felixconfigurations",
@@ -116,6 +120,7 @@ impl Kind {
             Self::BgpConfiguration => &["bgpconfig", "bgpconfigs"],
             Self::BgpFilter => &["bgpf", "bgpfs", "bf", "bfs"],
             Self::BgpPeer => &["bgpp", "bgpps", "bp", "bps"],
+            Self::BlockAffinity => &["affinity", "affinities"],
             Self::CalicoNodeStatus => &["nodestatus", "nodestatuses"],
             Self::ClusterInformation => &["clusterinfo", "clusterinfos"],
             Self::FelixConfiguration => &["felixconfig", "felixconfigs"],

@@ -62,7 +62,8 @@ pub fn validate(resource: &AnyResource, selector: SelectorCheck<'_>) -> Vec<Fiel
         AnyResource::Tier(res) => check_tier(res, &mut findings),
         AnyResource::WorkloadEndpoint(res) => endpoint::check_workload(res, &mut findings),
         AnyResource::FelixConfiguration(res) => check_felix(res, &mut findings),
-        AnyResource::ClusterInformation(_)
+        AnyResource::BlockAffinity(_)
+        | AnyResource::ClusterInformation(_)
         | AnyResource::GlobalNetworkSet(_)
         | AnyResource::IpReservation(_)
         | AnyResource::NetworkSet(_) => {}

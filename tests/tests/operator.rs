@@ -4,7 +4,8 @@
 //!    on reaching each other, nothing is cleared up; unlocked, all is as before.
 //! 2. Each question to the agent of a host has the answer that its own socket gives; a host that does not exist and
 //!    one whose agent does not run or hangs are told apart; nothing of it stays in etcd. `cluster diags` has all hosts.
-//! 3. A CalicoNodeStatus gets the state of its host in `status`, and again and again; nothing else of it changes.
+//! 3. `config show` has what environment, file, objects and defaults say for a host, and the host acts upon it.
+//! 4. A CalicoNodeStatus gets the state of its host in `status`, and again and again; nothing else of it changes.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -339,4 +340,87 @@ fn the_status_of_a_calico_node_status_is_kept_up_to_date() {
     .unwrap();
     assert!(two["status"]["bgp"].is_null() && two["status"]["agent"]["birdV4"].is_object());
     assert!(get("off").unwrap()["status"].is_null());
+}
+
+#[test]
+fn the_settings_of_a_host_are_told_with_what_they_are_from() {
+    let mut cluster = cluster().unwrap();
+    let agent = &mut cluster.agents[0];
+    let mut config = OpenOptions::new()
+        .append(true)
+        .open(agent.config_file())
+        .unwrap();
+    config
+        .write_all(b"felix: {logPrefix: file, interfacePrefix: fil}\n")
+        .unwrap();
+    agent.set_env(&[
+        ("FELIX_LOGPREFIX", "env"),
+        ("FELIX_CHAININSERTMODE", "Sideways"),
+    ]);
+    agent.restart().unwrap();
+    eventually(SOON, "ready", || agent.ensure_ready()).unwrap();
+    let log = std::fs::read_to_string(agent.log_file()).unwrap();
+    assert!(log.contains("chainInsertMode: found"), "{log}");
+    let ctl = operator(&cluster);
+    let felix = |name: &str, spec: &str| {
+        format!(
+            "{{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {{name: {name}}}, spec: {spec}}}\n---\n"
+        )
+    };
+    ctl.apply(
+        &[
+            felix(
+                "default",
+                "{interfacePrefix: glo, workloadSourceSpoofing: Any}",
+            ),
+            felix(
+                "racks",
+                "{nodeSelector: rack == 'a', workloadSourceSpoofing: Disabled}",
+            ),
+            felix("node.h1", "{logPrefix: own, bpfEnabled: true}"),
+        ]
+        .concat(),
+    )
+    .unwrap();
+    ctl.run("label node h1 rack=a").unwrap();
+    let text = ctl.run("config show h1 -o json").unwrap();
+    let shown: Value = serde_json::from_str(&text).unwrap();
+    let holds = |name: &str| {
+        let name = format!("FelixConfiguration.{name}");
+        let all = shown.as_array().unwrap().iter();
+        let found = all.into_iter().find(|s| s["name"] == *name).unwrap();
+        let word = |member: &str| found[member].as_str().unwrap_or_default().to_owned();
+        (word("value"), word("layer"), word("source"))
+    };
+    let expected = |value: &str, layer: &str, source: &str| {
+        (value.to_owned(), layer.to_owned(), source.to_owned())
+    };
+    assert_eq!(
+        holds("logPrefix"),
+        expected("env", "environment", "environment FELIX_LOGPREFIX")
+    );
+    assert_eq!(
+        holds("interfacePrefix"),
+        expected("fil", "file", "the agent's file")
+    );
+    assert_eq!(
+        holds("workloadSourceSpoofing"),
+        expected("Disabled", "selector", "FelixConfiguration/racks")
+    );
+    assert_eq!(holds("bpfEnabled").1, "node");
+    assert_eq!(
+        holds("defaultEndpointToHostAction"),
+        expected("Drop", "default", "default")
+    );
+    let text = ctl.run("config show h1").unwrap();
+    let unused = text.lines().find(|line| line.contains(".bpfEnabled "));
+    assert!(
+        unused.unwrap().ends_with("not used by this agent"),
+        "{text}"
+    );
+
+    let container = cluster.attach(0, "c1").unwrap();
+    let weps = ctl.run("get wep -A -o wide").unwrap();
+    assert!(weps.contains(" fil"), "{weps}");
+    drop(container);
 }

@@ -11,6 +11,7 @@ use margay_model::felix_configuration::{
 use margay_model::ippool::EncapMode;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_policy::failsafe::Failsafes;
+use margay_policy::selector::Selector;
 use tracing::warn;
 
 use crate::graph::Cache;
@@ -142,18 +143,46 @@ struct Felix<'a>(Vec<&'a FelixConfigurationSpec>);
 
 impl<'a> Felix<'a> {
     fn of(cache: &'a Cache, node: &str) -> Self {
-        let names = [format!("node.{node}"), "default".to_owned()];
         let find =
             |name: String| match cache.get(&ResourceKey::global(Kind::FelixConfiguration, name)) {
                 Some(AnyResource::FelixConfiguration(felix)) => Some(&felix.spec),
                 _ => None,
             };
-        Self(names.into_iter().filter_map(find).collect())
+        let own = cache.own().iter();
+        let named = find(format!("node.{node}"));
+        let all = own.chain(named).chain(selected(cache, node));
+        Self(all.chain(find("default".to_owned())).collect())
     }
 
     fn first<T>(&self, field: impl Fn(&FelixConfigurationSpec) -> Option<T>) -> Option<T> {
         self.0.iter().find_map(|spec| field(spec))
     }
+}
+
+/// The objects that choose the node by its labels, by name.
+fn selected<'a>(cache: &'a Cache, node: &str) -> impl Iterator<Item = &'a FelixConfigurationSpec> {
+    let labels = match cache.get(&ResourceKey::global(Kind::Node, node)) {
+        Some(AnyResource::Node(node)) => Some(&node.metadata.labels),
+        _ => None,
+    };
+    let all = cache.of_kind(Kind::FelixConfiguration);
+    all.filter_map(move |resource| {
+        let AnyResource::FelixConfiguration(felix) = resource else {
+            return None;
+        };
+        let name = &felix.metadata.name;
+        if name == "default" || name.starts_with("node.") {
+            return None;
+        }
+        let text = felix.spec.node_selector()?;
+        match text.parse::<Selector>() {
+            Ok(selector) => selector.matches(labels?).then_some(&felix.spec),
+            Err(error) => {
+                warn!(name, selector = text, %error, "FelixConfiguration ignored");
+                None
+            }
+        }
+    })
 }
 
 #[cfg(test)]
@@ -202,6 +231,95 @@ mod tests {
         assert_eq!(tuning(&cache, "h1").interface_prefix, "xyz");
         assert_eq!(tuning(&cache, "h2").interface_prefix, "abc");
         assert_eq!(globals(&cache, "h1").endpoint_to_host, HostAction::Accept);
+    }
+
+    #[test]
+    fn the_host_wins_over_its_object_that_over_selected_ones_and_those_over_default() {
+        let spec = |prefix: &str| FelixConfigurationSpec {
+            log_prefix: Some(prefix.into()),
+            ..FelixConfigurationSpec::default()
+        };
+        let choosing = |prefix: &str, selector: &str| {
+            let mut spec = spec(prefix);
+            let selector = serde_json::Value::from(selector);
+            spec.extra.insert("nodeSelector".into(), selector);
+            spec
+        };
+        let mut layers = vec![
+            felix("default", spec("default")),
+            felix("z", choosing("late", "rack == 'a'")),
+            felix("a", choosing("selected", "rack == 'a'")),
+            felix("0", choosing("other", "rack == 'b'")),
+            felix("node.h1", spec("own")),
+        ];
+        let mut metadata = ObjectMeta::named("h1");
+        metadata.labels.insert("rack".into(), "a".into());
+        let node: margay_model::node::Node = Resource::new(metadata, Default::default());
+        let prefix = |layers: &[AnyResource], own: Vec<FelixConfigurationSpec>| {
+            let mut cache = Cache::with_own(own);
+            for resource in layers.iter().cloned().chain([node.clone().into()]) {
+                cache.apply(resource.key(), Some(resource), 1);
+            }
+            tuning(&cache, "h1").log_prefix
+        };
+        let own = vec![spec("environment"), spec("file")];
+        assert_eq!(prefix(&layers, own), "environment");
+        let own = vec![FelixConfigurationSpec::default(), spec("file")];
+        assert_eq!(prefix(&layers, own), "file");
+        assert_eq!(prefix(&layers, Vec::new()), "own");
+        layers.pop();
+        assert_eq!(prefix(&layers, Vec::new()), "selected");
+        layers.drain(1..3);
+        assert_eq!(prefix(&layers, Vec::new()), "default");
+        assert_eq!(prefix(&[], Vec::new()), "margay");
+    }
+
+    /// What `margayctl config show` says of defaults is what is done without settings.
+    #[test]
+    fn the_defaults_that_are_told_are_those_that_hold() {
+        let cache = cache(Vec::new());
+        let (tuning, globals) = (tuning(&cache, "h1"), globals(&cache, "h1"));
+        let told = margay_model::settings::parameters(Kind::FelixConfiguration);
+        let told = |name: &str| {
+            told.iter()
+                .find(|p| p.name == name)
+                .unwrap()
+                .default
+                .unwrap()
+        };
+        assert_eq!(told("interfacePrefix"), tuning.interface_prefix);
+        assert_eq!(told("logPrefix"), tuning.log_prefix);
+        for interval in ["iptables", "ipsets", "route"] {
+            let told = told(&format!("{interval}RefreshInterval"));
+            assert_eq!(told.parse::<GoDuration>().unwrap().0, tuning.resync);
+        }
+        assert_eq!(told("workloadSourceSpoofing"), "Disabled");
+        assert!(!tuning.allow_spoofing);
+        assert_eq!(told("iptablesMarkMask"), globals.mark_mask.to_string());
+        assert_eq!(
+            told("defaultEndpointToHostAction"),
+            format!("{:?}", globals.endpoint_to_host)
+        );
+        assert_eq!(
+            told("iptablesFilterDenyAction"),
+            format!("{:?}", globals.deny_action)
+        );
+        let invalid = globals.disable_conntrack_invalid.to_string();
+        assert_eq!(told("disableConntrackInvalidCheck"), invalid);
+        assert_eq!(globals.nat_outgoing_v4, None);
+        let ports = |list: &[margay_policy::failsafe::Failsafe]| {
+            let port = |f: &margay_policy::failsafe::Failsafe| {
+                let protocol = if f.protocol == 6 { "tcp" } else { "udp" };
+                format!("{protocol}:{}", f.port)
+            };
+            list.iter().map(port).collect::<Vec<_>>().join(", ")
+        };
+        let failsafes = Failsafes::default();
+        assert_eq!(told("failsafeInboundHostPorts"), ports(&failsafes.inbound));
+        assert_eq!(
+            told("failsafeOutboundHostPorts"),
+            ports(&failsafes.outbound)
+        );
     }
 
     #[test]

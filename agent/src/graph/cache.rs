@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use margay_model::any::AnyResource;
+use margay_model::felix_configuration::FelixConfigurationSpec;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::store::Revision;
 
@@ -34,9 +35,24 @@ pub(crate) struct Cache {
     removed: BTreeMap<ResourceKey, Revision>,
     /// While a list is coming in: the keys it holds.
     listing: Option<BTreeSet<ResourceKey>>,
+    /// Settings of this host that are not from the datastore and win over it, the first most.
+    own: Vec<FelixConfigurationSpec>,
 }
 
 impl Cache {
+    /// Nothing but the settings of this host that are not from the datastore.
+    pub(crate) fn with_own(own: Vec<FelixConfigurationSpec>) -> Self {
+        Self {
+            own,
+            ..Self::default()
+        }
+    }
+
+    /// Settings of this host that win over the datastore's, the first most.
+    pub(crate) fn own(&self) -> &[FelixConfigurationSpec] {
+        &self.own
+    }
+
     pub(crate) fn get(&self, key: &ResourceKey) -> Option<&AnyResource> {
         self.stored.get(key)?.resource.as_ref()
     }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use margay_datastore::SyncEvent;
 use margay_model::any::AnyResource;
+use margay_model::felix_configuration::FelixConfigurationSpec;
 use margay_model::ipam::{BlockAffinity, IpamKey, IpamKeys};
 use margay_model::keys::Keys;
 use margay_model::kind::{Kind, ResourceKey};
@@ -180,7 +181,7 @@ impl Graph {
     pub(crate) fn new(
         node: &str,
         keys: Keys,
-        bgp_settings: derive::BgpSettings,
+        (bgp_settings, felix): (derive::BgpSettings, Vec<FelixConfigurationSpec>),
         outputs: Outputs,
     ) -> Self {
         Self {
@@ -188,7 +189,7 @@ impl Graph {
             ipam_keys: IpamKeys::new(keys.prefix()),
             keys,
             bgp_settings,
-            cache: Cache::default(),
+            cache: Cache::with_own(felix),
             calc: Calc::new(Scope::Node(node.to_owned())),
             endpoints: BTreeMap::new(),
             blocks: BTreeMap::new(),
@@ -379,6 +380,8 @@ impl Graph {
                 dirty.world = true;
             }
             Kind::Node => {
+                // Its labels may choose settings.
+                dirty.globals |= changed.key.name == self.node;
                 dirty.bgp = true;
                 dirty.world = true;
             }

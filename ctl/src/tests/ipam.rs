@@ -340,3 +340,46 @@ fn deleting_a_node_alone_says_what_stays() {
     assert_eq!(lab.run("node remove n1 --yes").code, 0);
     assert_eq!(lab.below("/calico/ipam/"), Vec::<String>::new());
 }
+
+#[test]
+fn affinities_are_shown_as_resources_and_kept_by_address_management() {
+    let lab = lab();
+    let v6 = "/calico/ipam/v2/host/n-2/ipv6/block/fd00:65::-122";
+    lab.put(v6, r#"{"state":"pending","deleted":false}"#);
+    assert_eq!(
+        lab.run("get blockaffinities -o wide"),
+        ok("\
+NAME                CIDR            NODE   STATE
+n-2-fd00-65---122   fd00:65::/122   n-2    pending
+n1-10-65-0-0-30     10.65.0.0/30    n1     confirmed
+")
+    );
+    let one = lab.run("get affinity n1-10-65-0-0-30 -o json");
+    let one: serde_json::Value = serde_json::from_str(&one.out).unwrap();
+    assert_eq!(one["kind"], "BlockAffinity");
+    assert_eq!(one["spec"]["type"], "host");
+    assert_eq!(lab.run("get affinity n1-nothing").code, 1);
+    let kept = "address management keeps affinities; margayctl ipam release and node remove give blocks back";
+    assert_eq!(
+        lab.run("delete affinity n1-10-65-0-0-30"),
+        failed(
+            "",
+            &format!("BlockAffinity/n1-10-65-0-0-30: may not be deleted: {kept}\n")
+        )
+    );
+    let given = "{apiVersion: projectcalico.org/v3, kind: BlockAffinity, metadata: {name: x}, \
+                 spec: {state: confirmed, node: n1, cidr: 10.65.0.0/30}}";
+    assert_eq!(lab.run_with("validate -f -", given).code, 0);
+    let refused = lab.run_with("apply -f -", given);
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused
+            .err
+            .contains("affinities are kept by address management"),
+        "{refused:?}"
+    );
+    assert_eq!(
+        lab.at(AFFINITY).unwrap(),
+        r#"{"state":"confirmed","deleted":false}"#
+    );
+}

@@ -65,6 +65,11 @@ impl IpamKeys {
         format!("{}{}/{}/", self.base, owner.kind(), owner.name())
     }
 
+    /// The prefixes of all affinities: of hosts, and of owners that are none.
+    pub fn owners(&self) -> [String; 2] {
+        ["host", "virtual"].map(|kind| format!("{}{kind}/", self.base))
+    }
+
     /// The key of a handle. `%` and `/` in the id are escaped: it is one path segment.
     pub fn handle(&self, id: &str) -> String {
         format!(

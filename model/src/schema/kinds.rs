@@ -465,6 +465,17 @@ schema!(
     required ["node", "classes", "updatePeriodSeconds"]
 );
 schema!(
+    BLOCK_AFFINITY,
+    [
+        "state": Word(&["confirmed", "pending", "pendingDeletion"]),
+        "node": NAME,
+        "type": Word(&["host", "virtual"]),
+        "cidr": NET,
+        "deleted": Bool,
+    ],
+    required ["state", "node", "cidr"]
+);
+schema!(
     CLUSTER_INFORMATION,
     [
         "clusterGUID": TEXT,
@@ -503,6 +514,7 @@ pub(crate) fn resource_schema(kind: Kind) -> &'static Schema {
         Kind::BgpConfiguration => resource!(BGP_CONFIGURATION),
         Kind::BgpFilter => resource!(BGP_FILTER),
         Kind::BgpPeer => resource!(BGP_PEER),
+        Kind::BlockAffinity => resource!(BLOCK_AFFINITY),
         Kind::CalicoNodeStatus => resource!(CALICO_NODE_STATUS),
         Kind::ClusterInformation => resource!(CLUSTER_INFORMATION),
         Kind::FelixConfiguration => resource!(FELIX_CONFIGURATION),

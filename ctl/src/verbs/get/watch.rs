@@ -7,7 +7,6 @@ use margay_model::any::AnyResource;
 use margay_model::kind::ResourceKey;
 
 use super::{Found, Get, print::Printer};
-use crate::client::decode;
 use crate::context::Context;
 use crate::failure::Fatal;
 use crate::output::Output;
@@ -123,12 +122,12 @@ impl Watched<'_> {
     fn take(&mut self, changes: Vec<Change>, context: &mut Context<'_>) -> Result<Events, Fatal> {
         let mut events = Events::new();
         for change in changes {
-            let Some(key) = context.client.keys.parse(change.key()) else {
+            let Some(key) = context.client.parse(change.key()) else {
                 continue;
             };
             match change {
                 Change::Delete { .. } => events.extend(self.remove(&key)),
-                Change::Put(kv) => match decode(&key, &kv) {
+                Change::Put(kv) => match context.client.decode(&key, &kv) {
                     Ok(resource) => events.extend(self.put(key, resource)),
                     Err(error) => {
                         context.streams.fail(&error.to_string())?;
