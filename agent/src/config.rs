@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use ipnetwork::IpNetwork;
 use margay_api::{DEFAULT_JOURNAL, DEFAULT_SOCKET};
+use margay_dataplane::filter::Wish;
 use margay_datastore::DatastoreConfig;
 use margay_model::settings;
 use serde::Deserialize;
@@ -35,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) bgp: bool,
     /// Local addresses to accept BGP sessions on; all of them when empty.
     pub(crate) bgp_listen: Vec<IpAddr>,
+    /// Where policy is written; as FelixConfiguration says when absent.
+    pub(crate) policy_backend: Option<PolicyBackend>,
     /// Where passwords that resources refer to are: `DIR/NAME/KEY`, a file each.
     pub(crate) secrets_dir: PathBuf,
     /// How often it is looked for what a crash or a reboot left, in seconds; 1 to 86400. What is found
@@ -56,6 +59,27 @@ pub(crate) struct Config {
     pub(crate) log: String,
 }
 
+/// A place to write policy to.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PolicyBackend {
+    /// nftables, unless others have rules in iptables.
+    Auto,
+    Nftables,
+    /// In the variant that others use.
+    Iptables,
+}
+
+impl From<PolicyBackend> for Wish {
+    fn from(backend: PolicyBackend) -> Self {
+        match backend {
+            PolicyBackend::Auto => Self::Auto,
+            PolicyBackend::Nftables => Self::Nftables,
+            PolicyBackend::Iptables => Self::Iptables,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -68,6 +92,7 @@ impl Default for Config {
             node_ip6: None,
             bgp: true,
             bgp_listen: Vec::new(),
+            policy_backend: None,
             secrets_dir: "/etc/margay/secrets".into(),
             audit_interval_secs: 60,
             leak_grace_secs: 900,
@@ -160,6 +185,19 @@ mod tests {
         let config = Config::parse("").unwrap();
         assert_eq!(config.socket, Path::new("/run/margay/margayd.sock"));
         assert!(config.bgp);
+        assert_eq!(config.policy_backend, None);
+    }
+
+    #[test]
+    fn a_policy_backend_is_one_of_three_words() {
+        let backend = |word: &str| Config::parse(&format!("policy_backend: {word}"));
+        let nftables = backend("nftables").unwrap().policy_backend;
+        assert_eq!(nftables, Some(PolicyBackend::Nftables));
+        let error = backend("nft").unwrap_err().to_string();
+        assert!(
+            error.contains("auto") && error.contains("iptables"),
+            "{error}"
+        );
     }
 
     #[test]

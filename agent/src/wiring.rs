@@ -126,7 +126,7 @@ impl Agent {
         let (local, local_rx) = mpsc::unbounded_channel();
         let (learned, learned_rx) = mpsc::channel(LEARNED);
         let (kernel, kernel_end) = kernel::spawn(Setup {
-            filter: filter::Config::default(),
+            policy_backend: config.policy_backend.map(filter::Wish::from),
             bgp: config.bgp,
             learned: learned_rx,
             announce: announcer(local),

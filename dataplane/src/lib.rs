@@ -15,5 +15,6 @@ pub mod link;
 pub mod monitor;
 pub mod neigh;
 pub mod netlink;
+pub mod nft;
 pub mod route_table;
 pub mod sysctl;

@@ -39,6 +39,18 @@ string_enum! {
 }
 
 string_enum! {
+    /// Whether rules are written to a table of their own in nf_tables.
+    pub enum NftablesMode {
+        /// Unless others have rules in iptables.
+        Auto = "Auto",
+        /// They are.
+        Enabled = "Enabled",
+        /// They are written to iptables.
+        Disabled = "Disabled",
+    }
+}
+
+string_enum! {
     /// How denied packets end.
     pub enum DenyAction {
         /// Without an answer.
@@ -100,6 +112,9 @@ pub struct FelixConfigurationSpec {
     /// Auto when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iptables_backend: Option<IptablesBackend>,
+    /// Auto when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nftables_mode: Option<NftablesMode>,
     /// How long to wait for the lock of iptables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iptables_lock_timeout: Option<GoDuration>,

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use margay_dataplane::filter::{DenyAction, Globals, HostAction};
+use margay_dataplane::filter::{Backend, DenyAction, Globals, HostAction, Variant, Wish};
 use margay_model::any::AnyResource;
 use margay_model::felix_configuration::{
-    DenyAction as ModelDeny, EndpointToHostAction, FelixConfigurationSpec, SourceSpoofing,
+    DenyAction as ModelDeny, EndpointToHostAction, FelixConfigurationSpec, IptablesBackend,
+    NftablesMode, SourceSpoofing,
 };
 use margay_model::ippool::EncapMode;
 use margay_model::kind::{Kind, ResourceKey};
@@ -26,6 +27,8 @@ pub(crate) struct Tuning {
     /// How often the kernel is read back whatever the monitor says. One look takes in everything: the
     /// shortest of the three settings that the established system has, of which 0 counts as unset.
     pub(crate) resync: Duration,
+    /// Where policy is written.
+    pub(crate) backend: Wish,
 }
 
 /// Ours; the established system's is `cali`, and both can run on one host while it is migrated.
@@ -135,6 +138,19 @@ pub(crate) fn tuning(cache: &Cache, node: &str) -> Tuning {
         .filter(|interval| !interval.is_zero())
         .min()
         .map_or(RESYNC, |shortest| shortest.max(MIN_RESYNC)),
+        backend: backend(&felix),
+    }
+}
+
+fn backend(felix: &Felix<'_>) -> Wish {
+    match felix.first(|f| f.nftables_mode) {
+        None | Some(NftablesMode::Auto) => Wish::Auto,
+        Some(NftablesMode::Enabled) => Wish::Nftables,
+        Some(NftablesMode::Disabled) => match felix.first(|f| f.iptables_backend) {
+            None | Some(IptablesBackend::Auto) => Wish::Iptables,
+            Some(IptablesBackend::Legacy) => Wish::Exactly(Backend::Iptables(Variant::Legacy)),
+            Some(IptablesBackend::Nft) => Wish::Exactly(Backend::Iptables(Variant::Nft)),
+        },
     }
 }
 
@@ -342,6 +358,26 @@ mod tests {
         assert_eq!(looks(every(0), None, None), RESYNC);
         let hasty = Some(GoDuration(Duration::from_millis(1)));
         assert_eq!(looks(hasty, None, None), MIN_RESYNC);
+    }
+
+    #[test]
+    fn the_variant_of_iptables_counts_where_nftables_is_off() {
+        let wish = |mode, variant| {
+            let spec = FelixConfigurationSpec {
+                nftables_mode: mode,
+                iptables_backend: variant,
+                ..FelixConfigurationSpec::default()
+            };
+            tuning(&cache(vec![felix("default", spec)]), "h1").backend
+        };
+        let legacy = Some(IptablesBackend::Legacy);
+        assert_eq!(wish(None, legacy), Wish::Auto);
+        assert_eq!(wish(Some(NftablesMode::Enabled), legacy), Wish::Nftables);
+        assert_eq!(wish(Some(NftablesMode::Disabled), None), Wish::Iptables);
+        assert_eq!(
+            wish(Some(NftablesMode::Disabled), legacy),
+            Wish::Exactly(Backend::Iptables(Variant::Legacy))
+        );
     }
 
     #[test]

@@ -459,6 +459,7 @@ impl Graph {
         let batch = Batch {
             policy,
             resync: tuning.as_ref().map(|tuning| tuning.resync),
+            backend: tuning.as_ref().map(|tuning| tuning.backend),
             log_prefix: tuning.map(|tuning| tuning.log_prefix),
             globals: dirty
                 .globals

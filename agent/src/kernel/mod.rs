@@ -22,9 +22,10 @@ use futures_util::FutureExt;
 use ipnetwork::IpNetwork;
 use margay_api::policy::RuleCounter;
 use margay_dataplane::attach::GATEWAY_V6;
-use margay_dataplane::filter::{self, Filter, Globals, SetId, SetSpec};
+use margay_dataplane::filter::{self, Filter, Globals, SetId, SetSpec, Wish};
 use margay_dataplane::monitor::{Event, Interests, Monitor};
 use margay_dataplane::netlink::NetlinkError;
+use margay_dataplane::nft::Watch;
 use margay_dataplane::route_table::PROTO_MARGAY;
 use margay_model::kind::ResourceKey;
 use margay_policy::program::{EndpointPlan, Update};
@@ -58,7 +59,7 @@ const DEAF: Duration = Duration::from_millis(5);
 /// Events taken in before inputs are looked at again.
 const EVENTS: usize = 1024;
 
-/// How long after a hint of drift the routes are looked at: a burst of events is one look.
+/// How long after a hint of drift the routes, or the rules, are looked at: a burst of events is one look.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Answers whoever waits for the kernel: done, or what was refused, in words.
@@ -74,6 +75,8 @@ pub(crate) struct Batch {
     pub(crate) globals: Option<Globals>,
     pub(crate) log_prefix: Option<String>,
     pub(crate) resync: Option<Duration>,
+    /// Where policy is to be written, unless the agent's own configuration says.
+    pub(crate) backend: Option<Wish>,
     /// All blocks of this host, when they changed.
     pub(crate) blocks: Option<BTreeSet<IpNetwork>>,
     /// Who waits for which endpoint.
@@ -101,6 +104,7 @@ impl Batch {
             && self.globals.is_none()
             && self.log_prefix.is_none()
             && self.resync.is_none()
+            && self.backend.is_none()
             && self.blocks.is_none()
             && self.waiting.is_empty()
     }
@@ -200,7 +204,8 @@ impl KernelHandle {
 
 /// What the thread starts with.
 pub(crate) struct Setup {
-    pub(crate) filter: filter::Config,
+    /// Where policy is to be written whatever the datastore says.
+    pub(crate) policy_backend: Option<Wish>,
     /// Whether there is a speaker whose peers must be heard before left-over routes may go.
     pub(crate) bgp: bool,
     pub(crate) learned: mpsc::Receiver<Learned>,
@@ -217,7 +222,10 @@ pub(crate) fn spawn(
     let (inputs, receiver) = mpsc::channel(BATCHES);
     let (ended, end) = oneshot::channel();
     // Opened here, so that what is missing is told at start and by `main`.
-    let filter = Filter::open(setup.filter.clone())?;
+    let filter = Filter::open(filter::Config {
+        backend: setup.policy_backend.unwrap_or_default(),
+        ..filter::Config::default()
+    })?;
     let routes = Routes::open()?;
     std::thread::Builder::new()
         .name("kernel".into())
@@ -246,6 +254,13 @@ fn run(
             routes: true,
         })?;
         monitor.ignore_port(routes.port());
+        let watch = match Watch::open() {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                debug!(%error, "nobody tells of changes to nftables");
+                None
+            }
+        };
         let kernel = Kernel {
             filter,
             routes,
@@ -264,11 +279,13 @@ fn run(
             failing: Vec::new(),
             retry: None,
             resync: RESYNC,
+            backend_fixed: setup.policy_backend.is_some(),
+            look_at_rules: None,
             look_at_routes: Instant::now() + RESYNC,
             look_at_all: Instant::now() + RESYNC,
             sweep: Instant::now() + SWEEP,
         };
-        kernel.serve(inputs, setup.learned, monitor).await
+        kernel.serve(inputs, setup.learned, monitor, watch).await
     })
 }
 
@@ -294,6 +311,9 @@ struct Kernel {
     failing: Vec<String>,
     retry: Option<Instant>,
     resync: Duration,
+    backend_fixed: bool,
+    /// When to read rules and sets back, after somebody else changed them.
+    look_at_rules: Option<Instant>,
     look_at_routes: Instant,
     look_at_all: Instant,
     sweep: Instant,
@@ -329,13 +349,16 @@ impl Kernel {
         mut inputs: mpsc::Receiver<Input>,
         mut learned: mpsc::Receiver<Learned>,
         mut monitor: Monitor,
+        mut watch: Option<Watch>,
     ) -> anyhow::Result<()> {
         let mut deaf_until = None;
         loop {
             let look = self.look_at_routes.min(self.look_at_all);
+            let look = self.look_at_rules.map_or(look, |rules| rules.min(look));
+            let own_port = self.filter.event_port();
             let wake = self.retry.map_or(look, |retry| retry.min(look));
             let hear_again = deaf_until.unwrap_or(wake);
-            // All arms are cancel-safe: two receives, the monitor's `next`, timers.
+            // All arms are cancel-safe: two receives, the monitors' next events, timers.
             tokio::select! {
                 biased;
                 input = inputs.recv() => match input {
@@ -366,6 +389,10 @@ impl Kernel {
                     }
                     deaf_until = Some(Instant::now() + DEAF);
                 }
+                changed = changed_by_others(&mut watch, own_port), if self.look_at_rules.is_none() => {
+                    changed?;
+                    self.look_at_rules = Some(Instant::now() + SETTLE);
+                }
                 () = tokio::time::sleep_until(hear_again.into()), if deaf_until.is_some() => {
                     deaf_until = None;
                 }
@@ -390,6 +417,9 @@ impl Kernel {
                     }
                     if let Some(prefix) = batch.log_prefix {
                         self.set_log_prefix(prefix);
+                    }
+                    if let Some(wish) = batch.backend.filter(|_| !self.backend_fixed) {
+                        self.set_backend(wish);
                     }
                     if let Some(resync) = batch.resync {
                         self.resync = resync;
@@ -557,6 +587,12 @@ impl Kernel {
         }
     }
 
+    fn set_backend(&mut self, wish: Wish) {
+        if let Err(error) = self.filter.set_backend(wish) {
+            warn!(%error, "policy stays where it is");
+        }
+    }
+
     fn set_log_prefix(&mut self, prefix: String) {
         if self.log_prefix == prefix {
             return;
@@ -679,6 +715,10 @@ impl Kernel {
         if now >= self.look_at_all {
             self.look_at_all = now + self.resync;
             self.look_at_routes = now;
+            self.look_at_rules = Some(now);
+        }
+        if self.look_at_rules.is_some_and(|at| now >= at) {
+            self.look_at_rules = None;
             self.filter.resync();
         }
         if now >= self.sweep {
@@ -783,7 +823,7 @@ impl Kernel {
         }
     }
 
-    fn counters(&self) -> Result<Vec<RuleCounter>, String> {
+    fn counters(&mut self) -> Result<Vec<RuleCounter>, String> {
         let hits = self.filter.counters().map_err(|error| error.to_string())?;
         let known = self.rules_of.iter().map(|(key, rules)| match key {
             RulesKey::Policy(id) => {
@@ -826,7 +866,7 @@ impl Kernel {
 
     fn status(&self) -> KernelStatus {
         KernelStatus {
-            backend: format!("iptables-{}", self.filter.backend().name()),
+            backend: self.filter.backend().to_string(),
             endpoints: self.plans.len() as u64,
             routes: self.routes.len() as u64,
             failing: self
@@ -836,6 +876,14 @@ impl Kernel {
                 .chain(self.hosts.idle())
                 .collect(),
         }
+    }
+}
+
+/// Somebody else changed our table in nf_tables.
+async fn changed_by_others(watch: &mut Option<Watch>, own: Option<u32>) -> std::io::Result<()> {
+    match watch {
+        Some(watch) => watch.changed(own).await,
+        None => std::future::pending().await,
     }
 }
 

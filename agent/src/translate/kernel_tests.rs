@@ -28,7 +28,9 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use margay_dataplane::filter::{Backend, Config, Filter, Globals, HostInterface, SetSpec};
+use margay_dataplane::filter::{
+    Backend, Config, Filter, Globals, HostInterface, SetSpec, Variant, Wish,
+};
 use margay_model::any::AnyResource;
 use margay_model::kind::ResourceKey;
 use margay_policy::calc::{Calc, DEFAULT_ALLOW_PROFILE, Scope};
@@ -41,7 +43,7 @@ use super::*;
 use oracle::Oracle;
 use world::World;
 
-/// States of the cluster, and packets for each, of one variant of iptables.
+/// States of the cluster, and packets for each, of one backend.
 const CLUSTERS: usize = 60;
 const PACKETS: usize = 60;
 
@@ -55,13 +57,18 @@ const WORKLOADS: [(&str, &str, &[&str]); 4] = [
 const STRANGERS: (&str, &[&str]) = ("up0", &["192.0.2.7", "10.0.0.14", "fd00::e", "2001:db8::7"]);
 
 #[test]
-fn real_packets_fare_as_the_oracle_says_with_nft() {
-    agree(Backend::Nft);
+fn real_packets_fare_as_the_oracle_says_with_nftables() {
+    agree(Backend::Nftables);
 }
 
 #[test]
-fn real_packets_fare_as_the_oracle_says_with_legacy() {
-    agree(Backend::Legacy);
+fn real_packets_fare_as_the_oracle_says_with_iptables_nft() {
+    agree(Backend::Iptables(Variant::Nft));
+}
+
+#[test]
+fn real_packets_fare_as_the_oracle_says_with_iptables_legacy() {
+    agree(Backend::Iptables(Variant::Legacy));
 }
 
 fn agree(backend: Backend) {
@@ -70,8 +77,8 @@ fn agree(backend: Backend) {
     let mut lab = Lab::new(backend);
     let mut runner = TestRunner::new_with_rng(
         proptest::test_runner::Config::default(),
-        // Each variant sees other clusters.
-        TestRng::from_seed(RngAlgorithm::ChaCha, &[backend.name().len() as u8; 32]),
+        // Each backend sees other clusters.
+        TestRng::from_seed(RngAlgorithm::ChaCha, &[backend.to_string().len() as u8; 32]),
     );
     let (mut passed, mut dropped) = (0, 0);
     for _ in 0..CLUSTERS {
@@ -121,7 +128,7 @@ struct Lab {
 impl Lab {
     fn new(backend: Backend) -> Self {
         let config = Config {
-            backend: Some(backend),
+            backend: Wish::Exactly(backend),
             ..Config::default()
         };
         let mut filter = Filter::open(config).unwrap();

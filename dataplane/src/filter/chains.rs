@@ -4,15 +4,27 @@
 //! the tier). The rules of policies `goto` a chain that sets the bit and thereby return to the
 //! group's chain, which looks at the bits after each policy.
 
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
 use super::{
+    backend::Backend,
     names::{self, Way},
+    program::{Body, Chain, ChainId, Ifaces, Line, Match, Side, Target, Tracked},
     types::{DenyAction, Direction, Family, Globals, HostAction, ProfileId, TierDefault},
 };
-use crate::iptables::{Rank, Table};
+use crate::{
+    ipset::SetType,
+    iptables::{Rank, Table},
+};
 
-const ACCEPT_CHAIN: &str = "mgy-accept";
-const PASS_CHAIN: &str = "mgy-pass";
+const ACCEPT_CHAIN: ChainId = ChainId::Fixed("mgy-accept");
+const PASS_CHAIN: ChainId = ChainId::Fixed("mgy-pass");
 const WORKLOAD_TO_HOST: &str = "mgy-wl-host";
+
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
 
 /// ICMPv6 that a workload may send from a link-local or no address: neighbour and router
 /// solicitation, neighbour advertisement, multicast listener reports. Not router advertisement.
@@ -21,81 +33,84 @@ const LINK_LOCAL_ICMPV6: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
 /// Ends of rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Verdicts {
-    pub(super) accept: String,
-    pub(super) pass: String,
-    pub(super) deny: &'static str,
+    pub(super) accept: Target,
+    pub(super) pass: Target,
+    pub(super) deny: Target,
     accept_bit: u32,
     pass_bit: u32,
 }
 
 impl Verdicts {
-    pub(super) fn new(globals: &Globals) -> Self {
-        let accept_bit = lowest_bit(globals.mark_mask);
+    pub(super) fn new(globals: &Globals, backend: Backend) -> Self {
+        let mask = marks_of(globals.mark_mask, backend);
+        let accept_bit = lowest_bit(mask);
         Self {
-            accept: format!("-g {ACCEPT_CHAIN}"),
-            pass: format!("-g {PASS_CHAIN}"),
+            accept: Target::Goto(ACCEPT_CHAIN),
+            pass: Target::Goto(PASS_CHAIN),
             deny: match globals.deny_action {
-                DenyAction::Drop => "-j DROP",
-                DenyAction::Reject => "-j REJECT",
+                DenyAction::Drop => Target::Drop,
+                DenyAction::Reject => Target::Reject,
             },
             accept_bit,
-            pass_bit: lowest_bit(globals.mark_mask & !accept_bit),
+            pass_bit: lowest_bit(mask & !accept_bit),
         }
     }
 
     /// For tables in which nothing can be rejected.
     pub(super) fn early(&self) -> Self {
         Self {
-            deny: "-j DROP",
+            deny: Target::Drop,
             ..self.clone()
         }
     }
 
     /// Forgets verdicts.
-    pub(super) fn clear_both(&self) -> String {
-        self.clear(self.accept_bit | self.pass_bit)
+    pub(super) fn clear_both(&self) -> Line {
+        Line::always(Target::ClearMark(self.accept_bit | self.pass_bit))
     }
 
     /// `then` for what has been accepted.
-    pub(super) fn if_accepted(&self, then: &str) -> String {
-        format!("-m mark --mark {0:#x}/{0:#x} {then}", self.accept_bit)
+    pub(super) fn if_accepted(&self, then: Target) -> Line {
+        let accepted = Match::Mark {
+            bits: self.accept_bit,
+            set: true,
+        };
+        Line::new([accepted], then)
     }
 
     /// The chains that policies of a table end in.
-    pub(super) fn chains(&self, table: Table) -> [ChainText; 2] {
-        [(ACCEPT_CHAIN, self.accept_bit), (PASS_CHAIN, self.pass_bit)].map(|(name, bit)| {
-            ChainText {
-                table,
-                name: name.to_owned(),
-                rank: Rank::Verdict,
-                lines: vec![Self::set(bit)],
-            }
+    pub(super) fn chains(&self, table: Table) -> [Chain; 2] {
+        [(ACCEPT_CHAIN, self.accept_bit), (PASS_CHAIN, self.pass_bit)].map(|(id, bit)| {
+            let set = Line::always(Target::SetMark(bit));
+            Chain::new(table, id, Rank::Verdict, vec![set])
         })
     }
 
-    fn set(bit: u32) -> String {
-        format!("-j MARK --set-xmark {bit:#x}/{bit:#x}")
+    fn clear_pass(&self) -> Line {
+        Line::always(Target::ClearMark(self.pass_bit))
     }
 
-    fn clear(&self, bits: u32) -> String {
-        format!("-j MARK --set-xmark 0x0/{bits:#x}")
+    fn unless_passed(&self) -> Match {
+        Match::Mark {
+            bits: self.pass_bit,
+            set: false,
+        }
     }
+}
 
-    fn unless_passed(&self) -> String {
-        format!("-m mark --mark 0x0/{:#x} ", self.pass_bit)
+/// While the rules move from one backend to the other, packets meet both, and neither is to take the
+/// other's verdict for its own: if there are bits enough, nftables leaves the lowest two to iptables.
+fn marks_of(mask: u32, backend: Backend) -> u32 {
+    let without_lowest = |mask: u32| mask & !lowest_bit(mask);
+    let rest = without_lowest(without_lowest(mask));
+    match backend {
+        Backend::Nftables if rest.count_ones() >= 2 => rest,
+        _ => mask,
     }
 }
 
 fn lowest_bit(mask: u32) -> u32 {
     mask & mask.wrapping_neg()
-}
-
-/// A chain to be programmed.
-pub(super) struct ChainText {
-    pub(super) table: Table,
-    pub(super) name: String,
-    pub(super) rank: Rank,
-    pub(super) lines: Vec<String>,
 }
 
 /// Chains of others, by table, with the chain of ours that they jump to.
@@ -114,176 +129,208 @@ pub(super) fn dispatch_chain(way: Way) -> &'static str {
     }
 }
 
+/// Packets of the workloads' interfaces.
+fn from_workloads(globals: &Globals) -> Match {
+    Match::In(Ifaces::StartingWith(globals.interface_prefix.clone()))
+}
+
+fn to_workloads(globals: &Globals) -> Match {
+    Match::Out(Ifaces::StartingWith(globals.interface_prefix.clone()))
+}
+
 /// Every chain that does not depend on policies or endpoints.
-pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> Vec<ChainText> {
-    let chain = |table, name: &str, rank, lines| ChainText {
-        table,
-        name: name.to_owned(),
-        rank,
-        lines,
-    };
-    let prefix = globals.interface_prefix.as_str();
-    let chains = vec![
-        chain(
-            Table::Raw,
-            "mgy-PREROUTING",
-            Rank::Base,
-            prerouting(prefix, family),
+pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> Vec<Chain> {
+    let jump = |name| Target::Jump(ChainId::Fixed(name));
+    let base = |table, name, lines| Chain::fixed(table, name, Rank::Base, lines);
+    let input = vec![
+        Line::new(
+            [from_workloads(globals)],
+            Target::Goto(ChainId::Fixed(WORKLOAD_TO_HOST)),
         ),
-        chain(
+        Line::always(jump("mgy-host-in")),
+    ];
+    let output = vec![
+        Line::new([to_workloads(globals)], Target::Accept),
+        Line::always(jump("mgy-host-out")),
+    ];
+    let chains = vec![
+        base(Table::Raw, "mgy-PREROUTING", prerouting(globals, family)),
+        Chain::fixed(
             Table::Filter,
             WORKLOAD_TO_HOST,
             Rank::Host,
             workload_to_host(globals, family),
         ),
-        chain(
-            Table::Filter,
-            "mgy-INPUT",
-            Rank::Base,
-            vec![
-                format!("-i {prefix}+ -g {WORKLOAD_TO_HOST}"),
-                "-j mgy-host-in".to_owned(),
-            ],
-        ),
-        chain(
-            Table::Filter,
-            "mgy-FORWARD",
-            Rank::Base,
-            forward(globals, family),
-        ),
-        chain(
-            Table::Filter,
-            "mgy-OUTPUT",
-            Rank::Base,
-            vec![
-                format!("-o {prefix}+ -j ACCEPT"),
-                "-j mgy-host-out".to_owned(),
-            ],
-        ),
-        chain(
-            Table::Nat,
-            "mgy-POSTROUTING",
-            Rank::Base,
-            postrouting(globals, family),
-        ),
+        base(Table::Filter, "mgy-INPUT", input),
+        base(Table::Filter, "mgy-FORWARD", forward(globals, family)),
+        base(Table::Filter, "mgy-OUTPUT", output),
+        base(Table::Nat, "mgy-POSTROUTING", postrouting(globals, family)),
     ];
     let verdicts = verdicts.chains(Table::Filter);
     verdicts.into_iter().chain(chains).collect()
 }
 
 /// Packets whose source is not the interface's own go no further.
-fn prerouting(prefix: &str, family: Family) -> Vec<String> {
+fn prerouting(globals: &Globals, family: Family) -> Vec<Line> {
+    let from = || from_workloads(globals);
     let mut lines = Vec::new();
     if family == Family::V6 {
-        for source in ["fe80::/10", "::/128"] {
-            for icmp in LINK_LOCAL_ICMPV6 {
-                let icmp = format!("-p 58 -m icmp6 --icmpv6-type {icmp}");
-                lines.push(format!("-i {prefix}+ -s {source} {icmp} -j RETURN"));
+        for source in [link_local(), unspecified()] {
+            for icmp_type in LINK_LOCAL_ICMPV6 {
+                let mut matches = vec![from(), net(Side::Src, source)];
+                matches.extend(icmpv6(icmp_type));
+                lines.push(Line::new(matches, Target::Return));
             }
         }
     }
     if family == Family::V4 {
-        lines.push(format!("-i {prefix}+ {TO_DHCP_SERVER} -j RETURN"));
+        let matches = std::iter::once(from()).chain(to_dhcp_server());
+        lines.push(Line::new(matches, Target::Return));
     }
-    let known = names::workload_set(family);
-    lines.push(format!(
-        "not from this workload\t-i {prefix}+ -m set ! --match-set {known} src,src -j DROP"
-    ));
-    lines.push(format!("-i {prefix}+ -j RETURN"));
-    lines.push("-j mgy-host-in".to_owned());
+    let unknown = workload(Side::Src, family);
+    lines.push(Line::new([from(), unknown], Target::Drop).noted("not from this workload"));
+    lines.push(Line::new([from()], Target::Return));
+    lines.push(Line::always(Target::Jump(ChainId::Fixed("mgy-host-in"))));
     lines
+}
+
+fn net(side: Side, net: IpNetwork) -> Match {
+    Match::Net {
+        side,
+        not: false,
+        net,
+    }
+}
+
+fn link_local() -> IpNetwork {
+    prefix_of([0xfe80u16, 0, 0, 0, 0, 0, 0, 0].into(), 10)
+}
+
+fn unspecified() -> IpNetwork {
+    prefix_of([0u16; 8].into(), 128)
+}
+
+fn prefix_of(address: IpAddr, length: u8) -> IpNetwork {
+    IpNetwork::new(address, length).expect("lengths here are no longer than their addresses")
+}
+
+/// A message of this type.
+pub(super) fn icmpv6(icmp_type: u8) -> [Match; 2] {
+    let protocol = Match::Protocol {
+        not: false,
+        number: ICMPV6,
+    };
+    let icmp = Match::Icmp {
+        not: false,
+        icmp_type,
+        code: None,
+    };
+    [protocol, icmp]
+}
+
+/// Address and interface are no workload's.
+fn workload(side: Side, family: Family) -> Match {
+    Match::Set {
+        side,
+        not: true,
+        name: names::workload_set(family),
+        set_type: SetType::NetIface,
+    }
 }
 
 /// A container whose IPAM plugin speaks DHCP has no address yet, nor an endpoint with a policy.
-const TO_DHCP_SERVER: &str =
-    "-s 0.0.0.0/32 -d 255.255.255.255/32 -p udp -m udp --sport 68 --dport 67";
+fn to_dhcp_server() -> Vec<Match> {
+    let port = |side, port| Match::Ports {
+        side,
+        not: false,
+        protocol: UDP,
+        ranges: vec![port..=port],
+    };
+    vec![
+        net(Side::Src, prefix_of([0u8; 4].into(), 32)),
+        net(Side::Dst, prefix_of([255u8; 4].into(), 32)),
+        Match::Protocol {
+            not: false,
+            number: UDP,
+        },
+        port(Side::Src, 68),
+        port(Side::Dst, 67),
+    ]
+}
 
-pub(super) const ESTABLISHED: &str = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
-pub(super) const INVALID: &str = "-m conntrack --ctstate INVALID -j DROP";
+pub(super) const ESTABLISHED: Match = Match::Tracked(Tracked::Established);
+pub(super) const INVALID: Match = Match::Tracked(Tracked::Invalid);
 
-fn forward(globals: &Globals, family: Family) -> Vec<String> {
-    let prefix = globals.interface_prefix.as_str();
-    let known = names::workload_set(family);
+fn forward(globals: &Globals, family: Family) -> Vec<Line> {
+    let (from, to) = (|| from_workloads(globals), || to_workloads(globals));
+    let chain = |name| Target::Jump(ChainId::Fixed(name));
+    let unknown = workload(Side::Dst, family);
     let mut lines = vec![
-        format!("no such workload\t-o {prefix}+ -m set ! --match-set {known} dst,dst -j DROP"),
-        format!("-i {prefix}+ {ESTABLISHED}"),
-        format!("-o {prefix}+ {ESTABLISHED}"),
+        Line::new([to(), unknown], Target::Drop).noted("no such workload"),
+        Line::new([from(), ESTABLISHED], Target::Accept),
+        Line::new([to(), ESTABLISHED], Target::Accept),
     ];
     if !globals.disable_conntrack_invalid {
-        lines.push(format!("-i {prefix}+ {INVALID}"));
-        lines.push(format!("-o {prefix}+ {INVALID}"));
+        lines.push(Line::new([from(), INVALID], Target::Drop));
+        lines.push(Line::new([to(), INVALID], Target::Drop));
     }
-    lines.push("-j mgy-hfwd-in".to_owned());
-    lines.push(format!("-i {prefix}+ -j {}", dispatch_chain(Way::Egress)));
-    lines.push(format!("-o {prefix}+ -j {}", dispatch_chain(Way::Ingress)));
-    lines.push("-j mgy-hfwd-out".to_owned());
-    lines.push(format!("-i {prefix}+ -j ACCEPT"));
-    lines.push(format!("-o {prefix}+ -j ACCEPT"));
+    lines.push(Line::always(chain("mgy-hfwd-in")));
+    lines.push(Line::new([from()], chain(dispatch_chain(Way::Egress))));
+    lines.push(Line::new([to()], chain(dispatch_chain(Way::Ingress))));
+    lines.push(Line::always(chain("mgy-hfwd-out")));
+    lines.push(Line::new([from()], Target::Accept));
+    lines.push(Line::new([to()], Target::Accept));
     lines
 }
 
-fn workload_to_host(globals: &Globals, family: Family) -> Vec<String> {
-    let mut lines = vec![ESTABLISHED.to_owned()];
+fn workload_to_host(globals: &Globals, family: Family) -> Vec<Line> {
+    let mut lines = vec![Line::new([ESTABLISHED], Target::Accept)];
     if family == Family::V6 {
-        let accept = |icmp| format!("-p 58 -m icmp6 --icmpv6-type {icmp} -j ACCEPT");
+        let accept = |icmp| Line::new(icmpv6(icmp), Target::Accept);
         lines.extend(LINK_LOCAL_ICMPV6.map(accept));
     }
     if family == Family::V4 {
-        lines.push(format!("{TO_DHCP_SERVER} -j ACCEPT"));
+        lines.push(Line::new(to_dhcp_server(), Target::Accept));
     }
     if !globals.disable_conntrack_invalid {
-        lines.push(INVALID.to_owned());
+        lines.push(Line::new([INVALID], Target::Drop));
     }
-    lines.push(format!("-j {}", dispatch_chain(Way::Egress)));
-    lines.push(match globals.endpoint_to_host {
-        HostAction::Drop => "-j DROP".to_owned(),
-        HostAction::Return => "-j RETURN".to_owned(),
-        HostAction::Accept => "-j ACCEPT".to_owned(),
-    });
+    let dispatch = ChainId::Fixed(dispatch_chain(Way::Egress));
+    lines.push(Line::always(Target::Jump(dispatch)));
+    lines.push(Line::always(match globals.endpoint_to_host {
+        HostAction::Drop => Target::Drop,
+        HostAction::Return => Target::Return,
+        HostAction::Accept => Target::Accept,
+    }));
     lines
 }
 
-fn postrouting(globals: &Globals, family: Family) -> Vec<String> {
+fn postrouting(globals: &Globals, family: Family) -> Vec<Line> {
     let target = match family {
-        Family::V4 => globals.nat_outgoing_v4.map(|a| a.to_string()),
-        Family::V6 => globals.nat_outgoing_v6.map(|a| a.to_string()),
+        Family::V4 => globals.nat_outgoing_v4.map(IpAddr::V4),
+        Family::V6 => globals.nat_outgoing_v6.map(IpAddr::V6),
     };
-    let target = match target {
-        Some(address) => format!("SNAT --to-source {address}"),
-        None => "MASQUERADE".to_owned(),
+    let pool = |side, not, name| Match::Set {
+        side,
+        not,
+        name,
+        set_type: SetType::Net,
     };
-    let (masquerade, pools) = (names::masquerade_set(family), names::pools_set(family));
-    let from = format!("-m set --match-set {masquerade} src");
-    vec![format!(
-        "{from} -m set ! --match-set {pools} dst -j {target} --random-fully"
-    )]
+    let outgoing = [
+        pool(Side::Src, false, names::masquerade_set(family)),
+        pool(Side::Dst, true, names::pools_set(family)),
+    ];
+    let target = target.map_or(Target::Masquerade, Target::SourceNat);
+    vec![Line::new(outgoing, target)]
 }
 
 /// From an address and its interface to the group; no group, no packet.
-pub(super) fn dispatch<'a>(
-    way: Way,
-    family: Family,
-    groups: impl Iterator<Item = &'a str>,
-) -> ChainText {
-    let flags = match way {
-        Way::Ingress => "dst,dst",
-        Way::Egress => "src,src",
-    };
-    let to_group = |group| {
-        let set = names::group_set(family, group);
-        format!(
-            "-m set --match-set {set} {flags} -g {}",
-            names::group_chain(way, group)
-        )
-    };
-    let mut lines: Vec<String> = groups.map(to_group).collect();
-    lines.push("-j DROP".to_owned());
-    let name = dispatch_chain(way).to_owned();
-    ChainText {
+pub(super) fn dispatch(way: Way, groups: Vec<String>) -> Chain {
+    Chain {
         table: Table::Filter,
-        name,
+        id: ChainId::Fixed(dispatch_chain(way)),
         rank: Rank::Dispatch,
-        lines,
+        body: Body::Dispatch { way, groups },
     }
 }
 
@@ -294,26 +341,22 @@ pub(super) fn group(
     direction: &Direction,
     profiles: &[ProfileId],
     verdicts: &Verdicts,
-) -> ChainText {
+) -> Chain {
     let end = WalkEnd {
-        accepted: "-j RETURN".to_owned(),
-        otherwise: Some(verdicts.deny.to_owned()),
+        accepted: Target::Return,
+        otherwise: Some(verdicts.deny.clone()),
     };
-    let name = names::group_chain(way, group);
-    ChainText {
-        table: Table::Filter,
-        name,
-        rank: Rank::Group,
-        lines: walk(way, direction, profiles, verdicts, &end),
-    }
+    let id = ChainId::Group(way, group.to_owned());
+    let lines = walk(way, direction, profiles, verdicts, &end);
+    Chain::new(Table::Filter, id, Rank::Group, lines)
 }
 
 /// What becomes of a packet after the policies.
 pub(super) struct WalkEnd {
     /// Of one that a policy or profile accepts, as soon as it does.
-    pub(super) accepted: String,
+    pub(super) accepted: Target,
     /// Of one that nothing decided; it goes on when absent.
-    pub(super) otherwise: Option<String>,
+    pub(super) otherwise: Option<Target>,
 }
 
 /// The lines that ask the policies of each tier, then the profiles.
@@ -323,7 +366,7 @@ pub(super) fn walk(
     profiles: &[ProfileId],
     verdicts: &Verdicts,
     end: &WalkEnd,
-) -> Vec<String> {
+) -> Vec<Line> {
     let mut lines = vec![verdicts.clear_both()];
     let mut first = true;
     for tier in direction
@@ -332,38 +375,30 @@ pub(super) fn walk(
         .filter(|tier| !tier.policies.is_empty())
     {
         if !std::mem::take(&mut first) {
-            lines.push(verdicts.clear(verdicts.pass_bit));
+            lines.push(verdicts.clear_pass());
         }
         let name = super::rules::clean(&tier.name, 60);
         for (index, policy) in tier.policies.iter().enumerate() {
             // Nothing has passed before the first policy of a tier.
-            let unless = if index == 0 {
-                String::new()
-            } else {
-                verdicts.unless_passed()
-            };
-            let chain = names::policy_chain(way, policy);
+            let unless = (index > 0).then(|| verdicts.unless_passed());
+            let chain = ChainId::Policy(way, policy.clone());
             let title = super::rules::clean(policy.as_str(), 60);
-            lines.push(format!("{title}\t{unless}-j {chain}"));
-            lines.push(verdicts.if_accepted(&end.accepted));
+            lines.push(Line::new(unless, Target::Jump(chain)).noted(title));
+            lines.push(verdicts.if_accepted(end.accepted.clone()));
         }
         if tier.default_action == TierDefault::Deny {
-            lines.push(format!(
-                "end of tier {name}\t{}{}",
-                verdicts.unless_passed(),
-                verdicts.deny
-            ));
+            let denied = Line::new([verdicts.unless_passed()], verdicts.deny.clone());
+            lines.push(denied.noted(format!("end of tier {name}")));
         }
     }
     for profile in profiles {
         let title = super::rules::clean(profile.as_str(), 60);
-        lines.push(format!(
-            "profile {title}\t-j {}",
-            names::profile_chain(way, profile)
-        ));
-        lines.push(verdicts.if_accepted(&end.accepted));
+        let chain = ChainId::Profile(way, profile.clone());
+        let ask = Line::always(Target::Jump(chain));
+        lines.push(ask.noted(format!("profile {title}")));
+        lines.push(verdicts.if_accepted(end.accepted.clone()));
     }
-    let otherwise = end.otherwise.iter();
-    lines.extend(otherwise.map(|target| format!("nothing allowed it\t{target}")));
+    let otherwise = end.otherwise.iter().cloned();
+    lines.extend(otherwise.map(|target| Line::always(target).noted("nothing allowed it")));
     lines
 }

@@ -2,29 +2,31 @@
 
 use std::{
     collections::BTreeMap,
-    thread,
     time::{Duration, Instant},
 };
 
 use super::{
-    names,
-    sets::{Sets, SetsReport},
-    state::{Families, RulesHits, RulesId, State},
+    backend::{Backend, Survey, Wish},
+    iptables::Iptables,
+    kernel::{Kernel, Pass},
+    state::{RulesHits, RulesId, State},
     types::{
         Endpoint, EndpointId, Family, Globals, HostEndpoint, HostInterface, PolicyId, PolicyRules,
         ProfileId, SetId, SetMember, SetSpec,
     },
 };
 use crate::{
-    ipset::{IfName, IpsetError, IpsetSocket},
-    iptables::{Backend, BackendError, Programs, RestoreError, Tables, TablesReport},
+    ipset::{IfName, IpsetError},
+    iptables::{BackendError, Programs, RestoreError, Variant},
+    netlink::NetlinkError,
+    nft::Nftables,
 };
 
 /// How to reach the kernel.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Variant of iptables; detected when absent.
-    pub backend: Option<Backend>,
+    /// Where the rules are to be.
+    pub backend: Wish,
     /// Program IPv6 as well. Off only where the kernel has no IPv6.
     pub ipv6: bool,
     /// The iptables programs.
@@ -34,7 +36,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            backend: None,
+            backend: Wish::Auto,
             ipv6: true,
             programs: Programs::default(),
         }
@@ -48,6 +50,9 @@ pub enum FilterError {
     /// No usable iptables.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// No nf_tables.
+    #[error("nf_tables: {0}")]
+    Nftables(#[from] NetlinkError),
     /// No ip sets.
     #[error(transparent)]
     Ipset(#[from] IpsetError),
@@ -86,7 +91,7 @@ pub struct Failure {
 /// What one [`Filter::apply`] did.
 #[derive(Clone, Debug, Default)]
 pub struct ApplyReport {
-    /// Runs of `iptables-restore`; 0 when only set members changed.
+    /// Runs of `iptables-restore`, or batches with rules for nf_tables; 0 when only set members changed.
     pub restores: u32,
     /// Chains written or deleted.
     pub chains_changed: usize,
@@ -112,54 +117,104 @@ impl ApplyReport {
 /// The driver. Every `set_*` and `remove_*` only marks; [`Filter::apply`] changes the kernel.
 ///
 /// Blocking and without locks: hold it in the dataplane's own thread, or call [`Filter::apply`]
-/// under `spawn_blocking`/`block_in_place`. Member changes take microseconds; rule changes run one
-/// program per family (both in parallel) for some milliseconds.
+/// under `spawn_blocking`/`block_in_place`. Member changes take microseconds; rule changes too with
+/// nftables, while with iptables they run one program per family (both in parallel) for some milliseconds.
 #[derive(Debug)]
 pub struct Filter {
-    backend: Backend,
     programs: Programs,
+    families: Vec<Family>,
     state: State,
-    sets: Sets,
-    tables: Families,
+    kernel: Box<dyn Kernel>,
     may_delete: bool,
-    /// The variant not in use may still hold rules of ours.
-    other_backend_unclean: bool,
-    /// That it was cleaned did not work out; tried again at the next resync.
-    other_backend_failed: bool,
+    wish: Wish,
+    /// Where the rules are to be once everything is known.
+    wanted: Backend,
+    /// Why they are not there.
+    cannot_move: Option<String>,
+    /// Backends not in use that may still hold rules of ours.
+    left_behind: Vec<Backend>,
+    /// Those that could not be cleaned; tried again at the next resync.
+    not_cleaned: Vec<Backend>,
 }
 
 impl Filter {
     /// Opens the filter in the calling thread's network namespace. Reads, writes nothing.
     ///
+    /// Where rules of ours are left in another backend than the wanted one, they are adopted there first:
+    /// the move is made when the desired state is complete, so that no packet meets half of it.
+    ///
     /// # Errors
     /// When no variant of iptables is installed or the netlink socket cannot be made.
     pub fn open(config: Config) -> Result<Self, FilterError> {
-        let backend = match config.backend {
-            Some(backend) => backend,
-            None => Backend::detect(&config.programs)?,
+        let (start, wanted, left_behind) = match config.backend {
+            Wish::Exactly(backend) => (backend, backend, Backend::ALL.into()),
+            wish => {
+                let survey = Survey::take(&config.programs);
+                let (wanted, mut left) = (survey.resolve(wish)?, survey.left_behind());
+                let elsewhere = left.first().filter(|_| !left.contains(&wanted));
+                let start = elsewhere.copied().unwrap_or(wanted);
+                // An agent may have died between the rules and the sets that they referred to.
+                if Iptables::has_sets() {
+                    left.push(Backend::Iptables(Variant::Nft));
+                }
+                (start, wanted, left)
+            }
         };
         let mut families = vec![Family::V4];
         families.extend(config.ipv6.then_some(Family::V6));
-        let tables = families
-            .iter()
-            .map(|family| (*family, Tables::new(backend, *family)));
-        let mut sets = Sets::new(IpsetSocket::open()?);
-        Ok(Self {
-            backend,
-            programs: config.programs,
-            tables: tables.collect(),
-            state: State::new(families, &mut sets),
-            sets,
-            may_delete: false,
-            other_backend_unclean: true,
-            other_backend_failed: false,
-        })
+        let kernel = open_kernel(start, &config.programs, &families)?;
+        let mut filter = Self::over(kernel, families);
+        filter.programs = config.programs;
+        filter.wish = config.backend;
+        filter.wanted = wanted;
+        filter.left_behind = left_behind;
+        Ok(filter)
     }
 
-    /// The variant in use.
+    pub(crate) fn over(mut kernel: Box<dyn Kernel>, families: Vec<Family>) -> Self {
+        Self {
+            state: State::new(families.clone(), kernel.as_mut()),
+            programs: Programs::default(),
+            families,
+            wish: Wish::Exactly(kernel.backend()),
+            wanted: kernel.backend(),
+            kernel,
+            may_delete: false,
+            cannot_move: None,
+            left_behind: Vec::new(),
+            not_cleaned: Vec::new(),
+        }
+    }
+
+    /// Where the rules are.
     #[must_use]
     pub fn backend(&self) -> Backend {
-        self.backend
+        self.kernel.backend()
+    }
+
+    /// The netlink port that events of our own changes to nf_tables carry: see [`crate::nft::Watch`].
+    #[must_use]
+    pub fn event_port(&self) -> Option<u32> {
+        self.kernel.event_port()
+    }
+
+    /// Decides anew where the rules are to be. They move with an [`Filter::apply`] after
+    /// [`Filter::allow_deletes`]: first the new place is complete, then the old one is cleared, and in
+    /// between packets meet the same rules twice.
+    ///
+    /// # Errors
+    /// When iptables is wanted and not installed; nothing is changed then.
+    pub fn set_backend(&mut self, wish: Wish) -> Result<(), FilterError> {
+        // To look around takes some milliseconds.
+        if wish != self.wish {
+            self.wanted = match wish {
+                Wish::Exactly(backend) => backend,
+                _ => Survey::take(&self.programs).resolve(wish)?,
+            };
+            self.wish = wish;
+            self.cannot_move = None;
+        }
+        Ok(())
     }
 
     /// Sets everything that is not per policy or endpoint.
@@ -175,13 +230,14 @@ impl Filter {
         if globals.mark_mask.count_ones() < 2 {
             return Err(FilterError::MarkMask(globals.mark_mask));
         }
-        self.state.set_globals(globals);
+        let backend = self.kernel.backend();
+        self.state.set_globals(globals, backend);
         Ok(())
     }
 
     /// Adds or replaces a set.
     pub fn set_ipset(&mut self, id: SetId, spec: SetSpec) {
-        self.state.set_ipset(&mut self.sets, id, spec);
+        self.state.set_ipset(self.kernel.as_mut(), id, spec);
     }
 
     /// Changes members of a set; costs only the changes. False when the set is not known.
@@ -191,17 +247,18 @@ impl Filter {
         add: impl IntoIterator<Item = SetMember>,
         remove: impl IntoIterator<Item = SetMember>,
     ) -> bool {
-        self.state.update_ipset(&mut self.sets, id, add, remove)
+        self.state
+            .update_ipset(self.kernel.as_mut(), id, add, remove)
     }
 
     /// Takes all members out of a set, which stays: for one that may be needed again soon.
     pub fn empty_ipset(&mut self, id: &SetId) {
-        self.state.empty_ipset(&mut self.sets, id);
+        self.state.empty_ipset(self.kernel.as_mut(), id);
     }
 
     /// Removes a set. Policies that still refer to it drop everything.
     pub fn remove_ipset(&mut self, id: &SetId) {
-        self.state.remove_ipset(&mut self.sets, id);
+        self.state.remove_ipset(self.kernel.as_mut(), id);
     }
 
     /// Adds or replaces a policy.
@@ -239,13 +296,13 @@ impl Filter {
                 prefix,
             });
         }
-        self.state.set_endpoint(&mut self.sets, id, endpoint);
+        self.state.set_endpoint(self.kernel.as_mut(), id, endpoint);
         Ok(())
     }
 
     /// Removes an endpoint; its addresses drop from the next apply on.
     pub fn remove_endpoint(&mut self, id: &EndpointId) {
-        self.state.remove_endpoint(&mut self.sets, id);
+        self.state.remove_endpoint(self.kernel.as_mut(), id);
     }
 
     /// Sets all endpoints of the host itself. They come into force with [`Filter::allow_deletes`].
@@ -279,17 +336,12 @@ impl Filter {
         self.state.endpoint(id)
     }
 
-    /// What each rule matched, read from the kernel: two runs of a program, at once.
+    /// What each rule matched, read from the kernel.
     ///
     /// # Errors
     /// When a table cannot be read.
-    pub fn counters(&self) -> Result<Vec<RulesHits>, FilterError> {
-        let (programs, backend) = (&self.programs, self.backend);
-        let read = |family: Family| (family, programs.counters(backend, family));
-        let mut kernel = BTreeMap::new();
-        for (family, chains) in parallel(self.tables.keys().copied(), read) {
-            kernel.insert(family, chains?);
-        }
+    pub fn counters(&mut self) -> Result<Vec<RulesHits>, FilterError> {
+        let kernel = self.kernel.counters()?;
         Ok(self.state.hits(&kernel))
     }
 
@@ -298,7 +350,7 @@ impl Filter {
     /// for; failures of other objects do not matter. An unknown endpoint is not in force.
     #[must_use]
     pub fn in_force(&self, id: &EndpointId) -> bool {
-        self.state.in_force(id, &self.sets, &self.tables)
+        self.state.in_force(id, self.kernel.as_ref())
     }
 
     /// The desired state is complete: from the next apply on, what is ours and not desired goes.
@@ -311,185 +363,115 @@ impl Filter {
 
     /// Makes the next apply read everything back and repair it. To be called every minute or so.
     pub fn resync(&mut self) {
-        self.other_backend_unclean |= self.other_backend_failed;
-        self.sets.invalidate();
-        for tables in self.tables.values_mut() {
-            tables.invalidate();
-        }
+        self.left_behind.append(&mut self.not_cleaned);
+        self.kernel.invalidate();
     }
 
     /// Drops groups without endpoints, which are kept because their next endpoint then needs no
     /// program to run. To be called every ten minutes or so.
     pub fn sweep(&mut self) {
         if self.may_delete {
-            self.state.sweep_groups(&mut self.sets);
+            self.state.sweep_groups(self.kernel.as_mut());
         }
     }
 
     /// Makes the kernel equal to the desired state, as far as it goes; see [`ApplyReport`].
     pub fn apply(&mut self) -> ApplyReport {
         let now = Instant::now();
-        let mut sets = SetsReport::default();
-        let mut tables: Vec<TablesReport> = Vec::new();
-        tables.resize_with(self.tables.len(), TablesReport::default);
-        let readable = self.refresh(now, &mut sets, &mut tables);
-        if readable.iter().any(|ok| *ok) {
-            self.state
-                .flush(&mut self.sets, &mut self.tables, self.may_delete);
+        let mut pass = Pass::default();
+        if self.may_delete && self.wanted != self.kernel.backend() {
+            self.change_backend();
         }
-        self.sets.add(self.may_delete, now, &mut sets);
-        self.write_tables(&readable, now, &mut tables);
-        for (family, report) in self.tables.values().zip(&mut tables) {
-            family.report(report);
-        }
-        self.remove_from_sets(now, &mut sets, &tables);
-        self.sets.report(&mut sets);
-        let report = collect(now, sets, tables);
-        if self.may_delete && self.other_backend_unclean && report.is_ok() {
-            self.clean_other_backend();
-        }
-        report
-    }
-
-    /// Reads what is stale; tells for each family whether its tables are known.
-    fn refresh(
-        &mut self,
-        now: Instant,
-        sets: &mut SetsReport,
-        tables: &mut [TablesReport],
-    ) -> Vec<bool> {
-        let sets_known = self.sets.refresh(now, sets);
-        // The usual case: nothing to read, no threads to start.
-        if self.tables.values().all(Tables::is_readable) {
-            return vec![sets_known; self.tables.len()];
-        }
-        let was_stale = self.tables.values().any(Tables::is_stale);
-        let programs = &self.programs;
-        let families = self.tables.values_mut().zip(tables);
-        let known = parallel(families, |(tables, report)| {
-            tables.refresh(programs, now, report)
-        });
-        if was_stale && !self.may_delete {
+        let refreshed = self.kernel.refresh(now, &mut pass);
+        if refreshed.read && !self.may_delete {
             self.state.mark_structure();
         }
-        known.into_iter().map(|known| known && sets_known).collect()
+        if refreshed.usable {
+            self.state.flush(self.kernel.as_mut(), self.may_delete);
+        }
+        self.kernel.write(self.may_delete, now, &mut pass);
+        if self.may_delete && !self.left_behind.is_empty() && pass.failures.is_empty() {
+            self.clean_others();
+        }
+        if let Some(error) = &self.cannot_move {
+            pass.fail(format!("backend {}", self.wanted), error);
+        }
+        pass.report(now)
     }
 
-    fn write_tables(&mut self, readable: &[bool], now: Instant, reports: &mut [TablesReport]) {
-        let (programs, may_delete) = (&self.programs, self.may_delete);
-        let families = self.tables.values_mut().zip(reports).zip(readable);
-        let ready = families.filter(|((tables, _), ok)| **ok && !tables.in_sync());
-        parallel(ready, |((tables, report), _)| {
-            tables.apply(programs, may_delete, now, report)
-        });
-    }
-
-    /// Members out, then sets. Where the chains of groups are not in place, an endpoint keeps its
-    /// earlier group so that it keeps its earlier verdict.
-    fn remove_from_sets(&mut self, now: Instant, report: &mut SetsReport, tables: &[TablesReport]) {
-        let broken: Vec<Family> = self
-            .tables
-            .keys()
-            .zip(tables)
-            .filter(|(_, report)| report.structure_failed)
-            .map(|(family, _)| *family)
-            .collect();
-        let eligible =
-            |name: &str, family: Family| !(broken.contains(&family) && names::is_group_set(name));
-        self.sets.delete(self.may_delete, eligible, now, report);
-        if self.may_delete {
-            self.sets.destroy(now, report);
+    /// What the earlier backend holds stays in force until the new one has everything.
+    fn change_backend(&mut self) {
+        match open_kernel(self.wanted, &self.programs, &self.families) {
+            Ok(mut kernel) => {
+                tracing::info!(from = %self.kernel.backend(), to = %self.wanted, "the rules move");
+                self.state.move_to(kernel.as_mut());
+                self.left_behind.push(self.kernel.backend());
+                self.kernel = kernel;
+                self.cannot_move = None;
+            }
+            Err(error) => self.cannot_move = Some(error.to_string()),
         }
     }
 
-    fn clean_other_backend(&mut self) {
-        let other = self.backend.other();
-        self.other_backend_unclean = false;
-        self.other_backend_failed = false;
-        for family in self.tables.keys() {
-            if let Err(error) = Tables::new(other, *family).clean(&self.programs) {
-                // A variant that is not installed holds nothing that could be removed with it.
-                tracing::debug!(%error, backend = other.name(), "other iptables variant not cleaned");
-                self.other_backend_failed |= !error.is_not_installed();
+    fn clean_others(&mut self) {
+        let own = self.kernel.backend();
+        let mut others = std::mem::take(&mut self.left_behind);
+        others.sort_unstable();
+        others.dedup();
+        others.retain(|other| *other != own);
+        let sets_too = own == Backend::Nftables && !others.is_empty();
+        for other in others {
+            let cleaned = match other {
+                Backend::Nftables => Nftables::clean_up(),
+                Backend::Iptables(variant) => {
+                    Iptables::clean_up(variant, &self.programs, &self.families)
+                }
+            };
+            if !is_clean(other, cleaned) {
+                self.not_cleaned.push(other);
             }
         }
+        // Both variants refer to them.
+        if sets_too && self.not_cleaned.is_empty() && !is_clean(own, Iptables::clean_up_sets()) {
+            self.not_cleaned.push(Backend::Iptables(Variant::Nft));
+        }
     }
 
-    /// Removes everything of ours from the kernel, in both variants. The desired state is forgotten:
+    /// Removes everything of ours from the kernel, in all backends. The desired state is forgotten:
     /// the filter is as new.
     ///
     /// # Errors
     /// The first failure; what was removed before stays removed.
     pub fn clean(&mut self) -> Result<(), FilterError> {
-        for (family, tables) in &mut self.tables {
-            tables.clean(&self.programs)?;
-            *tables = Tables::new(self.backend, *family);
-        }
-        self.clean_other_backend();
-        self.sets.clean()?;
-        self.state = State::new(self.tables.keys().copied().collect(), &mut self.sets);
+        self.kernel.clean()?;
+        self.left_behind = Backend::ALL.into();
+        self.clean_others();
+        self.state = State::new(self.families.clone(), self.kernel.as_mut());
         self.may_delete = false;
         Ok(())
     }
 }
 
-/// Runs `work` on each item, all but one item on threads of their own. The threads are in the same
-/// network namespace as the caller.
-fn parallel<I: Send, T: Send>(
-    items: impl Iterator<Item = I>,
-    work: impl Fn(I) -> T + Sync,
-) -> Vec<T> {
-    let mut items: Vec<I> = items.collect();
-    let Some(last) = items.pop() else {
-        return Vec::new();
-    };
-    if items.is_empty() {
-        return vec![work(last)];
+/// A variant that is not installed holds nothing that could be removed with it, and likewise ipsets.
+fn is_clean(backend: Backend, cleaned: Result<(), FilterError>) -> bool {
+    let Err(error) = cleaned else { return true };
+    tracing::debug!(%error, %backend, "what is not in use was not cleaned");
+    match &error {
+        FilterError::Restore(error) => error.is_not_installed(),
+        FilterError::Ipset(error) => error.is_unsupported(),
+        _ => false,
     }
-    let work = &work;
-    thread::scope(|scope| {
-        let threads: Vec<_> = items
-            .into_iter()
-            .map(|i| scope.spawn(move || work(i)))
-            .collect();
-        let own = work(last);
-        let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
-        // A panic in a worker is a defect of ours and ends the caller as well.
-        let mut results: Vec<T> = joined
-            .map(|r| r.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect();
-        results.push(own);
-        results
-    })
 }
 
-fn collect(now: Instant, sets: SetsReport, tables: Vec<TablesReport>) -> ApplyReport {
-    let mut report = ApplyReport {
-        set_changes: sets.changes,
-        drift: sets.drift,
-        ..ApplyReport::default()
-    };
-    let mut retry_at = sets.retry_at;
-    let failures = sets.failures.into_iter();
-    report
-        .failures
-        .extend(failures.map(|(object, error)| Failure {
-            object: format!("ip set {object}"),
-            error: error.to_string(),
-        }));
-    for family in tables {
-        report.restores += family.restores;
-        report.chains_changed += family.chains_changed;
-        report.drift += family.drift;
-        retry_at = [retry_at, family.retry_at].into_iter().flatten().min();
-        let failures = family.failures.into_iter();
-        report
-            .failures
-            .extend(failures.map(|(object, error)| Failure {
-                object,
-                error: error.to_string(),
-            }));
-    }
-    report.retry_in = retry_at.map(|at| at.saturating_duration_since(now));
-    report
+fn open_kernel(
+    backend: Backend,
+    programs: &Programs,
+    families: &[Family],
+) -> Result<Box<dyn Kernel>, FilterError> {
+    Ok(match backend {
+        Backend::Iptables(variant) => {
+            Box::new(Iptables::open(variant, programs.clone(), families)?)
+        }
+        Backend::Nftables => Box::new(Nftables::open(families)?),
+    })
 }

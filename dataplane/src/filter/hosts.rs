@@ -10,8 +10,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    chains::{ChainText, ESTABLISHED, INVALID, Verdicts, WalkEnd, walk},
-    names::{self, HostWay, Way},
+    chains::{ESTABLISHED, INVALID, Verdicts, WalkEnd, icmpv6, walk},
+    names::{HostWay, Way},
+    program::{Chain, ChainId, Ifaces, Line, Match, Side, Target},
     types::{Direction, Failsafe, Family, Globals, HostEndpoint, HostInterface, Ways},
 };
 use crate::iptables::{Rank, Table};
@@ -63,10 +64,10 @@ impl Early {
 }
 
 /// Empty chains for the fixed ones to jump to.
-pub(super) fn none() -> impl Iterator<Item = ChainText> {
+pub(super) fn none() -> impl Iterator<Item = Chain> {
     DISPATCH
         .into_iter()
-        .map(|(table, name)| chain(table, name, Rank::Dispatch, Vec::new()))
+        .map(|(table, name)| Chain::fixed(table, name, Rank::Dispatch, Vec::new()))
 }
 
 /// All chains of the host's endpoints.
@@ -75,7 +76,7 @@ pub(super) fn render(
     globals: &Globals,
     verdicts: &Verdicts,
     family: Family,
-) -> Vec<ChainText> {
+) -> Vec<Chain> {
     if hosts.is_empty() {
         return none().collect();
     }
@@ -92,15 +93,6 @@ pub(super) fn render(
     chains
 }
 
-fn chain(table: Table, name: &str, rank: Rank, lines: Vec<String>) -> ChainText {
-    ChainText {
-        table,
-        name: name.to_owned(),
-        rank,
-        lines,
-    }
-}
-
 struct Renderer<'a> {
     hosts: &'a Hosts,
     globals: &'a Globals,
@@ -109,11 +101,11 @@ struct Renderer<'a> {
     early: Early,
 }
 
-/// Which way through the interfaces, and the option that names one.
-const fn option(way: Way) -> &'static str {
+/// Packets that come in, or go out, through these interfaces.
+const fn through(way: Way, ifaces: Ifaces) -> Match {
     match way {
-        Way::Ingress => "-i",
-        Way::Egress => "-o",
+        Way::Ingress => Match::In(ifaces),
+        Way::Egress => Match::Out(ifaces),
     }
 }
 
@@ -124,54 +116,56 @@ const fn dispatch_name(way: Way) -> &'static str {
     }
 }
 
-const fn failsafe_name(way: Way) -> &'static str {
-    match way {
+const fn failsafe_id(way: Way) -> ChainId {
+    ChainId::Fixed(match way {
         Way::Ingress => "mgy-safe-in",
         Way::Egress => "mgy-safe-out",
-    }
+    })
+}
+
+fn ask_failsafes(way: Way) -> Line {
+    Line::always(Target::Jump(failsafe_id(way)))
 }
 
 impl Renderer<'_> {
     /// Before connections are tracked.
-    fn raw(&self) -> Vec<ChainText> {
+    fn raw(&self) -> Vec<Chain> {
+        let dispatch =
+            |way, lines| Chain::fixed(Table::Raw, dispatch_name(way), Rank::Dispatch, lines);
         if !self.early.raw {
-            return vec![chain(
-                Table::Raw,
-                dispatch_name(Way::Ingress),
-                Rank::Dispatch,
-                self.clear_if(self.early.mangle),
-            )];
+            return vec![dispatch(Way::Ingress, self.clear_if(self.early.mangle))];
         }
-        let untracked = vec!["-j CT --notrack".to_owned(), "-j ACCEPT".to_owned()];
-        let mut chains = vec![chain(Table::Raw, NOTRACK, Rank::Verdict, untracked)];
+        let untracked = [Target::NoTrack, Target::Accept].map(Line::always);
+        let untracked = Chain::fixed(Table::Raw, NOTRACK, Rank::Verdict, untracked.into());
+        let mut chains = vec![untracked];
         for way in Way::BOTH {
             chains.push(self.failsafe(Table::Raw, way));
             let verdicts = self.verdicts.early();
             let direction = |host: &HostEndpoint| host.untracked.of(way).clone();
             for (interface, host) in self.hosts.iter().filter(|(_, h)| direction(h).applies()) {
-                let mut lines = vec![format!("-j {}", failsafe_name(way))];
+                let mut lines = vec![ask_failsafes(way)];
                 let end = WalkEnd {
-                    accepted: format!("-g {NOTRACK}"),
+                    accepted: Target::Goto(ChainId::Fixed(NOTRACK)),
                     otherwise: None,
                 };
                 lines.extend(walk(way, &direction(host), &[], &verdicts, &end));
-                let name = names::host_chain(HostWay::Own(way), interface);
-                chains.push(chain(Table::Raw, &name, Rank::Group, lines));
+                let id = ChainId::Host(HostWay::Own(way), interface.clone());
+                chains.push(Chain::new(Table::Raw, id, Rank::Group, lines));
             }
             let mut lines = self.clear_if(true);
             lines.extend(self.dispatch(way, HostWay::Own(way), |h| direction(h).applies()));
-            chains.push(chain(Table::Raw, dispatch_name(way), Rank::Dispatch, lines));
+            chains.push(dispatch(way, lines));
         }
         let hooked = vec![
             self.leave_out_workloads(Way::Egress),
-            format!("-j {}", dispatch_name(Way::Egress)),
+            Line::always(Target::Jump(ChainId::Fixed(dispatch_name(Way::Egress)))),
         ];
-        chains.push(chain(Table::Raw, "mgy-OUTPUT", Rank::Base, hooked));
+        chains.push(Chain::fixed(Table::Raw, "mgy-OUTPUT", Rank::Base, hooked));
         chains
     }
 
     /// Before destinations are translated.
-    fn mangle(&self) -> Vec<ChainText> {
+    fn mangle(&self) -> Vec<Chain> {
         if !self.early.mangle {
             return Vec::new();
         }
@@ -180,17 +174,17 @@ impl Renderer<'_> {
         let verdicts = self.verdicts.early();
         for (interface, host) in self.hosts.iter().filter(|(_, h)| h.pre_dnat.applies()) {
             let mut lines = self.invalid();
-            lines.push(format!("-j {}", failsafe_name(way)));
+            lines.push(ask_failsafes(way));
             let end = WalkEnd {
-                accepted: "-j ACCEPT".to_owned(),
+                accepted: Target::Accept,
                 otherwise: None,
             };
             lines.extend(walk(way, &host.pre_dnat, &[], &verdicts, &end));
-            let name = names::host_chain(HostWay::Own(way), interface);
-            chains.push(chain(Table::Mangle, &name, Rank::Group, lines));
+            let id = ChainId::Host(HostWay::Own(way), interface.clone());
+            chains.push(Chain::new(Table::Mangle, id, Rank::Group, lines));
         }
         let lines = self.dispatch(way, HostWay::Own(way), |h| h.pre_dnat.applies());
-        chains.push(chain(
+        chains.push(Chain::fixed(
             Table::Mangle,
             dispatch_name(way),
             Rank::Dispatch,
@@ -198,16 +192,21 @@ impl Renderer<'_> {
         ));
         let hooked = vec![
             self.leave_out_workloads(way),
-            "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned(),
-            self.verdicts.if_accepted("-j RETURN"),
-            format!("-j {}", dispatch_name(way)),
+            Line::new([ESTABLISHED], Target::Return),
+            self.verdicts.if_accepted(Target::Return),
+            Line::always(Target::Jump(ChainId::Fixed(dispatch_name(way)))),
         ];
-        chains.push(chain(Table::Mangle, "mgy-PREROUTING", Rank::Base, hooked));
+        chains.push(Chain::fixed(
+            Table::Mangle,
+            "mgy-PREROUTING",
+            Rank::Base,
+            hooked,
+        ));
         chains
     }
 
     /// When it is known where the packet goes.
-    fn filter(&self) -> Vec<ChainText> {
+    fn filter(&self) -> Vec<Chain> {
         let mut chains = Vec::new();
         for way in Way::BOTH {
             chains.push(self.failsafe(Table::Filter, way));
@@ -221,68 +220,64 @@ impl Renderer<'_> {
         chains
     }
 
-    fn own(&self, way: Way, interface: &HostInterface, host: &HostEndpoint) -> ChainText {
-        let mut lines = vec![ESTABLISHED.to_owned()];
+    fn own(&self, way: Way, interface: &HostInterface, host: &HostEndpoint) -> Chain {
+        let mut lines = vec![Line::new([ESTABLISHED], Target::Accept)];
         lines.extend(self.invalid());
-        lines.push(format!("-j {}", failsafe_name(way)));
+        lines.push(ask_failsafes(way));
         let end = WalkEnd {
-            accepted: "-j ACCEPT".to_owned(),
-            otherwise: Some(self.verdicts.deny.to_owned()),
+            accepted: Target::Accept,
+            otherwise: Some(self.verdicts.deny.clone()),
         };
         let direction = host.own.of(way);
         lines.extend(walk(way, direction, &host.profiles, self.verdicts, &end));
-        let name = names::host_chain(HostWay::Own(way), interface);
-        chain(Table::Filter, &name, Rank::Group, lines)
+        let id = ChainId::Host(HostWay::Own(way), interface.clone());
+        Chain::new(Table::Filter, id, Rank::Group, lines)
     }
 
-    fn forwarded(
-        &self,
-        way: Way,
-        interface: &HostInterface,
-        host: &HostEndpoint,
-    ) -> Option<ChainText> {
+    fn forwarded(&self, way: Way, interface: &HostInterface, host: &HostEndpoint) -> Option<Chain> {
         let direction = Some(host.forwarded.of(way)).filter(|d| d.applies())?;
-        let mut lines = vec![ESTABLISHED.to_owned()];
+        let mut lines = vec![Line::new([ESTABLISHED], Target::Accept)];
         lines.extend(self.invalid());
         let end = WalkEnd {
-            accepted: "-j RETURN".to_owned(),
+            accepted: Target::Return,
             otherwise: None,
         };
         lines.extend(walk(way, direction, &[], self.verdicts, &end));
-        let name = names::host_chain(HostWay::Forwarded(way), interface);
-        Some(chain(Table::Filter, &name, Rank::Group, lines))
+        let id = ChainId::Host(HostWay::Forwarded(way), interface.clone());
+        Some(Chain::new(Table::Filter, id, Rank::Group, lines))
     }
 
-    fn own_dispatch(&self, way: Way) -> ChainText {
+    fn own_dispatch(&self, way: Way) -> Chain {
         let mut lines = Vec::new();
         if self.early.raw || (self.early.mangle && way == Way::Ingress) {
-            lines.push(self.verdicts.if_accepted("-j ACCEPT"));
+            lines.push(self.verdicts.if_accepted(Target::Accept));
         }
         lines.extend(self.dispatch(way, HostWay::Own(way), |_| true));
-        chain(Table::Filter, dispatch_name(way), Rank::Dispatch, lines)
+        Chain::fixed(Table::Filter, dispatch_name(way), Rank::Dispatch, lines)
     }
 
-    fn forwarded_dispatch(&self, way: Way) -> Vec<ChainText> {
+    fn forwarded_dispatch(&self, way: Way) -> Vec<Chain> {
         let applies = |host: &HostEndpoint| host.forwarded.of(way).applies();
         let to_interfaces = self.dispatch(way, HostWay::Forwarded(way), applies);
+        let chain = |name, rank, lines| Chain::fixed(Table::Filter, name, rank, lines);
         match way {
             Way::Ingress => {
                 let mut lines = match self.early.any() {
-                    true => vec![self.verdicts.if_accepted("-j RETURN")],
+                    true => vec![self.verdicts.if_accepted(Target::Return)],
                     false => self.clear_if(true),
                 };
                 lines.extend(to_interfaces);
-                vec![chain(Table::Filter, "mgy-hfwd-in", Rank::Dispatch, lines)]
+                vec![chain("mgy-hfwd-in", Rank::Dispatch, lines)]
             }
             // The last chain that a forwarded packet comes through accepts what any of them accepted.
             Way::Egress => {
                 let lines = vec![
-                    format!("-j {OUT_DISPATCH}"),
-                    self.verdicts.if_accepted("-j ACCEPT"),
+                    Line::always(Target::Jump(ChainId::Fixed(OUT_DISPATCH))),
+                    self.verdicts.if_accepted(Target::Accept),
                 ];
                 vec![
-                    chain(Table::Filter, OUT_DISPATCH, Rank::Dispatch, to_interfaces),
-                    chain(Table::Filter, "mgy-hfwd-out", Rank::Host, lines),
+                    chain(OUT_DISPATCH, Rank::Dispatch, to_interfaces),
+                    chain("mgy-hfwd-out", Rank::Host, lines),
                 ]
             }
         }
@@ -294,84 +289,94 @@ impl Renderer<'_> {
         way: Way,
         to: HostWay,
         has_chain: impl Fn(&HostEndpoint) -> bool,
-    ) -> Vec<String> {
+    ) -> Vec<Line> {
         let mut lines = Vec::new();
-        let option = option(way);
+        let named = |name: &str| through(way, Ifaces::Named(name.to_owned()));
         let all = self.hosts.get(&HostInterface::All).filter(|h| has_chain(h));
         for (interface, host) in self.hosts {
             let HostInterface::Named(name) = interface else {
                 continue;
             };
             if has_chain(host) {
-                let chain = names::host_chain(to, interface);
-                lines.push(format!("{option} {name} -g {chain}"));
+                let chain = ChainId::Host(to, interface.clone());
+                lines.push(Line::new([named(name)], Target::Goto(chain)));
             } else if all.is_some() {
-                lines.push(format!("{option} {name} -j RETURN"));
+                lines.push(Line::new([named(name)], Target::Return));
             }
         }
         if all.is_some() {
             lines.push(self.leave_out_workloads(way));
-            lines.push(format!("{option} lo -j RETURN"));
-            let chain = names::host_chain(to, &HostInterface::All);
-            lines.push(format!("-g {chain}"));
+            lines.push(Line::new([named("lo")], Target::Return));
+            let chain = ChainId::Host(to, HostInterface::All);
+            lines.push(Line::always(Target::Goto(chain)));
         }
         lines
     }
 
-    fn leave_out_workloads(&self, way: Way) -> String {
-        format!(
-            "{} {}+ -j RETURN",
-            option(way),
-            self.globals.interface_prefix
-        )
+    fn leave_out_workloads(&self, way: Way) -> Line {
+        let prefix = self.globals.interface_prefix.clone();
+        Line::new([through(way, Ifaces::StartingWith(prefix))], Target::Return)
     }
 
-    fn clear_if(&self, needed: bool) -> Vec<String> {
+    fn clear_if(&self, needed: bool) -> Vec<Line> {
         let clear = needed.then(|| self.verdicts.clear_both());
         clear.into_iter().collect()
     }
 
-    fn invalid(&self) -> Vec<String> {
+    fn invalid(&self) -> Vec<Line> {
         let wanted = !self.globals.disable_conntrack_invalid;
-        wanted.then(|| INVALID.to_owned()).into_iter().collect()
+        let drop = wanted.then(|| Line::new([INVALID], Target::Drop));
+        drop.into_iter().collect()
     }
 
     /// What gets through whatever the policies say. Without tracking, replies have to be named too.
-    fn failsafe(&self, table: Table, way: Way) -> ChainText {
+    fn failsafe(&self, table: Table, way: Way) -> Chain {
         let (there, back) = match way {
             Way::Ingress => (&self.globals.failsafe_in, &self.globals.failsafe_out),
             Way::Egress => (&self.globals.failsafe_out, &self.globals.failsafe_in),
         };
         let mut lines = Vec::new();
         if self.family == Family::V6 {
-            let accept = |icmp| format!("-p 58 -m icmp6 --icmpv6-type {icmp} -j ACCEPT");
+            let accept = |icmp| Line::new(icmpv6(icmp), Target::Accept);
             lines.extend(DISCOVERY.map(accept));
         }
         // The net is the other end's.
         let other_end = match way {
-            Way::Ingress => "-s",
-            Way::Egress => "-d",
+            Way::Ingress => Side::Src,
+            Way::Egress => Side::Dst,
         };
-        let line = |failsafe: &Failsafe, port_option: &str| {
-            let Failsafe {
-                protocol,
-                port,
-                net,
-            } = failsafe;
+        let line = |failsafe: &Failsafe, side: Side| {
+            let net = failsafe.net;
             if net.is_some_and(|net| Family::of(&net) != self.family) {
                 return None;
             }
-            let net = net.map(|net| format!("{other_end} {net} "));
-            let net = net.unwrap_or_default();
-            Some(format!(
-                "{net}-p {protocol} -m multiport --{port_option} {port} -j ACCEPT"
-            ))
+            let mut matches = Vec::new();
+            matches.extend(net.map(|net| Match::Net {
+                side: other_end,
+                not: false,
+                net,
+            }));
+            matches.push(Match::Protocol {
+                not: false,
+                number: failsafe.protocol,
+            });
+            matches.push(Match::Ports {
+                side,
+                not: false,
+                protocol: failsafe.protocol,
+                ranges: vec![failsafe.port..=failsafe.port],
+            });
+            Some(Line::new(matches, Target::Accept))
         };
-        lines.extend(there.iter().filter_map(|failsafe| line(failsafe, "dports")));
+        lines.extend(
+            there
+                .iter()
+                .filter_map(|failsafe| line(failsafe, Side::Dst)),
+        );
         if table == Table::Raw {
-            lines.extend(back.iter().filter_map(|failsafe| line(failsafe, "sports")));
+            lines.extend(back.iter().filter_map(|failsafe| line(failsafe, Side::Src)));
         }
-        chain(table, failsafe_name(way), Rank::Verdict, lines)
+        Chain::new(table, failsafe_id(way), Rank::Verdict, lines)
     }
 }
 

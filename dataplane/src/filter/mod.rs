@@ -20,11 +20,15 @@
 //! **Ownership.** Chains `mgy-*`, sets `mgy4*`/`mgy6*`, rules with a comment `mgy:HASH`. Nothing of
 //! ours is deleted before [`Filter::allow_deletes`]; nothing of others is ever changed.
 
+mod backend;
 mod chains;
 mod driver;
 mod hosts;
+mod iptables;
+pub(crate) mod kernel;
 mod members;
 pub(crate) mod names;
+pub(crate) mod program;
 mod rules;
 mod sets;
 mod state;
@@ -33,6 +37,7 @@ mod tests;
 pub mod types;
 
 pub use self::{
+    backend::{Backend, Wish},
     driver::{ApplyReport, Config, Failure, Filter, FilterError},
     state::{RulesHits, RulesId},
     types::{
@@ -41,4 +46,4 @@ pub use self::{
         ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier, TierDefault, Ways,
     },
 };
-pub use crate::iptables::{Backend, Hits, Programs};
+pub use crate::iptables::{Hits, Programs, Variant};

@@ -59,7 +59,7 @@ pub(crate) fn group_chain(way: Way, group: &str) -> String {
 }
 
 /// A way through an interface of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum HostWay {
     /// To or from the host itself, in any table.
     Own(Way),
@@ -136,7 +136,12 @@ pub(crate) fn group_set(family: Family, group: &str) -> String {
 
 /// Whether [`group_set`] named it.
 pub(crate) fn is_group_set(name: &str) -> bool {
-    name.get(4..).is_some_and(|rest| rest.starts_with("g:"))
+    group_of_set(name).is_some()
+}
+
+/// The group of a set that [`group_set`] named.
+pub(crate) fn group_of_set(name: &str) -> Option<&str> {
+    name.get(4..)?.strip_prefix("g:")
 }
 
 /// A list of networks of a rule, named by its content.

@@ -9,9 +9,12 @@ use ipnetwork::IpNetwork;
 
 use super::{
     chains::Verdicts,
+    members::set_type,
     names,
-    types::{Action, EntityMatch, Family, IcmpMatch, Rule, SetId, SetKind},
+    program::{Line, Match, Side, Target},
+    types::{Action, EntityMatch, Family, Rule, SetId, SetKind},
 };
+use crate::ipset::SetType;
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
@@ -30,7 +33,7 @@ const COMMENT_LEN: usize = 120;
 /// The lines of a chain and what they refer to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rendered {
-    pub(super) lines: Vec<String>,
+    pub(super) lines: Vec<Line>,
     /// For each line, the place of its rule in the list.
     pub(super) origins: Vec<usize>,
     /// Sets made for lists of networks, by name.
@@ -41,23 +44,8 @@ pub(super) struct Rendered {
 
 /// One way to match a list, and its opposite.
 struct Alternative {
-    positive: String,
-    negative: String,
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    Src,
-    Dst,
-}
-
-impl Side {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Src => "src",
-            Self::Dst => "dst",
-        }
-    }
+    positive: Match,
+    negative: Match,
 }
 
 /// Renders rules in order.
@@ -87,53 +75,55 @@ impl Renderer {
         let Some(protocols) = protocols(rule, self.family) else {
             return;
         };
-        let mut common = String::new();
+        let mut common = Vec::new();
         for (side, entity) in [(Side::Src, &rule.src), (Side::Dst, &rule.dst)] {
             let Some(matches) = self.entity(side, entity) else {
                 return;
             };
-            common.push_str(&matches);
+            common.extend(matches);
         }
         let target = target(&rule.action, verdicts);
-        let comment = rule.comment.as_deref().map(|text| clean(text, COMMENT_LEN));
-        let comment = comment.map(|text| format!("{text}\t")).unwrap_or_default();
+        let note = rule.comment.as_deref().map(|text| clean(text, COMMENT_LEN));
+        let note = note.unwrap_or_default();
         let disjoint = matches!(rule.action, Action::Log { .. } | Action::CountAndGoOn);
         for protocol in protocols {
             let from = self.ports(Side::Src, &rule.src, protocol.number, disjoint);
             let to = self.ports(Side::Dst, &rule.dst, protocol.number, disjoint);
             for src in &from {
                 for dst in &to {
-                    let line = format!("{comment}{}{src}{dst}{common}{target}", protocol.text);
-                    self.out.lines.push(line);
+                    let matches = [&protocol.matches, src, dst, &common];
+                    let matches = matches.into_iter().flatten().cloned();
+                    let line = Line::new(matches, target.clone());
+                    self.out.lines.push(line.noted(note.clone()));
                 }
             }
         }
     }
 
     /// Matches on the address of one side; `None` when nothing can match.
-    fn entity(&mut self, side: Side, entity: &EntityMatch) -> Option<String> {
+    fn entity(&mut self, side: Side, entity: &EntityMatch) -> Option<Vec<Match>> {
         let nets = self.own_family(&entity.nets)?;
         let not_nets = self.own_family(&entity.not_nets)?;
         if not_nets.iter().any(|net| net.prefix() == 0) {
             return None;
         }
-        let mut text = String::new();
+        let mut matches = Vec::new();
         let everything = nets.iter().any(|net| net.prefix() == 0);
         let nets = if everything { Vec::new() } else { nets };
         let one_net_only = nets.is_empty() || not_nets.is_empty();
-        text.push_str(&self.nets(side, "", &nets, one_net_only));
-        text.push_str(&self.nets(side, "! ", &not_nets, one_net_only));
+        matches.extend(self.nets(side, false, &nets, one_net_only));
+        matches.extend(self.nets(side, true, &not_nets, one_net_only));
         for (sets, kind, not) in [
-            (&entity.sets, SetKind::Nets, ""),
-            (&entity.not_sets, SetKind::Nets, "! "),
-            (&entity.port_sets, SetKind::NetPorts, ""),
-            (&entity.not_named_ports, SetKind::NetPorts, "! "),
+            (&entity.sets, SetKind::Nets, false),
+            (&entity.not_sets, SetKind::Nets, true),
+            (&entity.port_sets, SetKind::NetPorts, false),
+            (&entity.not_named_ports, SetKind::NetPorts, true),
         ] {
             for id in sets {
-                text.push_str(&self.set(side, not, id, kind));
+                matches.push(self.set(side, not, id, kind));
             }
         }
-        Some(text)
+        Some(matches)
     }
 
     /// Networks of this family; `None` when there are only others.
@@ -145,14 +135,14 @@ impl Renderer {
         (nets.is_empty() || !own.is_empty()).then_some(own)
     }
 
-    fn nets(&mut self, side: Side, not: &str, nets: &[IpNetwork], plain: bool) -> String {
-        let option = match side {
-            Side::Src => "-s",
-            Side::Dst => "-d",
-        };
+    fn nets(&mut self, side: Side, not: bool, nets: &[IpNetwork], plain: bool) -> Option<Match> {
         match nets {
-            [] => String::new(),
-            [net] if plain => format!("{not}{option} {net} "),
+            [] => None,
+            [net] if plain => Some(Match::Net {
+                side,
+                not,
+                net: *net,
+            }),
             _ => {
                 let content = nets
                     .iter()
@@ -160,20 +150,24 @@ impl Renderer {
                     .collect::<Vec<_>>()
                     .join(" ");
                 let name = names::helper_set(self.family, &content);
-                let text = format!("-m set {not}--match-set {name} {} ", side.word());
-                self.out.helpers.insert(name, nets.to_vec());
-                text
+                self.out.helpers.insert(name.clone(), nets.to_vec());
+                Some(Match::Set {
+                    side,
+                    not,
+                    name,
+                    set_type: SetType::Net,
+                })
             }
         }
     }
 
-    fn set(&mut self, side: Side, not: &str, id: &SetId, kind: SetKind) -> String {
+    fn set(&mut self, side: Side, not: bool, id: &SetId, kind: SetKind) -> Match {
         self.out.sets.insert((id.clone(), kind));
-        let name = names::user_set(self.family, id, kind);
-        let word = side.word();
-        match kind {
-            SetKind::Nets => format!("-m set {not}--match-set {name} {word} "),
-            SetKind::NetPorts => format!("-m set {not}--match-set {name} {word},{word} "),
+        Match::Set {
+            side,
+            not,
+            name: names::user_set(self.family, id, kind),
+            set_type: set_type(kind),
         }
     }
 
@@ -184,16 +178,14 @@ impl Renderer {
         entity: &EntityMatch,
         protocol: Option<u8>,
         disjoint: bool,
-    ) -> Vec<String> {
-        let mut common = String::new();
-        for chunk in port_matches(side, &entity.not_ports, protocol) {
-            common.push_str(&chunk.negative);
-        }
+    ) -> Vec<Vec<Match>> {
+        let excluded = port_matches(side, &entity.not_ports, protocol).into_iter();
+        let mut common: Vec<Match> = excluded.map(|chunk| chunk.negative).collect();
         let mut alternatives = port_matches(side, &entity.ports, protocol);
         for id in &entity.named_ports {
             alternatives.push(Alternative {
-                positive: self.set(side, "", id, SetKind::NetPorts),
-                negative: self.set(side, "! ", id, SetKind::NetPorts),
+                positive: self.set(side, false, id, SetKind::NetPorts),
+                negative: self.set(side, true, id, SetKind::NetPorts),
             });
         }
         if alternatives.is_empty() {
@@ -201,9 +193,11 @@ impl Renderer {
         }
         let mut lines = Vec::with_capacity(alternatives.len());
         for alternative in alternatives {
-            lines.push(format!("{common}{}", alternative.positive));
+            let mut line = common.clone();
+            line.push(alternative.positive);
+            lines.push(line);
             if disjoint {
-                common.push_str(&alternative.negative);
+                common.push(alternative.negative);
             }
         }
         lines
@@ -216,7 +210,7 @@ fn network(net: &IpNetwork) -> Option<IpNetwork> {
 
 struct ProtocolMatch {
     number: Option<u8>,
-    text: String,
+    matches: Vec<Match>,
 }
 
 /// The protocols that a rule is written for; `None` when none can match.
@@ -249,100 +243,70 @@ fn protocols(rule: &Rule, family: Family) -> Option<Vec<ProtocolMatch>> {
     let matches: Vec<ProtocolMatch> = kept
         .map(|number| ProtocolMatch {
             number,
-            text: protocol_text(rule, family, number),
+            matches: protocol_match(rule, number),
         })
         .collect();
     (!matches.is_empty()).then_some(matches)
 }
 
-fn protocol_text(rule: &Rule, family: Family, number: Option<u8>) -> String {
-    let mut text = match (number, rule.not_protocol) {
-        (Some(number), _) => format!("-p {number} "),
-        // "not protocol 0" holds for every packet, and iptables refuses it.
-        (None, Some(excluded)) if excluded != 0 => format!("! -p {excluded} "),
-        (None, _) => String::new(),
-    };
-    for (icmp, not) in [(rule.icmp, ""), (rule.not_icmp, "! ")] {
-        if let Some(icmp) = icmp {
-            text.push_str(&icmp_text(family, not, icmp));
-        }
+fn protocol_match(rule: &Rule, number: Option<u8>) -> Vec<Match> {
+    let mut matches = Vec::new();
+    matches.extend(match (number, rule.not_protocol) {
+        (Some(number), _) => Some(Match::Protocol { not: false, number }),
+        (None, Some(number)) => Some(Match::Protocol { not: true, number }),
+        (None, None) => None,
+    });
+    for (icmp, not) in [(rule.icmp, false), (rule.not_icmp, true)] {
+        matches.extend(icmp.map(|icmp| Match::Icmp {
+            not,
+            icmp_type: icmp.icmp_type,
+            code: icmp.code,
+        }));
     }
-    text
-}
-
-fn icmp_text(family: Family, not: &str, icmp: IcmpMatch) -> String {
-    let code = icmp.code.map(|code| format!("/{code}")).unwrap_or_default();
-    let option = match family {
-        Family::V4 => ("icmp", "--icmp-type"),
-        Family::V6 => ("icmp6", "--icmpv6-type"),
-    };
-    format!(
-        "-m {} {not}{} {}{code} ",
-        option.0, option.1, icmp.icmp_type
-    )
+    matches
 }
 
 type PortRange = std::ops::RangeInclusive<u16>;
 
-/// Ports in as few matches as possible.
+/// Ports in as few matches as possible. A rule without a protocol has none.
 fn port_matches(side: Side, ports: &[PortRange], protocol: Option<u8>) -> Vec<Alternative> {
-    let option = match side {
-        Side::Src => "sport",
-        Side::Dst => "dport",
+    let Some(protocol) = protocol else {
+        return Vec::new();
     };
     let slots = |range: &PortRange| if range.start() == range.end() { 1 } else { 2 };
-    let mut chunks: Vec<(usize, Vec<&PortRange>)> = Vec::new();
+    let mut chunks: Vec<(usize, Vec<PortRange>)> = Vec::new();
     for range in ports {
         match chunks.last_mut() {
             Some((used, chunk)) if *used + slots(range) <= MULTIPORT_SLOTS => {
                 *used += slots(range);
-                chunk.push(range);
+                chunk.push(range.clone());
             }
-            _ => chunks.push((slots(range), vec![range])),
+            _ => chunks.push((slots(range), vec![range.clone()])),
         }
     }
-    let native = match protocol {
-        Some(TCP) => Some("tcp"),
-        Some(UDP) => Some("udp"),
-        _ => None,
+    let ports = |not: bool, ranges: Vec<PortRange>| Match::Ports {
+        side,
+        not,
+        protocol,
+        ranges,
     };
-    let text = |not: &str, chunk: &[&PortRange]| {
-        let list = chunk
-            .iter()
-            .map(|range| port_text(range))
-            .collect::<Vec<_>>()
-            .join(",");
-        match native.filter(|_| chunk.len() == 1) {
-            Some(module) => format!("-m {module} {not}--{option} {list} "),
-            None => format!("-m multiport {not}--{option}s {list} "),
-        }
-    };
-    let alternative = |(_, chunk): (usize, Vec<&PortRange>)| Alternative {
-        positive: text("", &chunk),
-        negative: text("! ", &chunk),
+    let alternative = |(_, chunk): (usize, Vec<PortRange>)| Alternative {
+        positive: ports(false, chunk.clone()),
+        negative: ports(true, chunk),
     };
     chunks.into_iter().map(alternative).collect()
 }
 
-fn port_text(range: &PortRange) -> String {
-    if range.start() == range.end() {
-        range.start().to_string()
-    } else {
-        format!("{}:{}", range.start(), range.end())
-    }
-}
-
-fn target(action: &Action, verdicts: &Verdicts) -> String {
+fn target(action: &Action, verdicts: &Verdicts) -> Target {
     match action {
         Action::Allow => verdicts.accept.clone(),
         Action::Pass => verdicts.pass.clone(),
-        Action::Deny => verdicts.deny.to_owned(),
-        Action::CountAndStop => "-j RETURN".to_owned(),
-        Action::CountAndGoOn => String::new(),
-        Action::Log { prefix } if prefix.is_empty() => "-j LOG".to_owned(),
-        Action::Log { prefix } => {
-            format!("-j LOG --log-prefix \"{}\"", clean(prefix, LOG_PREFIX_LEN))
-        }
+        Action::Deny => verdicts.deny.clone(),
+        Action::CountAndStop => Target::Return,
+        Action::CountAndGoOn => Target::Next,
+        Action::Log { prefix } => Target::Log {
+            prefix: clean(prefix, LOG_PREFIX_LEN),
+        },
     }
 }
 

@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use ipnetwork::IpNetwork;
 
 use super::{
+    backend::Backend,
     chains::Verdicts,
     hosts::Hosts,
+    kernel::Kernel,
     members::{entries, group_name, hold_one, member_entries, release_one, set_type},
     names::{self, Way},
-    sets::Sets,
+    program::ChainId,
     types::{
         Direction, Endpoint, EndpointId, Family, Globals, HostEndpoint, Phase, PolicyId,
         PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec,
@@ -19,7 +21,7 @@ use super::{
 };
 use crate::{
     ipset::{Entry, SetType},
-    iptables::{ChainHits, Hits, Table, Tables},
+    iptables::{ChainHits, Hits, Table},
 };
 
 /// A policy or a profile.
@@ -44,10 +46,10 @@ pub struct RulesHits {
 }
 
 impl RulesId {
-    fn chain(&self, way: Way) -> String {
+    fn chain(&self, way: Way) -> ChainId {
         match self {
-            Self::Policy(id) => names::policy_chain(way, id),
-            Self::Profile(id) => names::profile_chain(way, id),
+            Self::Policy(id) => ChainId::Policy(way, id.clone()),
+            Self::Profile(id) => ChainId::Profile(way, id.clone()),
         }
     }
 }
@@ -141,10 +143,7 @@ struct Attached {
     entries: Vec<Entry>,
 }
 
-/// The two families' tables.
-pub(super) type Families = BTreeMap<Family, Tables>;
-
-/// Desired state; [`State::flush`] hands what changed to sets and tables.
+/// Desired state; [`State::flush`] hands what changed to the backend.
 #[derive(Debug)]
 pub(super) struct State {
     globals: Globals,
@@ -156,7 +155,7 @@ pub(super) struct State {
     endpoints: BTreeMap<EndpointId, Attached>,
     hosts: Hosts,
     /// Chains of `hosts` as last rendered.
-    host_chains: BTreeSet<(Table, String)>,
+    host_chains: BTreeSet<(Table, ChainId)>,
     /// How many endpoints hold each (network, interface).
     workloads: HashMap<Entry, u32>,
     /// Chains programmed or adopted for rules, known or not.
@@ -173,16 +172,10 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(families: Vec<Family>, kernel: &mut Sets) -> Self {
+    pub(super) fn new(families: Vec<Family>, kernel: &mut dyn Kernel) -> Self {
         let globals = Globals::default();
-        // Members may be set before anything is rendered.
-        for family in &families {
-            kernel.want(&names::workload_set(*family), SetType::NetIface, *family);
-            kernel.want(&names::masquerade_set(*family), SetType::Net, *family);
-            kernel.want(&names::pools_set(*family), SetType::Net, *family);
-        }
-        Self {
-            verdicts: Verdicts::new(&globals),
+        let state = Self {
+            verdicts: Verdicts::new(&globals, kernel.backend()),
             globals,
             families,
             sets: BTreeMap::new(),
@@ -199,7 +192,47 @@ impl State {
             rules_dirty: BTreeSet::new(),
             groups_dirty: BTreeSet::new(),
             structure_dirty: true,
+        };
+        state.want_fixed_sets(kernel);
+        state
+    }
+
+    /// Members may be set before anything is rendered.
+    fn want_fixed_sets(&self, kernel: &mut dyn Kernel) {
+        for family in &self.families {
+            kernel.want(&names::workload_set(*family), SetType::NetIface, *family);
+            kernel.want(&names::masquerade_set(*family), SetType::Net, *family);
+            kernel.want(&names::pools_set(*family), SetType::Net, *family);
         }
+    }
+
+    /// Hands everything to a backend that knows nothing yet.
+    pub(super) fn move_to(&mut self, kernel: &mut dyn Kernel) {
+        self.want_fixed_sets(kernel);
+        for (id, spec) in &self.sets {
+            self.want_ipset(kernel, id, spec);
+        }
+        for family in &self.families {
+            let own = |entries: &HashMap<Entry, u32>| -> Vec<Entry> {
+                let entries = entries.keys().copied();
+                entries
+                    .filter(|e| Family::of(&e.net()) == *family)
+                    .collect()
+            };
+            for (name, group) in &self.groups {
+                let set = names::group_set(*family, name);
+                kernel.want(&set, SetType::NetIface, *family);
+                kernel.replace(&set, own(&group.members));
+            }
+            kernel.replace(&names::workload_set(*family), own(&self.workloads));
+        }
+        self.verdicts = Verdicts::new(&self.globals, kernel.backend());
+        self.host_chains.clear();
+        self.programmed.clear();
+        self.helpers.clear();
+        self.globals_dirty = true;
+        self.groups_dirty = self.groups.keys().cloned().collect();
+        self.mark_structure();
     }
 
     pub(super) fn globals(&self) -> &Globals {
@@ -210,11 +243,11 @@ impl State {
         self.endpoints.get(id).map(|attached| &attached.endpoint)
     }
 
-    pub(super) fn set_globals(&mut self, globals: Globals) {
+    pub(super) fn set_globals(&mut self, globals: Globals, backend: Backend) {
         if globals == self.globals {
             return;
         }
-        let verdicts = Verdicts::new(&globals);
+        let verdicts = Verdicts::new(&globals, backend);
         if verdicts != self.verdicts {
             self.rules_dirty.extend(self.rules.keys().cloned());
             self.groups_dirty.extend(self.groups.keys().cloned());
@@ -235,39 +268,40 @@ impl State {
 
     // Sets.
 
-    pub(super) fn set_ipset(&mut self, kernel: &mut Sets, id: SetId, spec: SetSpec) {
+    pub(super) fn set_ipset(&mut self, kernel: &mut dyn Kernel, id: SetId, spec: SetSpec) {
         let other_kind = self.sets.get(&id).is_none_or(|old| old.kind != spec.kind);
         if other_kind {
             self.remove_ipset(kernel, &id);
             self.mark_users(&id);
         }
-        for family in self.families.clone() {
-            let name = names::user_set(family, &id, spec.kind);
-            kernel.want(&name, set_type(spec.kind), family);
-            kernel.replace(
-                &name,
-                spec.members
-                    .iter()
-                    .flat_map(|m| entries(spec.kind, m, family)),
-            );
-        }
+        self.want_ipset(kernel, &id, &spec);
         self.sets.insert(id, spec);
     }
 
-    pub(super) fn empty_ipset(&mut self, kernel: &mut Sets, id: &SetId) {
+    fn want_ipset(&self, kernel: &mut dyn Kernel, id: &SetId, spec: &SetSpec) {
+        for family in &self.families {
+            let name = names::user_set(*family, id, spec.kind);
+            kernel.want(&name, set_type(spec.kind), *family);
+            let members = spec.members.iter();
+            let entries = members.flat_map(|m| entries(spec.kind, m, *family));
+            kernel.replace(&name, entries.collect());
+        }
+    }
+
+    pub(super) fn empty_ipset(&mut self, kernel: &mut dyn Kernel, id: &SetId) {
         let Some(spec) = self.sets.get_mut(id) else {
             return;
         };
         spec.members.clear();
         for family in &self.families {
             let name = names::user_set(*family, id, spec.kind);
-            kernel.replace(&name, []);
+            kernel.replace(&name, Vec::new());
         }
     }
 
     pub(super) fn update_ipset(
         &mut self,
-        kernel: &mut Sets,
+        kernel: &mut dyn Kernel,
         id: &SetId,
         add: impl IntoIterator<Item = SetMember>,
         remove: impl IntoIterator<Item = SetMember>,
@@ -298,7 +332,7 @@ impl State {
         true
     }
 
-    pub(super) fn remove_ipset(&mut self, kernel: &mut Sets, id: &SetId) {
+    pub(super) fn remove_ipset(&mut self, kernel: &mut dyn Kernel, id: &SetId) {
         let Some(spec) = self.sets.remove(id) else {
             return;
         };
@@ -353,7 +387,12 @@ impl State {
 
     // Endpoints.
 
-    pub(super) fn set_endpoint(&mut self, kernel: &mut Sets, id: EndpointId, endpoint: Endpoint) {
+    pub(super) fn set_endpoint(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        id: EndpointId,
+        endpoint: Endpoint,
+    ) {
         if self.endpoint(&id) == Some(&endpoint) {
             return;
         }
@@ -371,13 +410,13 @@ impl State {
         }
     }
 
-    pub(super) fn remove_endpoint(&mut self, kernel: &mut Sets, id: &EndpointId) {
+    pub(super) fn remove_endpoint(&mut self, kernel: &mut dyn Kernel, id: &EndpointId) {
         if let Some(old) = self.endpoints.remove(id) {
             self.release(kernel, &old);
         }
     }
 
-    fn join_group(&mut self, kernel: &mut Sets, endpoint: &Endpoint) -> String {
+    fn join_group(&mut self, kernel: &mut dyn Kernel, endpoint: &Endpoint) -> String {
         let name = group_name(endpoint);
         if !self.groups.contains_key(&name) {
             let group = Group {
@@ -401,7 +440,7 @@ impl State {
         name
     }
 
-    fn hold(&mut self, kernel: &mut Sets, attached: &Attached) {
+    fn hold(&mut self, kernel: &mut dyn Kernel, attached: &Attached) {
         let Some(group) = self.groups.get_mut(&attached.group) else {
             return;
         };
@@ -417,7 +456,7 @@ impl State {
         }
     }
 
-    fn release(&mut self, kernel: &mut Sets, attached: &Attached) {
+    fn release(&mut self, kernel: &mut dyn Kernel, attached: &Attached) {
         let Some(group) = self.groups.get_mut(&attached.group) else {
             return;
         };
@@ -437,7 +476,7 @@ impl State {
         }
     }
 
-    fn drop_group(&mut self, kernel: &mut Sets, name: &str) {
+    fn drop_group(&mut self, kernel: &mut dyn Kernel, name: &str) {
         self.groups.remove(name);
         self.groups_dirty.insert(name.to_owned());
         self.structure_dirty = true;
@@ -447,7 +486,7 @@ impl State {
     }
 
     /// Drops groups without endpoints.
-    pub(super) fn sweep_groups(&mut self, kernel: &mut Sets) {
+    pub(super) fn sweep_groups(&mut self, kernel: &mut dyn Kernel) {
         let empty = self.groups.iter().filter(|(_, group)| group.endpoints == 0);
         for name in empty.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             self.drop_group(kernel, &name);
@@ -465,7 +504,7 @@ impl State {
     pub(super) fn hits(&self, kernel: &BTreeMap<Family, ChainHits>) -> Vec<RulesHits> {
         let hits = |id: &RulesId, state: &RulesState, way: Way| {
             let mut hits = vec![Hits::default(); state.of(way).len()];
-            let chain = (state.rules.phase.table(), id.chain(way));
+            let chain = (state.rules.phase.table(), id.chain(way).name());
             for (family, chains) in kernel {
                 let origins = state
                     .origins
@@ -492,7 +531,7 @@ impl State {
     }
 
     /// Whether the kernel has all that concerns an endpoint.
-    pub(super) fn in_force(&self, id: &EndpointId, kernel: &Sets, tables: &Families) -> bool {
+    pub(super) fn in_force(&self, id: &EndpointId, kernel: &dyn Kernel) -> bool {
         let Some(attached) = self.endpoints.get(id) else {
             return false;
         };
@@ -504,8 +543,8 @@ impl State {
             || self.structure_dirty
             || self.groups_dirty.contains(&attached.group)
             || group.rules().any(|id| self.rules_dirty.contains(&id));
-        let mut chains: Vec<String> = Way::BOTH
-            .map(|way| names::group_chain(way, &attached.group))
+        let mut chains: Vec<ChainId> = Way::BOTH
+            .map(|way| ChainId::Group(way, attached.group.clone()))
             .into();
         chains.extend(
             group
@@ -521,8 +560,6 @@ impl State {
             kernel.holds(&names::group_set(*family, &attached.group), &own)
                 && kernel.holds(&names::workload_set(*family), &own)
         };
-        !pending
-            && self.families.iter().all(members)
-            && tables.values().all(|tables| tables.in_force(&chains))
+        !pending && self.families.iter().all(members) && kernel.in_force(&chains)
     }
 }

@@ -3,12 +3,15 @@
 use std::{fmt::Write, path::Path};
 
 use super::{
-    chains::{self, ChainText, Verdicts},
+    backend::Backend,
+    chains::{self, Verdicts},
     hosts,
     names::{Way, short_hash},
+    program::{Body, Chain, Line},
     rules::render,
     types::*,
 };
+use crate::iptables::{self, Variant};
 
 fn check(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -26,8 +29,14 @@ fn check(name: &str, text: &str) {
     );
 }
 
+const IPTABLES: Backend = Backend::Iptables(Variant::Nft);
+
 fn verdicts() -> Verdicts {
-    Verdicts::new(&Globals::default())
+    Verdicts::new(&Globals::default(), IPTABLES)
+}
+
+fn texts(lines: Vec<Line>, family: Family) -> Vec<String> {
+    iptables::lines(&Body::Lines(lines), family)
 }
 
 fn rule(action: Action, change: impl FnOnce(&mut Rule)) -> Rule {
@@ -162,7 +171,7 @@ fn each_match_of_a_rule_in_both_families() {
         writeln!(text, "# {title}").unwrap();
         for family in Family::ALL {
             let rendered = render(std::slice::from_ref(&rule), family, &verdicts());
-            for line in rendered.lines {
+            for line in texts(rendered.lines, family) {
                 writeln!(text, "{family}: {}", line.replace('\t', " | ")).unwrap();
             }
             for (name, nets) in rendered.helpers {
@@ -173,9 +182,9 @@ fn each_match_of_a_rule_in_both_families() {
     check("rules.txt", &text);
 }
 
-fn write_chain(text: &mut String, chain: &ChainText) {
-    writeln!(text, "{} {}", chain.table.name(), chain.name).unwrap();
-    for line in &chain.lines {
+fn write_chain(text: &mut String, chain: &Chain, family: Family) {
+    writeln!(text, "{} {}", chain.table.name(), chain.id.name()).unwrap();
+    for line in iptables::lines(&chain.body, family) {
         writeln!(text, "  {}", line.replace('\t', " | ")).unwrap();
     }
 }
@@ -191,7 +200,7 @@ fn the_fixed_chains() {
     for family in Family::ALL {
         writeln!(text, "# {family}").unwrap();
         for chain in chains::fixed(&globals, &verdicts(), family) {
-            write_chain(&mut text, &chain);
+            write_chain(&mut text, &chain, family);
         }
     }
     check("fixed.txt", &text);
@@ -222,10 +231,12 @@ fn a_group_goes_through_its_tiers_then_its_profiles() {
         write_chain(
             &mut text,
             &chains::group(way, &group, &direction, &profiles, &verdicts()),
+            Family::V4,
         );
         write_chain(
             &mut text,
-            &chains::dispatch(way, Family::V4, [group.as_str()].into_iter()),
+            &chains::dispatch(way, vec![group.clone()]),
+            Family::V4,
         );
     }
     check("group.txt", &text);
@@ -274,12 +285,12 @@ fn the_hosts_own_interfaces_in_every_table() {
         deny_action: DenyAction::Reject,
         ..Globals::default()
     };
-    let verdicts = Verdicts::new(&globals);
+    let verdicts = Verdicts::new(&globals, IPTABLES);
     let mut text = String::new();
     for family in Family::ALL {
         writeln!(text, "# {family}").unwrap();
         for chain in hosts::render(&hosts.clone().into(), &globals, &verdicts, family) {
-            write_chain(&mut text, &chain);
+            write_chain(&mut text, &chain, family);
         }
     }
     check("hosts.txt", &text);
@@ -291,9 +302,12 @@ fn mark_bits_are_the_lowest_of_the_mask() {
         mark_mask: 0x0a00_0000,
         ..Globals::default()
     };
-    let verdicts = Verdicts::new(&globals);
+    let verdicts = Verdicts::new(&globals, IPTABLES);
     let fixed = chains::fixed(&globals, &verdicts, Family::V4);
-    let lines: Vec<&String> = fixed.iter().flat_map(|chain| &chain.lines).collect();
+    let lines: Vec<String> = fixed
+        .iter()
+        .flat_map(|chain| iptables::lines(&chain.body, Family::V4))
+        .collect();
     assert!(
         lines
             .iter()

@@ -377,7 +377,8 @@ pub struct Globals {
     pub endpoint_to_host: HostAction,
     /// Drop or reject.
     pub deny_action: DenyAction,
-    /// Packet mark bits that are ours; at least two. The lowest two are used.
+    /// Packet mark bits that are ours; at least two. iptables takes the lowest two, nftables the next two
+    /// if there are such.
     pub mark_mask: u32,
     /// Let packets pass that conntrack calls INVALID (asymmetric routing).
     pub disable_conntrack_invalid: bool,

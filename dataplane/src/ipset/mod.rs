@@ -191,6 +191,15 @@ impl IpsetError {
         self.errno() == libc::ENOENT
     }
 
+    /// The kernel has no ip sets at all: their subsystem is unknown to it.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self.errno(),
+            libc::EINVAL | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT
+        )
+    }
+
     /// The set is referenced by a rule, or was a moment ago.
     #[must_use]
     pub fn is_busy(&self) -> bool {

@@ -1,27 +1,32 @@
 //! iptables in both variants: which one to use, reading back, and exact batches of changes.
 //!
-//! [`Backend`] names the variant. [`Tables`] holds the chains that one family should have and those
+//! [`Variant`] says which of the two. [`Tables`] holds the chains that one family should have and those
 //! that the kernel has, and writes the difference with one `iptables-restore --noflush`. Only chains
 //! with our prefix and the jumps to them are ever touched.
 
-mod backend;
 mod chain;
 mod counters;
 mod save;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod text;
+mod variant;
 
-pub use self::{
-    backend::{Backend, BackendError, Programs, RestoreError},
-    counters::Hits,
-};
 pub(crate) use self::{
-    chain::{Chain, Rank},
+    chain::Rank,
     counters::ChainHits,
     save::Saved,
     tables::{Tables, TablesReport},
+    variant::{Holding, holdings, in_use},
 };
+pub use self::{
+    counters::Hits,
+    variant::{BackendError, Programs, RestoreError, Variant},
+};
+
+#[cfg(test)]
+pub(crate) use self::text::lines;
 
 /// The tables in use, in the order in which a batch changes them: spoofed packets are stopped
 /// before anything is let through.

@@ -30,7 +30,7 @@ pub(crate) struct Saved {
     pub(crate) hooks: BTreeMap<(Table, String), Vec<Hook>>,
     /// Rules in chains of ours, and jumps to them.
     pub(crate) our_rules: usize,
-    /// Every other rule, in any table.
+    /// Every other rule, in any table, and every chain of others that does not accept at its end.
     pub(crate) foreign_rules: usize,
 }
 
@@ -47,7 +47,10 @@ impl Saved {
                     .find(|table| table.name() == name.trim());
                 positions.clear();
             } else if let Some(chain) = line.strip_prefix(':') {
-                let name = chain.split(' ').next().unwrap_or_default();
+                let mut words = chain.split(' ');
+                let name = words.next().unwrap_or_default();
+                let policy = words.next().unwrap_or_default();
+                saved.foreign_rules += usize::from(!matches!(policy, "ACCEPT" | "-" | ""));
                 if let Some(table) = table.filter(|_| name.starts_with(CHAIN_PREFIX)) {
                     saved.chains.entry((table, name.to_owned())).or_default();
                 }

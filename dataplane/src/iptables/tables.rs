@@ -8,13 +8,13 @@ use std::{
 };
 
 use super::{
-    Backend, Programs, RestoreError, Table,
+    Programs, RestoreError, Table, Variant,
     chain::{Chain, Rank},
     save::Hook,
 };
-use crate::filter::Family;
+use crate::filter::{Family, program};
 
-type Key = (Table, String);
+pub(super) type Key = (Table, String);
 
 /// A chain that the kernel refused; it is tried again on its own.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ pub(crate) struct TablesReport {
 /// One family's chains.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    backend: Backend,
+    variant: Variant,
     family: Family,
     desired: BTreeMap<Key, Chain>,
     /// Chains of others, and the chain of ours that each jumps to first.
@@ -98,9 +98,9 @@ impl Batch {
 }
 
 impl Tables {
-    pub(crate) fn new(backend: Backend, family: Family) -> Self {
+    pub(crate) fn new(variant: Variant, family: Family) -> Self {
         Self {
-            backend,
+            variant,
             family,
             desired: BTreeMap::new(),
             hooks: BTreeMap::new(),
@@ -116,8 +116,8 @@ impl Tables {
     }
 
     /// Wants a chain as given.
-    pub(crate) fn set(&mut self, table: Table, name: &str, chain: Chain) {
-        let key = (table, name.to_owned());
+    pub(crate) fn set(&mut self, chain: &program::Chain) {
+        let (key, chain) = Chain::of(chain, self.family);
         if self.desired.get(&key) != Some(&chain) {
             self.refused.remove(&key);
             self.desired.insert(key.clone(), chain);
@@ -206,7 +206,7 @@ impl Tables {
         if !self.stale {
             return Ok(0);
         }
-        let saved = programs.save(self.backend, self.family)?;
+        let saved = programs.save(self.variant, self.family)?;
         let changed = |key: &&Key| saved.chains.get(*key) != self.kernel.get(*key);
         let keys: BTreeSet<&Key> = saved.chains.keys().chain(self.kernel.keys()).collect();
         let mut drift = keys.into_iter().filter(changed).count();
@@ -434,7 +434,7 @@ impl Tables {
         tracing::trace!(family = %self.family, %input, "iptables batch");
         report.restores += 1;
         programs
-            .restore(self.backend, self.family, &input)
+            .restore(self.variant, self.family, &input)
             .inspect_err(|_| self.stale = true)?;
         report.chains_changed += batch.write.len() + batch.delete.len();
         self.commit(batch);

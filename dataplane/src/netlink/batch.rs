@@ -70,11 +70,17 @@ impl Batch {
 
     /// Numbers the requests from `first` on and asks for an acknowledgement of the last.
     pub(super) fn seal(&mut self, first: u32) -> &[u8] {
+        let last = self.starts.len().saturating_sub(1);
+        self.seal_at(first, last)
+    }
+
+    /// Like [`Batch::seal`] with the acknowledgement of another than the last request.
+    pub(super) fn seal_at(&mut self, first: u32, acknowledged: usize) -> &[u8] {
         for (i, start) in self.starts.iter().enumerate() {
             let sequence = first.wrapping_add(i as u32);
             self.bytes[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
         }
-        if let Some(start) = self.starts.last() {
+        if let Some(start) = self.starts.get(acknowledged) {
             let flags = &mut self.bytes[start + 6..start + 8];
             let acknowledged = u16::from_ne_bytes([flags[0], flags[1]]) | libc::NLM_F_ACK as u16;
             flags.copy_from_slice(&acknowledged.to_ne_bytes());
@@ -87,6 +93,23 @@ impl Batch {
 #[derive(Debug)]
 pub struct Request<'a> {
     bytes: &'a mut Vec<u8>,
+}
+
+impl<'a> Request<'a> {
+    /// Attributes outside of a request, to be put into one later.
+    pub(crate) const fn apart(bytes: &'a mut Vec<u8>) -> Self {
+        Self { bytes }
+    }
+
+    /// Where the next attribute will begin.
+    pub(crate) const fn position(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Attributes that were written apart.
+    pub(crate) fn attributes(&mut self, written: &[u8]) {
+        self.bytes.extend_from_slice(written);
+    }
 }
 
 impl Request<'_> {

@@ -158,6 +158,62 @@ impl Socket {
         Ok(outcome)
     }
 
+    /// Sends requests that the kernel takes as a whole or not at all, with the acknowledgement asked of the
+    /// one at `acknowledged`. Everything the kernel says is there when the `send` returns. What it refused
+    /// is in the errors, each with the place of its request; those of the frame have places too.
+    pub(crate) fn commit(
+        &mut self,
+        batch: &mut Batch,
+        acknowledged: usize,
+    ) -> Result<Vec<(usize, RequestError)>, NetlinkError> {
+        let count = batch.len() as u32;
+        let first = self.advance(count);
+        self.send(batch.seal_at(first, acknowledged))?;
+        let mut errors = Vec::new();
+        let mut done = false;
+        loop {
+            self.buffer.clear();
+            match self.inner.recv(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.drain();
+                    return Err(NetlinkError::Overrun);
+                }
+                Err(source) => {
+                    let action = "receive";
+                    return Err(NetlinkError::Socket { action, source });
+                }
+            }
+            for message in Messages(&self.buffer) {
+                let request = message.sequence.wrapping_sub(first);
+                if request >= count || message.kind != libc::NLMSG_ERROR as u16 {
+                    continue;
+                }
+                done |= request as usize == acknowledged;
+                let error = message.error();
+                errors.extend(error.map(|error| (request as usize, error)));
+            }
+        }
+        match done || !errors.is_empty() {
+            true => Ok(errors),
+            // Neither done nor refused: the answer was lost.
+            false => Err(NetlinkError::Overrun),
+        }
+    }
+
+    /// Lets a batch of this many bytes be sent at once; only a limit.
+    pub(crate) fn allow_batches_of(&self, bytes: usize) -> Result<(), NetlinkError> {
+        let fd = self.inner.as_fd();
+        setsockopt(&fd, sockopt::SndBufForce, &bytes)
+            .or_else(|_| setsockopt(&fd, sockopt::SndBuf, &bytes))
+            .map_err(|e| NetlinkError::Socket {
+                action: "set send buffer",
+                source: e.into(),
+            })
+    }
+
     /// One request; returns the first message it was answered with, if it asks for something.
     pub fn request(
         &mut self,

@@ -6,7 +6,7 @@ use margay_dataplane::filter::{
 
 use crate::lab::{Lab, allow_all, apply, endpoint, filter, id, open_endpoint, reaches, serve, tcp};
 
-crate::both_variants!(each_rule_counts_what_it_matched_and_staged_rules_only_count);
+crate::all_backends!(each_rule_counts_what_it_matched_and_staged_rules_only_count);
 
 fn each_rule_counts_what_it_matched_and_staged_rules_only_count(backend: Backend) {
     let mut lab = Lab::new();

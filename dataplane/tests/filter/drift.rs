@@ -4,36 +4,34 @@ use std::time::Instant;
 
 use margay_dataplane::filter::{
     Action, Backend, Config, Direction, Family, Filter, Globals, PolicyRules, Programs, Rule,
-    SetId, SetKind, SetMember, SetSpec,
+    SetId, SetKind, SetMember, SetSpec, Variant,
 };
 
 use crate::lab::{
-    Lab, Workload, allow_all, apply, endpoint, filter, id, ingress, open_endpoint, reaches, run,
-    serve, tcp, tier,
+    Lab, NFT, Workload, allow_all, apply, by_hand, endpoint, filter, id, ingress, open_endpoint,
+    reaches, run, save, serve, tcp, tier,
 };
 
-crate::both_variants!(
-    what_was_broken_by_hand_is_repaired,
+crate::all_backends!(
     a_fresh_filter_adopts_and_deletes_only_when_told,
     a_fresh_filter_with_the_same_state_writes_nothing,
     an_adopted_endpoint_moves_to_its_new_group_before_the_sync_is_complete,
     cleaning_leaves_what_others_made,
     an_endpoint_in_a_known_group_needs_no_program,
-    large_sets_are_rewritten_whole,
-    the_variant_in_use_is_found_and_the_other_one_cleaned,
 );
 
-fn save(backend: Backend) -> String {
-    let name = backend.name();
-    let text = run(&format!("iptables-{name}-save; ip6tables-{name}-save"));
-    let rules = text
-        .lines()
-        .filter(|line| line.starts_with("-A") || line.starts_with('*'));
-    rules.collect::<Vec<_>>().join("\n")
+mod iptables {
+    use super::*;
+
+    crate::both_variants!(
+        what_was_broken_by_hand_is_repaired,
+        large_sets_are_rewritten_whole,
+        the_variant_in_use_is_found_and_the_other_one_cleaned,
+    );
 }
 
 /// Two workloads; the second accepts port 80 of those in a set that holds the first.
-fn desired(filter: &mut Filter, a: &Workload, b: &Workload) {
+pub(crate) fn desired(filter: &mut Filter, a: &Workload, b: &Workload) {
     filter.set_profile("open".into(), allow_all());
     filter.set_endpoint(id(a), open_endpoint(a)).unwrap();
     filter
@@ -61,7 +59,7 @@ fn what_was_broken_by_hand_is_repaired(backend: Backend) {
     filter.allow_deletes();
     apply(&mut filter);
     let good = save(backend);
-    let name = backend.name();
+    let name = by_hand(backend);
     let chain = |pattern: &str| {
         let command =
             format!("iptables-{name}-save | grep -o '^:{pattern}[^ ]*' | head -1 | cut -c2-");
@@ -164,15 +162,14 @@ fn a_fresh_filter_adopts_and_deletes_only_when_told(backend: Backend) {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert!(!reaches(&a.netns, b.v4, 80));
-    let chains = run(&format!("iptables-{}-save", backend.name()));
-    assert!(
-        !chains.contains(":mgy-pi-") && !chains.contains("mgy4g:"),
-        "{chains}"
-    );
+    let rules = save(backend);
+    for gone in ["mgy-pi-", "mgy4g:", "policy-", "to-group", "members/"] {
+        assert!(!rules.contains(gone), "{gone}: {rules}");
+    }
     let sets = run("ipset -n list");
     assert_eq!(
         sets.lines().filter(|set| set.starts_with("mgy")).count(),
-        6,
+        if backend == Backend::Nftables { 0 } else { 6 },
         "{sets}"
     );
 }
@@ -224,7 +221,7 @@ fn cleaning_leaves_what_others_made(backend: Backend) {
     let mut lab = Lab::new();
     let (a, b) = (lab.workload(1), lab.workload(2));
     let _server = serve(&b.netns, &[80]);
-    let name = backend.name();
+    let name = by_hand(backend);
     run(&format!(
         "ipset create foreign hash:ip; ipset create mgy4zebra hash:ip
          for i in iptables-{name} ip6tables-{name}; do
@@ -233,16 +230,25 @@ fn cleaning_leaves_what_others_made(backend: Backend) {
            $i -t nat -A POSTROUTING -p tcp --dport 7 -j RETURN; $i -t raw -A OUTPUT -j RETURN
          done"
     ));
-    let before = (save(backend), run("ipset save"));
+    let others = || match backend {
+        Backend::Nftables => run("iptables-nft-save; ip6tables-nft-save; nft list tables"),
+        Backend::Iptables(_) => save(backend),
+    };
+    let others = || {
+        let text = others();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let before = (others(), run("ipset save"));
     let mut filter = filter(backend);
     desired(&mut filter, &a, &b);
     filter.allow_deletes();
     apply(&mut filter);
     for line in before.0.lines() {
-        assert!(save(backend).contains(line), "{line}");
+        assert!(others().contains(line), "{line}");
     }
     filter.clean().unwrap();
-    assert_eq!((save(backend), run("ipset save")), before);
+    assert_eq!((others(), run("ipset save")), before);
     assert!(
         reaches(&a.netns, b.v4, 80),
         "nothing of ours is left in the way"
@@ -282,12 +288,7 @@ fn an_endpoint_in_a_known_group_needs_no_program(backend: Backend) {
         );
     }
     times.sort_unstable();
-    eprintln!(
-        "{}: p50 {:?}, p99 {:?}",
-        backend.name(),
-        times[250],
-        times[495]
-    );
+    eprintln!("{}: p50 {:?}, p99 {:?}", backend, times[250], times[495]);
     let timed = |filter: &mut Filter| {
         let start = Instant::now();
         apply(filter);
@@ -298,7 +299,7 @@ fn an_endpoint_in_a_known_group_needs_no_program(backend: Backend) {
     filter.resync();
     eprintln!(
         "{}: new policy {policy:?}, resync {:?}",
-        backend.name(),
+        backend,
         timed(&mut filter)
     );
     // The floor is tens of microseconds; a program would take milliseconds.
@@ -338,35 +339,38 @@ fn the_variant_in_use_is_found_and_the_other_one_cleaned(backend: Backend) {
     let mut lab = Lab::new();
     let (a, b) = (lab.workload(1), lab.workload(2));
     let _server = serve(&b.netns, &[80]);
-    let detect = || Backend::detect(&Programs::default()).unwrap();
-    assert_eq!(detect(), Backend::Nft, "the default");
-    let mut old = filter(backend.other());
+    let detect = || Variant::detect(&Programs::default()).unwrap();
+    assert_eq!(detect(), Variant::Nft, "the default");
+    let (one, two) = match backend {
+        NFT => (Variant::Nft, Variant::Legacy),
+        _ => (Variant::Legacy, Variant::Nft),
+    };
+    let other = Backend::Iptables(two);
+    let mut old = filter(other);
     desired(&mut old, &a, &b);
     apply(&mut old);
-    assert_eq!(detect(), backend.other(), "ours alone");
-    let name = backend.name();
+    assert_eq!(detect(), two, "ours alone");
+    let name = one.name();
     run(&format!(
         "iptables-{name} -A OUTPUT -j ACCEPT; iptables-{name} -A OUTPUT -j RETURN"
     ));
-    assert_eq!(detect(), backend, "those of others weigh more");
+    assert_eq!(detect(), one, "those of others weigh more");
     let mut fresh = Filter::open(Config::default()).unwrap();
-    assert_eq!(fresh.backend(), backend);
+    assert_eq!(fresh.backend(), other, "where ours are, until all is known");
     desired(&mut fresh, &a, &b);
     apply(&mut fresh);
-    assert!(
-        save(backend.other()).contains("mgy-"),
-        "not before the sync is complete"
-    );
+    assert!(save(other).contains("mgy-"));
     fresh.allow_deletes();
     apply(&mut fresh);
-    assert!(!save(backend.other()).contains("mgy-"));
+    assert_eq!(fresh.backend(), backend);
+    assert!(!save(other).contains("mgy-"));
     assert!(reaches(&a.netns, b.v4, 80));
 }
 
 #[test]
 fn globals_out_of_range_are_refused() {
     let _lab = Lab::new();
-    let mut filter = filter(Backend::Nft);
+    let mut filter = filter(NFT);
     let bad_prefix = Globals {
         interface_prefix: "a b".to_owned(),
         ..Globals::default()

@@ -2,10 +2,11 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, thread, time::Duration};
 
-use margay_dataplane::filter::{Action, Backend, Config, Direction, Filter, Programs, Rule};
+use margay_dataplane::filter::{Action, Backend, Config, Direction, Filter, Programs, Rule, Wish};
 
 use crate::lab::{
-    Lab, allow_all, apply, endpoint, id, ingress, open_endpoint, reaches, run, serve, tcp, tier,
+    Lab, NFT, allow_all, apply, by_hand, endpoint, id, ingress, open_endpoint, reaches, run, serve,
+    tcp, tier,
 };
 
 crate::both_variants!(
@@ -17,7 +18,7 @@ crate::both_variants!(
 /// Puts a script in place of a variant's `iptables-restore`; it may call the real one as `$real`.
 fn replace_restore(directory: &Path, backend: Backend, script: &str) {
     for base in ["iptables", "ip6tables"] {
-        let name = format!("{base}-{}-restore", backend.name());
+        let name = format!("{base}-{}-restore", by_hand(backend));
         let path = directory.join(&name);
         fs::write(
             &path,
@@ -34,7 +35,7 @@ fn open(directory: &Path, backend: Backend) -> Filter {
         ..Programs::default()
     };
     let mut filter = Filter::open(Config {
-        backend: Some(backend),
+        backend: Wish::Exactly(backend),
         programs,
         ..Config::default()
     })
@@ -170,7 +171,7 @@ fn a_program_that_always_fails_leaves_everything_closed(backend: Backend) {
         "so that an attachment can be refused"
     );
     assert!(!reaches(&a.netns, b.v4, 80));
-    run(&format!("iptables-{}-save > /dev/null", backend.name()));
+    run(&format!("iptables-{}-save > /dev/null", by_hand(backend)));
     replace_restore(directory.path(), backend, "exec $real \"$@\" < $0.$$");
     settle(&mut filter);
     assert!(reaches(&a.netns, b.v4, 80) && filter.in_force(&id(&b)));
@@ -183,7 +184,7 @@ fn a_refused_member_keeps_no_other_out() {
     let (a, b) = (lab.workload(1), lab.workload(2));
     let _server = serve(&b.netns, &[80]);
     let directory = tempfile::tempdir().unwrap();
-    let mut filter = open(directory.path(), Backend::Nft);
+    let mut filter = open(directory.path(), NFT);
     for n in 0..66 {
         let mut sharing = open_endpoint(&a);
         sharing.ifname = format!("mgya{n}");

@@ -15,9 +15,12 @@ use std::{
 
 use margay_dataplane::filter::{
     Action, Backend, Config, Direction, Endpoint, EndpointId, Filter, PolicyId, PolicyRules,
-    ProfileId, Rule, Tier, TierDefault,
+    ProfileId, Rule, Tier, TierDefault, Variant, Wish,
 };
 use nix::sched::{CloneFlags, setns};
+
+pub(crate) const NFT: Backend = Backend::Iptables(Variant::Nft);
+pub(crate) const LEGACY: Backend = Backend::Iptables(Variant::Legacy);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -230,7 +233,7 @@ pub(crate) fn datagram_arrives(from: (&str, IpAddr), to: (&str, IpAddr)) -> bool
 
 pub(crate) fn filter(backend: Backend) -> Filter {
     Filter::open(Config {
-        backend: Some(backend),
+        backend: Wish::Exactly(backend),
         ..Config::default()
     })
     .unwrap()
@@ -299,4 +302,25 @@ pub(crate) fn tcp(action: Action, ports: &[u16]) -> Rule {
     };
     rule.dst.ports = ports.iter().map(|port| *port..=*port).collect();
     rule
+}
+
+/// The name of a variant of iptables to do things by hand with: that of the backend if it has one.
+pub(crate) fn by_hand(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Iptables(variant) => variant.name(),
+        Backend::Nftables => Variant::Nft.name(),
+    }
+}
+
+/// The rules of a backend without what changes by itself; empty when it has none.
+pub(crate) fn save(backend: Backend) -> String {
+    let Backend::Iptables(variant) = backend else {
+        return run("nft -s list table inet margay 2>/dev/null || true");
+    };
+    let name = variant.name();
+    let text = run(&format!("iptables-{name}-save; ip6tables-{name}-save"));
+    let rules = text
+        .lines()
+        .filter(|line| line.starts_with("-A") || line.starts_with('*'));
+    rules.collect::<Vec<_>>().join("\n")
 }

@@ -1,4 +1,4 @@
-//! The filter on real packets, in namespaces of its own, with both variants of iptables.
+//! The filter on real packets, in namespaces of its own, with nftables and both variants of iptables.
 //!
 //! ```text
 //!   workload mgy1 --+
@@ -20,17 +20,30 @@ mod drift;
 mod faults;
 mod hosts;
 mod lab;
+mod moves;
+mod nftables;
 mod random;
 mod verdicts;
 
-/// Each test of the list once per variant.
+/// Each test of the list once per backend.
+macro_rules! all_backends {
+    ($($name:ident),+ $(,)?) => {
+        mod nftables {
+            $(#[test] fn $name() { super::$name(margay_dataplane::filter::Backend::Nftables); })+
+        }
+        crate::both_variants!($($name),+);
+    };
+}
+pub(crate) use all_backends;
+
+/// Each test of the list once per variant of iptables.
 macro_rules! both_variants {
     ($($name:ident),+ $(,)?) => {
         mod nft {
-            $(#[test] fn $name() { super::$name(margay_dataplane::filter::Backend::Nft); })+
+            $(#[test] fn $name() { super::$name(crate::lab::NFT); })+
         }
         mod legacy {
-            $(#[test] fn $name() { super::$name(margay_dataplane::filter::Backend::Legacy); })+
+            $(#[test] fn $name() { super::$name(crate::lab::LEGACY); })+
         }
     };
 }

@@ -16,7 +16,7 @@ use proptest::{
 
 use crate::lab::{Lab, apply, filter};
 
-crate::both_variants!(any_rules_are_accepted_by_the_kernel);
+crate::all_backends!(any_rules_are_accepted_by_the_kernel);
 
 const BATCHES: usize = 20;
 

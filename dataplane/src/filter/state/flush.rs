@@ -2,59 +2,59 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Families, Group, RulesId, State};
+use super::{Group, RulesId, State};
 use crate::{
     filter::{
-        chains::{self, ChainText},
-        hosts,
+        chains, hosts,
+        kernel::Kernel,
         names::{self, Way},
+        program::{Chain, ChainId, Line, Target},
         rules::{self, Rendered},
-        sets::Sets,
         types::{Family, HostEndpoint, Phase, SetId, SetSpec},
     },
     ipset::{Entry, SetType, storable},
-    iptables::{Chain, Rank, Table, Tables},
+    iptables::{Rank, Table},
 };
 
-const SET_UNKNOWN: &str = "refers to an unknown set\t-j DROP";
-const RULES_UNKNOWN: &str = "not known\t-j DROP";
+/// Stands in for rules that cannot be given.
+fn drop_all(why: &str) -> Vec<Line> {
+    vec![Line::always(Target::Drop).noted(why)]
+}
+
+const SET_UNKNOWN: &str = "refers to an unknown set";
+const RULES_UNKNOWN: &str = "not known";
 
 impl State {
-    /// Hands what changed to sets and tables. Until `may_delete`, what is in the kernel without
+    /// Hands what changed to the backend. Until `may_delete`, what is in the kernel without
     /// being desired stays in force: groups stay dispatched to, and a policy that is not known (yet)
     /// keeps its chain.
-    pub(in crate::filter) fn flush(
-        &mut self,
-        kernel: &mut Sets,
-        tables: &mut Families,
-        may_delete: bool,
-    ) {
+    pub(in crate::filter) fn flush(&mut self, kernel: &mut dyn Kernel, may_delete: bool) {
         if !may_delete {
             self.displace_members(kernel);
         }
         if std::mem::take(&mut self.globals_dirty) {
-            self.flush_globals(kernel, tables);
+            self.flush_globals(kernel);
         }
         let structure = std::mem::take(&mut self.structure_dirty);
         if structure {
             self.drop_useless_groups(kernel);
         }
         if structure || self.hosts_dirty {
-            self.flush_early_verdicts(tables);
+            self.flush_early_verdicts(kernel);
         }
-        self.flush_rules(kernel, tables, may_delete);
-        self.flush_groups(tables);
+        self.flush_rules(kernel, may_delete);
+        self.flush_groups(kernel);
         if std::mem::take(&mut self.hosts_dirty) {
-            self.flush_hosts(tables, may_delete);
+            self.flush_hosts(kernel, may_delete);
         }
         if structure {
-            self.flush_unknown_rules(tables, may_delete);
-            self.flush_dispatch(kernel, tables, may_delete);
+            self.flush_unknown_rules(kernel, may_delete);
+            self.flush_dispatch(kernel, may_delete);
         }
     }
 
     /// An endpoint that an earlier agent put into another group is to leave that one.
-    fn displace_members(&self, kernel: &mut Sets) {
+    fn displace_members(&self, kernel: &mut dyn Kernel) {
         for attached in self.endpoints.values() {
             for entry in &attached.entries {
                 let family = Family::of(&entry.net());
@@ -63,7 +63,7 @@ impl State {
         }
     }
 
-    fn drop_useless_groups(&mut self, kernel: &mut Sets) {
+    fn drop_useless_groups(&mut self, kernel: &mut dyn Kernel) {
         let known = |id: &RulesId| self.rules.contains_key(id);
         let useless = |group: &Group| group.endpoints == 0 && !group.rules().all(|id| known(&id));
         let names = self.groups.iter().filter(|(_, group)| useless(group));
@@ -73,13 +73,13 @@ impl State {
         self.structure_dirty = false;
     }
 
-    fn flush_globals(&self, kernel: &mut Sets, tables: &mut Families) {
-        for (family, tables) in tables.iter_mut() {
+    fn flush_globals(&self, kernel: &mut dyn Kernel) {
+        for family in &self.families {
             for chain in chains::fixed(&self.globals, &self.verdicts, *family) {
-                program(tables, chain);
+                kernel.set_chain(*family, chain);
             }
             for (table, builtin, target) in chains::HOOKS {
-                tables.hook(table, builtin, target);
+                kernel.hook(*family, table, builtin, target);
             }
             for (name, pools) in [
                 (
@@ -89,12 +89,13 @@ impl State {
                 (names::pools_set(*family), &self.globals.all_pools),
             ] {
                 let own = pools.iter().filter(|pool| Family::of(pool) == *family);
-                kernel.replace(&name, own.flat_map(|pool| storable(*pool)).map(Entry::Net));
+                let entries = own.flat_map(|pool| storable(*pool)).map(Entry::Net);
+                kernel.replace(&name, entries.collect());
             }
         }
     }
 
-    fn flush_rules(&mut self, kernel: &mut Sets, tables: &mut Families, may_delete: bool) {
+    fn flush_rules(&mut self, kernel: &mut dyn Kernel, may_delete: bool) {
         let dirty = std::mem::take(&mut self.rules_dirty);
         if dirty.is_empty() {
             return;
@@ -110,11 +111,12 @@ impl State {
                 Phase::Filter => self.verdicts.clone(),
                 Phase::Untracked | Phase::PreDnat => self.verdicts.early(),
             };
-            for (family, tables) in tables.iter_mut() {
+            for family in &self.families {
                 for way in Way::BOTH {
+                    let chain = id.chain(way);
                     for other in Phase::ALL.map(Phase::table) {
                         if other != table {
-                            tables.remove(other, &id.chain(way));
+                            kernel.remove_chain(*family, other, &chain);
                         }
                     }
                     let rendered = rules::render(state.of(way), *family, &verdicts);
@@ -125,12 +127,14 @@ impl State {
                         .extend(helpers.map(|(name, nets)| ((*family, name), nets)));
                     state.sets.extend(rendered.sets);
                     state.origins.insert((*family, way), rendered.origins);
-                    let name = id.chain(way);
-                    if complete {
-                        program_rules(tables, table, name, rendered.lines);
-                    } else if may_delete || !tables.has_chain(table, &name) {
-                        program_rules(tables, table, name, vec![SET_UNKNOWN.to_owned()]);
-                    }
+                    let lines = match complete {
+                        true => rendered.lines,
+                        false if may_delete || !kernel.has_chain(*family, table, &chain) => {
+                            drop_all(SET_UNKNOWN)
+                        }
+                        false => continue,
+                    };
+                    kernel.set_chain(*family, Chain::new(table, chain, Rank::Policy, lines));
                 }
             }
             self.programmed.insert(id.clone());
@@ -138,16 +142,14 @@ impl State {
         self.flush_helpers(kernel);
     }
 
-    fn flush_helpers(&mut self, kernel: &mut Sets) {
+    fn flush_helpers(&mut self, kernel: &mut dyn Kernel) {
         let mut wanted = BTreeSet::new();
         for state in self.rules.values() {
             for ((family, name), nets) in &state.helpers {
                 if wanted.insert(name.clone()) && !self.helpers.contains(name) {
                     kernel.want(name, SetType::Net, *family);
-                    kernel.replace(
-                        name,
-                        nets.iter().flat_map(|net| storable(*net)).map(Entry::Net),
-                    );
+                    let entries = nets.iter().flat_map(|net| storable(*net)).map(Entry::Net);
+                    kernel.replace(name, entries.collect());
                 }
             }
         }
@@ -158,16 +160,16 @@ impl State {
     }
 
     /// The chains that early policies end in, as long as there are such policies.
-    fn flush_early_verdicts(&self, tables: &mut Families) {
+    fn flush_early_verdicts(&self, kernel: &mut dyn Kernel) {
         let hosts = self.hosts.values().flat_map(HostEndpoint::rules);
         let mut used: BTreeSet<Phase> = hosts.map(|(phase, _)| phase).collect();
         used.extend(self.rules.values().map(|state| state.rules.phase));
-        for tables in tables.values_mut() {
+        for family in &self.families {
             for phase in [Phase::Untracked, Phase::PreDnat] {
                 for chain in self.verdicts.chains(phase.table()) {
                     match used.contains(&phase) {
-                        true => program(tables, chain),
-                        false => tables.remove(chain.table, &chain.name),
+                        true => kernel.set_chain(*family, chain),
+                        false => kernel.remove_chain(*family, chain.table, &chain.id),
                     }
                 }
             }
@@ -175,62 +177,58 @@ impl State {
     }
 
     /// Policy of the host itself, once it is known whole. Until then what an earlier agent left stays.
-    fn flush_hosts(&mut self, tables: &mut Families, may_delete: bool) {
+    fn flush_hosts(&mut self, kernel: &mut dyn Kernel, may_delete: bool) {
         let mut now = BTreeSet::new();
-        for (family, tables) in tables.iter_mut() {
+        for family in self.families.iter().copied() {
             if !may_delete {
                 for chain in hosts::none() {
-                    if !tables.has_chain(chain.table, &chain.name) {
-                        program(tables, chain);
+                    if !kernel.has_chain(family, chain.table, &chain.id) {
+                        kernel.set_chain(family, chain);
                     }
                 }
                 for (table, builtin, target) in hosts::EARLY_HOOKS {
-                    if tables.has_chain(table, target) {
-                        tables.hook(table, builtin, target);
+                    if kernel.has_chain(family, table, &ChainId::Fixed(target)) {
+                        kernel.hook(family, table, builtin, target);
                     }
                 }
                 continue;
             }
-            for chain in hosts::render(&self.hosts, &self.globals, &self.verdicts, *family) {
-                now.insert((chain.table, chain.name.clone()));
-                program(tables, chain);
+            for chain in hosts::render(&self.hosts, &self.globals, &self.verdicts, family) {
+                now.insert((chain.table, chain.id.clone()));
+                kernel.set_chain(family, chain);
             }
             for (table, builtin, target) in hosts::EARLY_HOOKS {
-                match now.contains(&(table, target.to_owned())) {
-                    true => tables.hook(table, builtin, target),
-                    false => tables.unhook(table, builtin),
+                match now.contains(&(table, ChainId::Fixed(target))) {
+                    true => kernel.hook(family, table, builtin, target),
+                    false => kernel.unhook(family, table, builtin),
                 }
             }
-            for (table, name) in self.host_chains.difference(&now) {
-                tables.remove(*table, name);
+            for (table, id) in self.host_chains.difference(&now) {
+                kernel.remove_chain(family, *table, id);
             }
         }
         self.host_chains = now;
     }
 
-    fn flush_groups(&mut self, tables: &mut Families) {
+    fn flush_groups(&mut self, kernel: &mut dyn Kernel) {
         for name in std::mem::take(&mut self.groups_dirty) {
-            for tables in tables.values_mut() {
+            for family in self.families.iter().copied() {
                 for way in Way::BOTH {
-                    match self.groups.get(&name) {
-                        Some(group) => {
-                            let direction = group.direction(way);
-                            let profiles = &group.profiles;
-                            let verdicts = &self.verdicts;
-                            program(
-                                tables,
-                                chains::group(way, &name, direction, profiles, verdicts),
-                            );
-                        }
-                        None => tables.remove(Table::Filter, &names::group_chain(way, &name)),
-                    }
+                    let Some(group) = self.groups.get(&name) else {
+                        let id = ChainId::Group(way, name.clone());
+                        kernel.remove_chain(family, Table::Filter, &id);
+                        continue;
+                    };
+                    let (direction, profiles) = (group.direction(way), &group.profiles);
+                    let chain = chains::group(way, &name, direction, profiles, &self.verdicts);
+                    kernel.set_chain(family, chain);
                 }
             }
         }
     }
 
     /// A policy that is referred to but not known drops; chains nobody refers to go.
-    fn flush_unknown_rules(&mut self, tables: &mut Families, may_delete: bool) {
+    fn flush_unknown_rules(&mut self, kernel: &mut dyn Kernel, may_delete: bool) {
         let groups = self.groups.values().flat_map(Group::rules);
         let groups = groups.map(|id| (Phase::Filter, id));
         let hosts = self.hosts.values().flat_map(HostEndpoint::rules);
@@ -243,19 +241,20 @@ impl State {
         };
         let gone = |id: &&RulesId| !self.rules.contains_key(id) && !referenced.contains(id);
         let gone: Vec<RulesId> = self.programmed.iter().filter(gone).cloned().collect();
-        for tables in tables.values_mut() {
+        for family in self.families.iter().copied() {
             for id in &gone {
                 for way in Way::BOTH {
                     for phase in Phase::ALL {
-                        tables.remove(phase.table(), &id.chain(way));
+                        kernel.remove_chain(family, phase.table(), &id.chain(way));
                     }
                 }
             }
             for (phase, id) in references.iter().filter(|(p, id)| !known(*p, id)) {
                 let table = phase.table();
-                for name in Way::BOTH.map(|way| id.chain(way)) {
-                    if may_delete || !tables.has_chain(table, &name) {
-                        program_rules(tables, table, name, vec![RULES_UNKNOWN.to_owned()]);
+                for chain in Way::BOTH.map(|way| id.chain(way)) {
+                    if may_delete || !kernel.has_chain(family, table, &chain) {
+                        let lines = drop_all(RULES_UNKNOWN);
+                        kernel.set_chain(family, Chain::new(table, chain, Rank::Policy, lines));
                     }
                 }
             }
@@ -266,42 +265,18 @@ impl State {
         self.programmed.extend(referenced);
     }
 
-    fn flush_dispatch(&self, kernel: &Sets, tables: &mut Families, may_delete: bool) {
-        for (family, tables) in tables.iter_mut() {
+    fn flush_dispatch(&self, kernel: &mut dyn Kernel, may_delete: bool) {
+        for family in self.families.iter().copied() {
             let mut groups: BTreeSet<String> = self.groups.keys().cloned().collect();
             if !may_delete {
-                let found = tables.kernel_chains().filter_map(names::group_of_chain);
-                let usable = found.filter(|group| {
-                    kernel.exists(&names::group_set(*family, group))
-                        && Way::BOTH.into_iter().all(|way| {
-                            tables.has_chain(Table::Filter, &names::group_chain(way, group))
-                        })
-                });
-                groups.extend(usable.map(str::to_owned));
+                groups.extend(kernel.adopted_groups(family));
             }
             for way in Way::BOTH {
-                let groups = groups.iter().map(String::as_str);
-                program(tables, chains::dispatch(way, *family, groups));
+                let groups = groups.iter().cloned().collect();
+                kernel.set_chain(family, chains::dispatch(way, groups));
             }
         }
     }
-}
-
-fn program(tables: &mut Tables, chain: ChainText) {
-    let content = Chain::new(&chain.name, chain.rank, &chain.lines);
-    tables.set(chain.table, &chain.name, content);
-}
-
-fn program_rules(tables: &mut Tables, table: Table, name: String, lines: Vec<String>) {
-    program(
-        tables,
-        ChainText {
-            table,
-            name,
-            rank: Rank::Policy,
-            lines,
-        },
-    );
 }
 
 fn complete(rendered: &Rendered, sets: &BTreeMap<SetId, SetSpec>) -> bool {

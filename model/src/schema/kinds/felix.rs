@@ -5,7 +5,8 @@ use super::{
     SELECTOR, TCP_PORT, TEXT, TOGGLE, U16, U32,
 };
 use crate::felix_configuration::{
-    AllowAction, ChainInsertMode, DenyAction, EndpointToHostAction, IptablesBackend, SourceSpoofing,
+    AllowAction, ChainInsertMode, DenyAction, EndpointToHostAction, IptablesBackend, NftablesMode,
+    SourceSpoofing,
 };
 use crate::schema::Shape::{Any, AnyCase, Bool, Form, List, Object, Texts, Whole, Word};
 use crate::schema::{Schema, Shape, forms};
@@ -25,6 +26,7 @@ schema!(
         "iptablesRefreshInterval": DURATION,
         "ipsetsRefreshInterval": DURATION,
         "iptablesBackend": AnyCase(IptablesBackend::WORDS),
+        "nftablesMode": Word(NftablesMode::WORDS),
         "iptablesLockTimeout": DURATION,
         "maxIpsetSize": U32,
         "interfacePrefix": TEXT,
@@ -173,7 +175,6 @@ schema!(
         "nftablesFlowTableOffload": Word(&["All", "Disabled"]),
         "nftablesMangleAllowAction": AnyCase(&["Accept", "Return"]),
         "nftablesMarkMask": U32,
-        "nftablesMode": Word(&["Disabled", "Enabled", "Auto"]),
         "nftablesRefreshInterval": DURATION,
         "nodeSelector": SELECTOR,
         "openstackRegion": Form(&forms::REGION),

@@ -4,6 +4,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::{Command, Output, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -12,14 +13,14 @@ use crate::filter::Family;
 
 /// Which kernel interface holds the rules. The two do not see each other's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Backend {
+pub enum Variant {
     /// `iptables-legacy`: the `ip_tables` kernel interface.
     Legacy,
     /// `iptables-nft`: nf_tables underneath.
     Nft,
 }
 
-impl Backend {
+impl Variant {
     /// The other variant.
     #[must_use]
     pub fn other(self) -> Self {
@@ -44,27 +45,53 @@ impl Backend {
     /// # Errors
     /// When neither variant is installed.
     pub fn detect(programs: &Programs) -> Result<Self, BackendError> {
-        let nft = rule_counts(programs, Self::Nft);
-        let legacy = rule_counts(programs, Self::Legacy);
-        match (nft, legacy) {
-            (None, None) => Err(BackendError::NotInstalled),
-            (Some(_), None) => Ok(Self::Nft),
-            (None, Some(_)) => Ok(Self::Legacy),
-            (Some(nft), Some(legacy)) if legacy > nft => Ok(Self::Legacy),
-            _ => Ok(Self::Nft),
-        }
+        let holdings = holdings(programs);
+        in_use(&holdings).map(|holding| holding.variant)
     }
 }
 
-/// Rules of others, then rules of ours; `None` when the variant is not installed.
-fn rule_counts(programs: &Programs, backend: Backend) -> Option<(usize, usize)> {
-    let saved = |family| programs.save(backend, family).ok();
-    let v4 = saved(Family::V4)?;
-    let v6 = saved(Family::V6).unwrap_or_default();
-    Some((
-        v4.foreign_rules + v6.foreign_rules,
-        v4.our_rules + v6.our_rules,
-    ))
+/// What a variant holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holding {
+    pub(crate) variant: Variant,
+    /// Rules of others, and chains of theirs that do not accept at their end.
+    pub(crate) others: usize,
+    pub(crate) ours: usize,
+}
+
+/// What each variant that is installed holds. The four programs run at the same time.
+pub(crate) fn holdings(programs: &Programs) -> Vec<Holding> {
+    let one = |variant: Variant| {
+        thread::scope(|scope| {
+            let v6 = scope.spawn(move || programs.save(variant, Family::V6).ok());
+            let v4 = programs.save(variant, Family::V4).ok()?;
+            let v6 = v6.join().ok().flatten().unwrap_or_default();
+            Some(Holding {
+                variant,
+                others: v4.foreign_rules + v6.foreign_rules,
+                ours: v4.our_rules + v6.our_rules,
+            })
+        })
+    };
+    thread::scope(|scope| {
+        let legacy = scope.spawn(move || one(Variant::Legacy));
+        let nft = one(Variant::Nft);
+        let legacy = legacy.join().ok().flatten();
+        nft.into_iter().chain(legacy).collect()
+    })
+}
+
+/// The variant to use beside what there is.
+///
+/// # Errors
+/// When neither is installed.
+pub(crate) fn in_use(holdings: &[Holding]) -> Result<&Holding, BackendError> {
+    let weight = |holding: &&Holding| {
+        let is_nft = holding.variant == Variant::Nft;
+        (holding.others, holding.ours, is_nft)
+    };
+    let heaviest = holdings.iter().max_by_key(weight);
+    heaviest.ok_or(BackendError::NotInstalled)
 }
 
 /// Why no variant can be used.
@@ -148,12 +175,12 @@ impl Default for Programs {
 }
 
 impl Programs {
-    fn command(&self, backend: Backend, family: Family, verb: &str) -> (String, Command) {
+    fn command(&self, variant: Variant, family: Family, verb: &str) -> (String, Command) {
         let base = match family {
             Family::V4 => "iptables",
             Family::V6 => "ip6tables",
         };
-        let program = format!("{base}-{}-{verb}", backend.name());
+        let program = format!("{base}-{}-{verb}", variant.name());
         let in_directory = self.directory.as_ref().map(|dir| dir.join(&program));
         let path = in_directory
             .filter(|path| path.exists())
@@ -167,8 +194,8 @@ impl Programs {
     }
 
     /// Reads all tables of a family back.
-    pub(crate) fn save(&self, backend: Backend, family: Family) -> Result<Saved, RestoreError> {
-        let (program, mut command) = self.command(backend, family, "save");
+    pub(crate) fn save(&self, variant: Variant, family: Family) -> Result<Saved, RestoreError> {
+        let (program, mut command) = self.command(variant, family, "save");
         let output = command
             .output()
             .map_err(|source| spawn_error(&program, source))?;
@@ -179,10 +206,10 @@ impl Programs {
     /// Reads how often the rules of our chains matched.
     pub(crate) fn counters(
         &self,
-        backend: Backend,
+        variant: Variant,
         family: Family,
     ) -> Result<ChainHits, RestoreError> {
-        let (program, mut command) = self.command(backend, family, "save");
+        let (program, mut command) = self.command(variant, family, "save");
         let output = command
             .arg("--counters")
             .output()
@@ -195,11 +222,11 @@ impl Programs {
     /// Runs one batch; each table in it is changed atomically.
     pub(crate) fn restore(
         &self,
-        backend: Backend,
+        variant: Variant,
         family: Family,
         input: &str,
     ) -> Result<(), RestoreError> {
-        let (program, mut command) = self.command(backend, family, "restore");
+        let (program, mut command) = self.command(variant, family, "restore");
         command
             .arg("--noflush")
             .arg(format!("--wait={}", self.lock_timeout.as_secs().max(1)));

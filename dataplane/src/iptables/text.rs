@@ -1,0 +1,161 @@
+//! The rule program in the words of `iptables-restore`.
+
+use std::ops::RangeInclusive;
+
+use super::{chain::Chain, tables::Key};
+use crate::{
+    filter::{
+        Family,
+        program::{self, Body, Ifaces, Line, Match, Side, Target, Tracked, group_match},
+    },
+    ipset::SetType,
+};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+impl Chain {
+    /// Renders a chain of the program for a family.
+    pub(crate) fn of(chain: &program::Chain, family: Family) -> (Key, Self) {
+        let name = chain.id.name();
+        let lines = lines(&chain.body, family);
+        let rendered = Self::new(&name, chain.rank, &lines);
+        ((chain.table, name), rendered)
+    }
+}
+
+/// Rules without `-A CHAIN`, each with its note and a tab before it if it has one.
+pub(crate) fn lines(body: &Body, family: Family) -> Vec<String> {
+    match body {
+        Body::Lines(lines) => lines.iter().map(|l| line(l, family)).collect(),
+        Body::Dispatch { way, groups } => {
+            let to_group = |group: &String| {
+                let chain = program::ChainId::Group(*way, group.clone());
+                let member = group_match(*way, family, group);
+                line(&Line::new([member], Target::Goto(chain)), family)
+            };
+            let mut lines: Vec<String> = groups.iter().map(to_group).collect();
+            lines.push("-j DROP".to_owned());
+            lines
+        }
+    }
+}
+
+fn line(line: &Line, family: Family) -> String {
+    let words = line.matches.iter().map(|m| condition(m, family));
+    let words = words.chain([target(&line.target)]);
+    let words: Vec<String> = words.filter(|word| !word.is_empty()).collect();
+    let rule = words.join(" ");
+    match line.note.as_str() {
+        "" => rule,
+        note => format!("{note}\t{rule}"),
+    }
+}
+
+fn condition(condition: &Match, family: Family) -> String {
+    let not = |not: bool| if not { "! " } else { "" };
+    match condition {
+        Match::In(ifaces) => format!("-i {}", pattern(ifaces)),
+        Match::Out(ifaces) => format!("-o {}", pattern(ifaces)),
+        Match::Net { side, not: n, net } => {
+            let option = match side {
+                Side::Src => "-s",
+                Side::Dst => "-d",
+            };
+            format!("{}{option} {net}", not(*n))
+        }
+        // "not protocol 0" holds for every packet, and iptables refuses it.
+        Match::Protocol {
+            not: true,
+            number: 0,
+        } => String::new(),
+        Match::Protocol { not: n, number } => format!("{}-p {number}", not(*n)),
+        Match::Icmp {
+            not: n,
+            icmp_type,
+            code,
+        } => {
+            let (module, option) = match family {
+                Family::V4 => ("icmp", "--icmp-type"),
+                Family::V6 => ("icmp6", "--icmpv6-type"),
+            };
+            let code = code.map(|code| format!("/{code}")).unwrap_or_default();
+            format!("-m {module} {}{option} {icmp_type}{code}", not(*n))
+        }
+        Match::Ports {
+            side,
+            not: n,
+            protocol,
+            ranges,
+        } => ports(*side, not(*n), *protocol, ranges),
+        Match::Set {
+            side,
+            not: n,
+            name,
+            set_type,
+        } => {
+            let word = match side {
+                Side::Src => "src",
+                Side::Dst => "dst",
+            };
+            let words = match set_type {
+                SetType::Net => word.to_owned(),
+                SetType::NetIface | SetType::NetPort => format!("{word},{word}"),
+            };
+            format!("-m set {}--match-set {name} {words}", not(*n))
+        }
+        Match::Mark { bits, set: true } => format!("-m mark --mark {bits:#x}/{bits:#x}"),
+        Match::Mark { bits, set: false } => format!("-m mark --mark 0x0/{bits:#x}"),
+        Match::Tracked(Tracked::Established) => {
+            "-m conntrack --ctstate RELATED,ESTABLISHED".to_owned()
+        }
+        Match::Tracked(Tracked::Invalid) => "-m conntrack --ctstate INVALID".to_owned(),
+    }
+}
+
+fn pattern(ifaces: &Ifaces) -> String {
+    match ifaces {
+        Ifaces::Named(name) => name.clone(),
+        Ifaces::StartingWith(prefix) => format!("{prefix}+"),
+    }
+}
+
+fn ports(side: Side, not: &str, protocol: u8, ranges: &[RangeInclusive<u16>]) -> String {
+    let option = match side {
+        Side::Src => "sport",
+        Side::Dst => "dport",
+    };
+    let range = |range: &RangeInclusive<u16>| match range.start() == range.end() {
+        true => range.start().to_string(),
+        false => format!("{}:{}", range.start(), range.end()),
+    };
+    let list: Vec<String> = ranges.iter().map(range).collect();
+    let module = match protocol {
+        TCP => Some("tcp"),
+        UDP => Some("udp"),
+        _ => None,
+    };
+    match module.filter(|_| list.len() == 1) {
+        Some(module) => format!("-m {module} {not}--{option} {}", list.concat()),
+        None => format!("-m multiport {not}--{option}s {}", list.join(",")),
+    }
+}
+
+fn target(target: &Target) -> String {
+    match target {
+        Target::Next => String::new(),
+        Target::Drop => "-j DROP".to_owned(),
+        Target::Reject => "-j REJECT".to_owned(),
+        Target::Accept => "-j ACCEPT".to_owned(),
+        Target::Return => "-j RETURN".to_owned(),
+        Target::Jump(chain) => format!("-j {}", chain.name()),
+        Target::Goto(chain) => format!("-g {}", chain.name()),
+        Target::SetMark(bits) => format!("-j MARK --set-xmark {bits:#x}/{bits:#x}"),
+        Target::ClearMark(bits) => format!("-j MARK --set-xmark 0x0/{bits:#x}"),
+        Target::NoTrack => "-j CT --notrack".to_owned(),
+        Target::Log { prefix } if prefix.is_empty() => "-j LOG".to_owned(),
+        Target::Log { prefix } => format!("-j LOG --log-prefix \"{prefix}\""),
+        Target::Masquerade => "-j MASQUERADE --random-fully".to_owned(),
+        Target::SourceNat(address) => format!("-j SNAT --to-source {address} --random-fully"),
+    }
+}

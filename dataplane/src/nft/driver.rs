@@ -1,0 +1,658 @@
+//! [`Nftables`]: the table as it should be and as it is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use super::{
+    commit::{About, Backoff, Plan, blame},
+    dispatch::{Dispatch, PLACES},
+    edge::{self, Edge},
+    element::{Kind, Shape},
+    names,
+    read::{Found, FoundChain, FoundSet, Hook},
+    render::{self, Rule},
+    set::Set,
+    wire::{Message, Transaction, set as set_flags},
+};
+use crate::{
+    filter::{
+        Backend, Family, FilterError,
+        kernel::{Kernel, Pass, Refreshed},
+        names as filter_names,
+        program::{Chain, ChainId},
+    },
+    ipset::{Entry, SetType},
+    iptables::{ChainHits, Rank, Table},
+    netlink::NetlinkError,
+};
+
+/// How often a transaction is sent anew within one pass, each time without what was refused.
+const ATTEMPTS: usize = 8;
+
+/// Where packets come into a base chain.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BaseHook {
+    pub(super) number: u32,
+    pub(super) priority: i32,
+    pub(super) kind: &'static str,
+}
+
+impl BaseHook {
+    fn of(table: Table, point: &str) -> Self {
+        let number = match point {
+            "PREROUTING" => 0,
+            "INPUT" => 1,
+            "FORWARD" => 2,
+            "OUTPUT" => 3,
+            _ => 4,
+        };
+        // Those of iptables.
+        let (priority, kind) = match table {
+            Table::Raw => (-300, "filter"),
+            Table::Mangle => (-150, "filter"),
+            Table::Filter => (0, "filter"),
+            Table::Nat => (100, "nat"),
+        };
+        Self {
+            number,
+            priority,
+            kind,
+        }
+    }
+
+    pub(super) const fn place(self) -> Hook {
+        (self.number, self.priority)
+    }
+}
+
+/// A chain as it should be.
+#[derive(Debug)]
+pub(super) struct Desired {
+    pub(super) rules: Vec<Rule>,
+    pub(super) hook: Option<BaseHook>,
+    rank: Rank,
+    /// Where its counters belong; base chains have none.
+    owner: Option<(Family, Table, ChainId)>,
+}
+
+impl Desired {
+    fn found(&self) -> FoundChain {
+        FoundChain {
+            hook: self.hook.map(BaseHook::place),
+            hashes: self.rules.iter().map(|rule| rule.hash.clone()).collect(),
+        }
+    }
+}
+
+/// Our table.
+#[derive(Debug)]
+pub(crate) struct Nftables {
+    edge: Box<dyn Edge>,
+    families: Vec<Family>,
+    pub(super) desired: BTreeMap<String, Desired>,
+    hooks: BTreeMap<(Table, &'static str), BTreeMap<Family, &'static str>>,
+    pub(super) kernel: BTreeMap<String, FoundChain>,
+    pub(super) dirty: BTreeSet<String>,
+    pub(super) sets: BTreeMap<String, Set>,
+    pub(super) dirty_sets: BTreeSet<String>,
+    pub(super) dispatch: BTreeMap<Family, Dispatch>,
+    /// What was read of sets and maps that nobody wants yet.
+    found: Found,
+    /// Sets in our table that nobody wants.
+    pub(super) strangers: BTreeSet<String>,
+    pub(super) table: bool,
+    /// A set is of another make than ours: the table is to be made anew as a whole.
+    misshapen: bool,
+    stale: bool,
+    verified: bool,
+    pub(super) refused: BTreeMap<About, Backoff>,
+    backoff: Option<Backoff>,
+    pub(super) last_id: u32,
+}
+
+impl Nftables {
+    pub(crate) fn open(families: &[Family]) -> Result<Self, FilterError> {
+        Ok(Self::over(Box::new(edge::Kernel::open()?), families))
+    }
+
+    pub(super) fn over(edge: Box<dyn Edge>, families: &[Family]) -> Self {
+        let dispatch = families
+            .iter()
+            .map(|family| (*family, Dispatch::new(*family)));
+        Self {
+            edge,
+            dispatch: dispatch.collect(),
+            families: families.to_vec(),
+            desired: BTreeMap::new(),
+            hooks: BTreeMap::new(),
+            kernel: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            sets: BTreeMap::new(),
+            dirty_sets: BTreeSet::new(),
+            found: Found::default(),
+            strangers: BTreeSet::new(),
+            table: false,
+            misshapen: false,
+            stale: true,
+            verified: false,
+            refused: BTreeMap::new(),
+            backoff: None,
+            last_id: 0,
+        }
+    }
+
+    /// Removes our table if it is there.
+    pub(crate) fn clean_up() -> Result<(), FilterError> {
+        let mut edge = edge::Kernel::open()?;
+        let mut out = Transaction::new();
+        out.push(About::Table, Message::DelTable, 0, |_| {});
+        match edge.commit(&mut out)?.into_iter().next() {
+            Some((_, error)) if !error.is_missing() => Err(NetlinkError::from(error).into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn want_chain(&mut self, name: String, desired: Desired) {
+        let found = desired.found();
+        let changed = self.desired.get(&name).map(Desired::found).as_ref() != Some(&found);
+        if changed {
+            self.refused.remove(&About::Chain(name.clone()));
+        }
+        match self.kernel.get(&name) == Some(&found) {
+            true => self.dirty.remove(&name),
+            false => self.dirty.insert(name.clone()),
+        };
+        self.desired.insert(name, desired);
+    }
+
+    fn unwant_chain(&mut self, name: String) {
+        if self.desired.remove(&name).is_some() {
+            self.refused.remove(&About::Chain(name.clone()));
+            match self.kernel.contains_key(&name) {
+                true => self.dirty.insert(name),
+                false => self.dirty.remove(&name),
+            };
+        }
+    }
+
+    /// The sets that stand for an ipset: for workloads there are two.
+    fn kinds_of(name: &str, set_type: SetType, family: Family) -> Vec<(String, Kind)> {
+        let kind = |shape| Kind {
+            shape,
+            family,
+            map: false,
+        };
+        match set_type {
+            SetType::Net => vec![(names::set(name, false), kind(Shape::Nets))],
+            SetType::NetPort => vec![(names::set(name, false), kind(Shape::Services))],
+            SetType::NetIface => vec![
+                (names::set(name, false), kind(Shape::Workloads)),
+                (names::set(name, true), kind(Shape::WorkloadNets)),
+            ],
+        }
+    }
+
+    /// The set that an entry of an ipset belongs into.
+    fn set_of(name: &str, entry: &Entry) -> String {
+        let net = entry.net();
+        let width = if net.is_ipv4() { 32 } else { 128 };
+        let prefixes = matches!(entry, Entry::NetIface(..)) && net.prefix() != width;
+        names::set(name, prefixes)
+    }
+
+    fn edit(&mut self, name: String, change: impl FnOnce(&mut Set)) {
+        if let Some(set) = self.sets.get_mut(&name) {
+            change(set);
+            if !set.in_sync() {
+                self.refused.remove(&About::Set(name.clone()));
+                self.dirty_sets.insert(name);
+            }
+        }
+    }
+
+    fn base(&mut self, table: Table, point: &'static str) {
+        let name = names::base_chain(table, point);
+        let Some(targets) = self.hooks.get(&(table, point)).filter(|t| !t.is_empty()) else {
+            return self.unwant_chain(name);
+        };
+        let chain = |(family, target): (&Family, &&'static str)| {
+            let id = ChainId::Fixed(target);
+            (*family, names::chain(*family, table, &id))
+        };
+        let chains: Vec<(Family, String)> = targets.iter().map(chain).collect();
+        let targets = chains
+            .iter()
+            .map(|(family, chain)| (*family, chain.as_str()));
+        let desired = Desired {
+            rules: render::base(&name, table, targets),
+            hook: Some(BaseHook::of(table, point)),
+            rank: Rank::Base,
+            owner: None,
+        };
+        self.want_chain(name, desired);
+    }
+
+    /// Takes over what was read; counts what differs from what was left behind.
+    fn adopt(&mut self, mut found: Found) -> usize {
+        let mut drift = 0;
+        let before = std::mem::replace(&mut self.kernel, std::mem::take(&mut found.chains));
+        let names: BTreeSet<&String> = before.keys().chain(self.kernel.keys()).collect();
+        drift += names
+            .into_iter()
+            .filter(|name| before.get(*name) != self.kernel.get(*name))
+            .count();
+        self.dirty = self
+            .kernel
+            .keys()
+            .chain(self.desired.keys())
+            .cloned()
+            .collect();
+        self.dirty.retain(|name| {
+            self.kernel.get(name) != self.desired.get(name).map(Desired::found).as_ref()
+        });
+        self.table = found.table;
+        self.misshapen = false;
+        for (name, set) in self.sets.iter_mut().filter(|(_, set)| set.wanted) {
+            let read = found.sets.remove(name);
+            self.misshapen |= read.as_ref().is_some_and(|found| !is_of(set.kind, found));
+            let was_there = set.exists;
+            drift += set.adopt(read.as_ref().map(|found| found.members.as_slice()));
+            drift += usize::from(was_there != set.exists);
+        }
+        for dispatch in self.dispatch.values_mut() {
+            for place in PLACES {
+                let read = found.sets.remove(&dispatch.name(place));
+                let kind = dispatch.kind(place);
+                self.misshapen |= read.as_ref().is_some_and(|found| !is_of(kind, found));
+                let was_there = dispatch.exists(place);
+                let members = read.as_ref().map(|found| found.members.as_slice());
+                drift += dispatch.adopt(place, members);
+                drift += usize::from(was_there != dispatch.exists(place));
+            }
+        }
+        self.sets.retain(|_, set| set.wanted);
+        let strangers: BTreeSet<String> = found.sets.keys().cloned().collect();
+        drift += strangers.difference(&self.strangers).count();
+        self.strangers = strangers;
+        self.dirty_sets = self.sets.keys().cloned().collect();
+        let sets = &self.sets;
+        self.dirty_sets
+            .retain(|name| sets.get(name).is_some_and(|set| !set.in_sync()));
+        self.found = found;
+        let drift = if self.verified { drift } else { 0 };
+        self.stale = false;
+        self.verified = true;
+        drift
+    }
+
+    /// Reads the table. False when that failed.
+    fn read(&mut self, now: Instant, pass: &mut Pass) -> bool {
+        match self.edge.read() {
+            Ok(found) => {
+                pass.drift += self.adopt(found);
+                true
+            }
+            Err(error) => {
+                self.fail(error.to_string(), now);
+                false
+            }
+        }
+    }
+
+    fn fail(&mut self, error: String, now: Instant) {
+        self.backoff = Some(Backoff::after(self.backoff.as_ref(), error, now));
+        self.stale = true;
+    }
+
+    /// Sends what differs; what is refused is left out the next time.
+    fn send(&mut self, may_delete: bool, now: Instant, pass: &mut Pass) {
+        for attempt in 0..ATTEMPTS {
+            let plan = self.plan_or_anew(may_delete, now);
+            if plan.is_empty() {
+                // Also after an answer that was lost although all was done.
+                self.backoff = None;
+                return;
+            }
+            let mut out = self.messages(&plan);
+            match self.edge.commit(&mut out) {
+                Ok(errors) if errors.is_empty() => {
+                    self.backoff = None;
+                    self.note(plan, may_delete, pass);
+                    // What was left out before stays refused, and all else is done.
+                    return;
+                }
+                Ok(errors) => {
+                    let (refused, whole) = blame(&out, &errors);
+                    // The first time the reason may be that the kernel is not as we think.
+                    if !self.read(now, pass) {
+                        return;
+                    }
+                    if attempt == 0 {
+                        continue;
+                    }
+                    if refused.is_empty() {
+                        let unnamed = || "refused without a reason".to_owned();
+                        return self.fail(whole.unwrap_or_else(unnamed), now);
+                    }
+                    for (about, error) in refused {
+                        let backoff = Backoff::after(self.refused.get(&about), error, now);
+                        self.refused.insert(about, backoff);
+                    }
+                }
+                Err(error) => return self.fail(error.to_string(), now),
+            }
+        }
+        self.fail("refused in whatever part it is sent".to_owned(), now);
+    }
+
+    fn plan_or_anew(&mut self, may_delete: bool, now: Instant) -> Plan {
+        if !(self.misshapen && may_delete) {
+            return self.plan(may_delete, now);
+        }
+        self.adopt(Found::default());
+        Plan {
+            anew: true,
+            ..self.plan(may_delete, now)
+        }
+    }
+
+    /// The kernel took a plan.
+    fn note(&mut self, plan: Plan, may_delete: bool, pass: &mut Pass) {
+        pass.batches += u32::from(plan.has_rules());
+        pass.chains_changed += plan.write.len() + plan.delete.len();
+        pass.set_changes += plan.set_changes();
+        self.table = true;
+        for name in plan.write {
+            if let Some(chain) = self.desired.get(&name) {
+                self.kernel.insert(name.clone(), chain.found());
+            }
+            self.dirty.remove(&name);
+            self.refused.remove(&About::Chain(name));
+        }
+        for name in plan.stub {
+            let stub = FoundChain {
+                hook: None,
+                hashes: vec![render::stub(&name).hash],
+            };
+            self.kernel.insert(name, stub);
+        }
+        for name in plan.delete {
+            self.kernel.remove(&name);
+            self.dirty.remove(&name);
+        }
+        for name in plan.make_sets {
+            self.edit(name, |set| set.exists = true);
+        }
+        for (name, changes) in plan.sets {
+            self.edit(name, |set| set.done(&changes));
+        }
+        let sets = &self.sets;
+        self.dirty_sets
+            .retain(|name| sets.get(name).is_some_and(|set| !set.in_sync()));
+        for name in plan.delete_sets {
+            self.sets.remove(&name);
+            self.dirty_sets.remove(&name);
+            self.strangers.remove(&name);
+            self.found.sets.remove(&name);
+        }
+        for (family, place) in plan.make_maps {
+            if let Some(dispatch) = self.dispatch.get_mut(&family) {
+                dispatch.made(place);
+            }
+        }
+        for (family, place, changes) in plan.maps {
+            if let Some(dispatch) = self.dispatch.get_mut(&family) {
+                dispatch.done(place, changes);
+            }
+            self.refused.remove(&About::Map(family, place));
+        }
+        for (family, dispatch) in &mut self.dispatch {
+            let refused = |place| self.refused.contains_key(&About::Map(*family, place));
+            if !PLACES.into_iter().any(refused) {
+                dispatch.settle(may_delete);
+            }
+        }
+    }
+
+    /// Whether something is not as desired.
+    fn is_pending(&self, about: &About) -> bool {
+        match about {
+            About::Table => !self.table,
+            About::Chain(name) => self.dirty.contains(name),
+            About::Set(name) => self.dirty_sets.contains(name) || self.strangers.contains(name),
+            About::Map(family, _) => {
+                let dispatch = self.dispatch.get(family);
+                dispatch.is_some_and(|dispatch| !dispatch.in_sync())
+            }
+        }
+    }
+
+    fn report(&mut self, pass: &mut Pass) {
+        let settled = self.refused.keys().filter(|about| !self.is_pending(about));
+        for about in settled.cloned().collect::<Vec<_>>() {
+            self.refused.remove(&about);
+        }
+        for (about, backoff) in &self.refused {
+            pass.fail(about.object(), &backoff.error);
+            pass.retry(backoff.until);
+        }
+        if let Some(backoff) = &self.backoff {
+            pass.fail(About::Table.object(), &backoff.error);
+            pass.retry(backoff.until);
+        }
+    }
+}
+
+/// Whether a set is of the make that we give it.
+fn is_of(kind: Kind, found: &FoundSet) -> bool {
+    let make = set_flags::INTERVAL | set_flags::CONCAT | set_flags::MAP;
+    found.flags & make == kind.flags() & make && found.key_len == kind.key_len()
+}
+
+impl Kernel for Nftables {
+    fn backend(&self) -> Backend {
+        Backend::Nftables
+    }
+
+    fn event_port(&self) -> Option<u32> {
+        Some(self.edge.port())
+    }
+
+    fn want(&mut self, set: &str, set_type: SetType, family: Family) {
+        if filter_names::is_group_set(set) {
+            return;
+        }
+        for (name, kind) in Self::kinds_of(set, set_type, family) {
+            let set = self.sets.entry(name.clone()).or_insert_with(|| {
+                let mut set = Set::new(kind);
+                if let Some(found) = self.found.sets.remove(&name) {
+                    self.misshapen |= !is_of(kind, &found);
+                    set.adopt(Some(&found.members));
+                }
+                set
+            });
+            set.wanted = true;
+            self.strangers.remove(&name);
+            if !set.in_sync() {
+                self.dirty_sets.insert(name);
+            }
+        }
+    }
+
+    fn unwant(&mut self, set: &str) {
+        if let Some(group) = filter_names::group_of_set(set) {
+            if let Some(dispatch) = self.dispatch_of(set) {
+                dispatch.drop_group(group);
+            }
+            return;
+        }
+        for prefixes in [false, true] {
+            let name = names::set(set, prefixes);
+            self.edit(name, |set| {
+                set.wanted = false;
+                set.replace(Vec::new());
+            });
+        }
+    }
+
+    fn replace(&mut self, set: &str, entries: Vec<Entry>) {
+        if let Some(group) = filter_names::group_of_set(set) {
+            if let Some(dispatch) = self.dispatch_of(set) {
+                dispatch.replace(group, &entries);
+            }
+            return;
+        }
+        let mut parts: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
+        for prefixes in [false, true] {
+            parts.entry(names::set(set, prefixes)).or_default();
+        }
+        for entry in entries {
+            parts
+                .entry(Self::set_of(set, &entry))
+                .or_default()
+                .push(entry);
+        }
+        for (name, entries) in parts {
+            self.edit(name, |set| set.replace(entries));
+        }
+    }
+
+    fn insert(&mut self, set: &str, entry: Entry) {
+        match filter_names::group_of_set(set) {
+            Some(group) => {
+                if let Some(dispatch) = self.dispatch_of(set) {
+                    dispatch.insert(group, entry);
+                }
+            }
+            None => self.edit(Self::set_of(set, &entry), |set| set.insert(entry)),
+        }
+    }
+
+    fn remove(&mut self, set: &str, entry: &Entry) {
+        match filter_names::group_of_set(set) {
+            Some(group) => {
+                if let Some(dispatch) = self.dispatch_of(set) {
+                    dispatch.remove(group, entry);
+                }
+            }
+            None => self.edit(Self::set_of(set, entry), |set| set.remove(entry)),
+        }
+    }
+
+    /// An entry leads to one group: that it is wanted in another takes it out of the first.
+    fn displace(&mut self, _keep: &str, _entry: &Entry, _family: Family) {}
+
+    fn holds(&self, set: &str, entries: &[Entry]) -> bool {
+        if let Some(group) = filter_names::group_of_set(set) {
+            let family = filter_names::family_of_set(set);
+            let dispatch = family.and_then(|family| self.dispatch.get(&family));
+            return dispatch.is_some_and(|dispatch| dispatch.holds(group, entries));
+        }
+        entries.iter().all(|entry| {
+            let set = self.sets.get(&Self::set_of(set, entry));
+            set.is_some_and(|set| set.holds(std::slice::from_ref(entry)))
+        })
+    }
+
+    fn set_chain(&mut self, family: Family, chain: Chain) {
+        let name = names::chain(family, chain.table, &chain.id);
+        let desired = Desired {
+            rules: render::chain(family, &chain),
+            hook: None,
+            rank: chain.rank,
+            owner: Some((family, chain.table, chain.id)),
+        };
+        self.want_chain(name, desired);
+    }
+
+    fn remove_chain(&mut self, family: Family, table: Table, id: &ChainId) {
+        self.unwant_chain(names::chain(family, table, id));
+    }
+
+    fn hook(&mut self, family: Family, table: Table, point: &'static str, target: &'static str) {
+        let targets = self.hooks.entry((table, point)).or_default();
+        if targets.insert(family, target) != Some(target) {
+            self.base(table, point);
+        }
+    }
+
+    fn unhook(&mut self, family: Family, table: Table, point: &'static str) {
+        let targets = self.hooks.get_mut(&(table, point));
+        if targets.is_some_and(|targets| targets.remove(&family).is_some()) {
+            self.base(table, point);
+        }
+    }
+
+    fn has_chain(&self, family: Family, table: Table, id: &ChainId) -> bool {
+        self.kernel.contains_key(&names::chain(family, table, id))
+    }
+
+    fn adopted_groups(&self, _family: Family) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn in_force(&self, chains: &[ChainId]) -> bool {
+        let of_all = |name: &String| {
+            let rank = self.desired.get(name).map(|chain| chain.rank);
+            rank >= Some(Rank::Dispatch) || rank == Some(Rank::Verdict)
+        };
+        let named = |id: &ChainId| {
+            let families = self.families.iter();
+            let mut names = families.map(|family| names::chain(*family, Table::Filter, id));
+            names.any(|name| self.dirty.contains(&name))
+        };
+        !self.stale && !self.dirty.iter().any(of_all) && !chains.iter().any(named)
+    }
+
+    fn refresh(&mut self, now: Instant, pass: &mut Pass) -> Refreshed {
+        if self.backoff.as_ref().is_some_and(|b| b.until > now) {
+            return Refreshed {
+                usable: false,
+                read: false,
+            };
+        }
+        let read = self.stale && self.read(now, pass);
+        Refreshed {
+            usable: !self.stale,
+            read,
+        }
+    }
+
+    fn write(&mut self, may_delete: bool, now: Instant, pass: &mut Pass) {
+        if !self.stale {
+            self.send(may_delete, now, pass);
+        }
+        self.report(pass);
+    }
+
+    fn invalidate(&mut self) {
+        self.stale = true;
+    }
+
+    fn counters(&mut self) -> Result<BTreeMap<Family, ChainHits>, FilterError> {
+        let mut read = self.edge.counters()?;
+        let mut all: BTreeMap<Family, ChainHits> = BTreeMap::new();
+        for (name, chain) in &self.desired {
+            if let (Some((family, table, id)), Some(hits)) = (&chain.owner, read.remove(name)) {
+                let of_family = all.entry(*family).or_default();
+                of_family.insert((*table, id.name()), hits);
+            }
+        }
+        Ok(all)
+    }
+
+    fn clean(&mut self) -> Result<(), FilterError> {
+        Self::clean_up()?;
+        *self = Self::open(&self.families)?;
+        Ok(())
+    }
+}
+
+impl Nftables {
+    fn dispatch_of(&mut self, set: &str) -> Option<&mut Dispatch> {
+        let family = filter_names::family_of_set(set)?;
+        self.dispatch.get_mut(&family)
+    }
+}

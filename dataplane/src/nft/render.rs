@@ -1,0 +1,262 @@
+//! The rule program as rules of nf_tables.
+
+use std::ops::RangeInclusive;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha2::{Digest, Sha256};
+
+use super::{
+    expression::{Device, Expressions, Verdict},
+    names,
+};
+use crate::{
+    filter::{
+        Family,
+        names::Way,
+        program::{Body, Chain, Ifaces, Line, Match, Side, Target, Tracked},
+    },
+    ipset::SetType,
+    iptables::{Rank, Table},
+};
+
+/// How the kernel is told to number a set that belongs to one rule.
+pub(super) const ANONYMOUS: &str = "__set%d";
+
+/// Bits of `ct state`.
+const INVALID: u32 = 1;
+const ESTABLISHED: u32 = 2;
+const RELATED: u32 = 4;
+
+/// Tags in a rule's userdata: the comment that `nft` shows, and our hash.
+pub(super) const COMMENT_TAG: u8 = 0;
+pub(super) const HASH_TAG: u8 = 0x4d;
+const COMMENT_LEN: usize = 120;
+pub(super) const HASH_LEN: usize = 16;
+
+/// A rule as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    pub(super) expressions: Vec<u8>,
+    /// Where in `expressions` the numbers of `ports` belong.
+    pub(super) set_ids: Vec<usize>,
+    /// Sets of ports that belong to the rule.
+    pub(super) ports: Vec<Vec<RangeInclusive<u16>>>,
+    pub(super) userdata: Vec<u8>,
+    /// Covers the rules above it too: the last one stands for the chain.
+    pub(super) hash: String,
+}
+
+/// The rules of a chain.
+pub(super) fn chain(family: Family, chain: &Chain) -> Vec<Rule> {
+    let counted = |target: &Target| {
+        chain.rank == Rank::Policy || matches!(target, Target::Drop | Target::Reject)
+    };
+    let name = names::chain(family, chain.table, &chain.id);
+    let mut rules = Hashed::new(&name);
+    match &chain.body {
+        Body::Lines(lines) => {
+            for line in lines {
+                let mut renderer = Renderer::new(family, chain.table);
+                for condition in &line.matches {
+                    renderer.condition(condition);
+                }
+                if counted(&line.target) {
+                    renderer.out.counter();
+                }
+                renderer.target(line);
+                rules.push(renderer, &line.note);
+            }
+        }
+        Body::Dispatch { way, .. } => dispatch(&mut rules, family, *way),
+    }
+    rules.rules
+}
+
+/// Addresses first, then prefixes; what is in neither map is dropped.
+fn dispatch(rules: &mut Hashed, family: Family, way: Way) {
+    let side = match way {
+        Way::Ingress => Side::Dst,
+        Way::Egress => Side::Src,
+    };
+    for prefixes in [false, true] {
+        let mut renderer = Renderer::new(family, Table::Filter);
+        let map = names::map(family, way, prefixes);
+        renderer.out.dispatch(family, side, &map);
+        rules.push(renderer, "");
+    }
+    let mut renderer = Renderer::new(family, Table::Filter);
+    renderer.out.counter();
+    renderer.out.verdict(Verdict::Drop);
+    rules.push(renderer, "no such workload");
+}
+
+/// The chain that the kernel hands packets to: on to each family's own.
+pub(super) fn base<'a>(
+    name: &str,
+    table: Table,
+    targets: impl Iterator<Item = (Family, &'a str)>,
+) -> Vec<Rule> {
+    let mut rules = Hashed::new(name);
+    for (family, target) in targets {
+        let mut renderer = Renderer::new(family, table);
+        renderer.out.family(family);
+        renderer.out.verdict(Verdict::Jump(target));
+        rules.push(renderer, "");
+    }
+    rules.rules
+}
+
+/// The one rule of a chain whose own rules were refused.
+pub(super) fn stub(name: &str) -> Rule {
+    let mut rules = Hashed::new(&format!("refused {name}"));
+    let mut renderer = Renderer::new(Family::V4, Table::Filter);
+    renderer.out.counter();
+    renderer.out.verdict(Verdict::Drop);
+    rules.push(renderer, "not accepted by the kernel");
+    rules.rules.swap_remove(0)
+}
+
+/// Rules of one chain so far.
+struct Hashed {
+    hash: String,
+    rules: Vec<Rule>,
+}
+
+impl Hashed {
+    fn new(name: &str) -> Self {
+        Self {
+            hash: name.to_owned(),
+            rules: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, renderer: Renderer, note: &str) {
+        let mut digest = Sha256::new();
+        digest.update(self.hash.as_bytes());
+        digest.update([0]);
+        digest.update(note.as_bytes());
+        digest.update([0]);
+        digest.update(&renderer.out.bytes);
+        for range in renderer.ports.iter().flatten() {
+            digest.update(range.start().to_be_bytes());
+            digest.update(range.end().to_be_bytes());
+        }
+        let mut hash = URL_SAFE_NO_PAD.encode(digest.finalize());
+        hash.truncate(HASH_LEN);
+        self.hash.clone_from(&hash);
+        let userdata = userdata(note, &hash);
+        self.rules.push(Rule {
+            expressions: renderer.out.bytes,
+            set_ids: renderer.out.set_ids,
+            ports: renderer.ports,
+            userdata,
+            hash,
+        });
+    }
+}
+
+fn userdata(note: &str, hash: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut tagged = |tag: u8, value: &[u8]| {
+        bytes.extend([tag, value.len() as u8]);
+        bytes.extend(value);
+    };
+    if !note.is_empty() {
+        let mut text: Vec<u8> = note.bytes().take(COMMENT_LEN).collect();
+        text.push(0);
+        tagged(COMMENT_TAG, &text);
+    }
+    tagged(HASH_TAG, hash.as_bytes());
+    bytes
+}
+
+struct Renderer {
+    family: Family,
+    table: Table,
+    out: Expressions,
+    ports: Vec<Vec<RangeInclusive<u16>>>,
+}
+
+impl Renderer {
+    fn new(family: Family, table: Table) -> Self {
+        Self {
+            family,
+            table,
+            out: Expressions::default(),
+            ports: Vec::new(),
+        }
+    }
+
+    fn condition(&mut self, condition: &Match) {
+        let family = self.family;
+        match condition {
+            Match::In(ifaces) => self.interface(Device::In, ifaces),
+            Match::Out(ifaces) => self.interface(Device::Out, ifaces),
+            Match::Net { side, not, net } => self.out.net(*side, *not, *net),
+            Match::Protocol { not, number } => self.out.protocol(*not, *number),
+            Match::Icmp {
+                not,
+                icmp_type,
+                code,
+            } => self.out.icmp(*not, *icmp_type, *code),
+            Match::Ports {
+                side, not, ranges, ..
+            } => match ranges.as_slice() {
+                [range] => self.out.port(*side, *not, *range.start(), *range.end()),
+                ranges => {
+                    self.ports.push(ranges.to_vec());
+                    self.out.port_in(*side, *not);
+                }
+            },
+            Match::Set {
+                side,
+                not,
+                name,
+                set_type,
+            } => {
+                let set = names::set(name, false);
+                match set_type {
+                    SetType::Net => self.out.address_in(family, *side, &set, *not),
+                    SetType::NetPort => self.out.service_in(family, *side, &set, *not),
+                    SetType::NetIface => {
+                        self.out.workload_in(family, *side, &set, *not);
+                        // In neither of the two sets. That something is in one of them is not asked for:
+                        // dispatch goes by maps.
+                        let nets = names::set(name, true);
+                        self.out.workload_in(family, *side, &nets, *not);
+                    }
+                }
+            }
+            Match::Mark { bits, set } => self.out.mark(*bits, *set),
+            Match::Tracked(Tracked::Established) => self.out.tracked(ESTABLISHED | RELATED),
+            Match::Tracked(Tracked::Invalid) => self.out.tracked(INVALID),
+        }
+    }
+
+    fn interface(&mut self, device: Device, ifaces: &Ifaces) {
+        self.out.ifname(device);
+        match ifaces {
+            Ifaces::Named(name) => self.out.is_named(name, true),
+            Ifaces::StartingWith(prefix) => self.out.is_named(prefix, false),
+        }
+    }
+
+    fn target(&mut self, line: &Line) {
+        let chain = |id| names::chain(self.family, self.table, id);
+        match &line.target {
+            Target::Next => {}
+            Target::Drop => self.out.verdict(Verdict::Drop),
+            Target::Reject => self.out.reject(),
+            Target::Accept => self.out.verdict(Verdict::Accept),
+            Target::Return => self.out.verdict(Verdict::Return),
+            Target::Jump(id) => self.out.verdict(Verdict::Jump(&chain(id))),
+            Target::Goto(id) => self.out.verdict(Verdict::Goto(&chain(id))),
+            Target::SetMark(bits) => self.out.change_mark(*bits, true),
+            Target::ClearMark(bits) => self.out.change_mark(*bits, false),
+            Target::NoTrack => self.out.no_track(),
+            Target::Log { prefix } => self.out.log(prefix),
+            Target::Masquerade => self.out.masquerade(),
+            Target::SourceNat(address) => self.out.source_nat(*address),
+        }
+    }
+}

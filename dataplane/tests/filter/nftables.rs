@@ -1,0 +1,201 @@
+//! Our table in nf_tables: how it reads, how it is repaired, how little a change writes.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use ipnetwork::IpNetwork;
+use margay_dataplane::filter::{
+    Action, Backend, Direction, Filter, Rule, SetId, SetKind, SetMember, SetSpec,
+};
+
+use crate::{
+    drift::desired,
+    lab::{
+        Lab, allow_all, apply, endpoint, filter, id, ingress, open_endpoint, reaches, run, save,
+        serve, tcp, tier,
+    },
+};
+
+const NFTABLES: Backend = Backend::Nftables;
+
+#[test]
+fn what_was_broken_by_hand_is_repaired() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.workload(1), lab.workload(2));
+    let _server = serve(&b.netns, &[80, 81]);
+    let mut filter = filter(NFTABLES);
+    desired(&mut filter, &a, &b);
+    filter.allow_deletes();
+    apply(&mut filter);
+    let good = save(NFTABLES);
+    let find = |pattern: &str| -> String {
+        let words = good.split(|c: char| c.is_whitespace() || c == ',');
+        let found = words.into_iter().find(|word| word.starts_with(pattern));
+        found
+            .unwrap_or_else(|| panic!("{pattern} in {good}"))
+            .to_owned()
+    };
+    let members = find("v4-members/");
+    let group = find("v4-to-group/");
+    let t = "inet margay";
+    let breakages = [
+        format!("nft flush chain {t} v4-policy-in/p"),
+        format!("nft insert rule {t} v4-policy-in/p drop"),
+        format!("nft insert rule {t} {group} accept"),
+        format!("nft flush chain {t} forward"),
+        format!("nft delete chain {t} raw-prerouting"),
+        format!("nft add chain {t} stranger"),
+        format!(
+            "nft 'add chain {t} stranger {{ type filter hook forward priority 5; policy drop; }}'"
+        ),
+        format!("nft 'delete element {t} v4-workloads {{ \"mgy1\" . 10.65.0.1 }}'"),
+        format!("nft 'add element {t} v4-workloads {{ \"mgy1\" . 10.65.0.99 }}'"),
+        format!("nft 'delete element {t} v4-to-workload {{ \"mgy2\" . 10.65.0.2 }}'"),
+        format!("nft 'add element {t} v4-from-workload {{ \"mgy9\" . 10.65.0.9 : accept }}'"),
+        format!("nft flush set {t} {members}"),
+        format!("nft 'add element {t} {members} {{ 10.9.0.1-10.9.0.6 }}'"),
+        format!("nft 'add set {t} strange {{ type ipv4_addr; }}'"),
+        format!("nft delete table {t}"),
+        "nft flush ruleset".to_owned(),
+    ];
+    for breakage in breakages {
+        run(&breakage);
+        filter.resync();
+        let report = apply(&mut filter);
+        assert!(report.drift > 0, "{breakage}");
+        assert!(
+            reaches(&a.netns, b.v4, 80) && !reaches(&a.netns, b.v4, 81),
+            "{breakage}"
+        );
+        filter.resync();
+        let report = apply(&mut filter);
+        assert_eq!(
+            (report.drift, report.restores, report.set_changes),
+            (0, 0, 0),
+            "{breakage}"
+        );
+        assert_eq!(sorted(&save(NFTABLES)), sorted(&good), "{breakage}");
+    }
+}
+
+/// Chains are listed in the order in which they were made.
+fn sorted(listing: &str) -> BTreeSet<&str> {
+    listing.lines().map(str::trim).collect()
+}
+
+#[test]
+fn a_set_of_another_make_is_replaced_together_with_the_table() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.workload(1), lab.workload(2));
+    let _server = serve(&b.netns, &[80]);
+    run("nft add table inet margay; nft 'add set inet margay v4-workloads { type ipv4_addr; }'");
+    let mut filter = filter(NFTABLES);
+    desired(&mut filter, &a, &b);
+    filter.allow_deletes();
+    apply(&mut filter);
+    assert!(reaches(&a.netns, b.v4, 80));
+}
+
+#[test]
+fn the_table_reads_well() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.workload(1), lab.workload(2));
+    let mut filter = filter(NFTABLES);
+    desired(&mut filter, &a, &b);
+    let mut rule = tcp(Action::Allow, &[80, 443]);
+    rule.src.nets = vec!["10.0.0.0/8".parse().unwrap()];
+    rule.comment = Some("web from inside".to_owned());
+    filter.set_policy("NetworkPolicy/shop/web".into(), ingress(vec![rule]));
+    let shop = endpoint(&b, tier(&["NetworkPolicy/shop/web"]), Direction::default());
+    filter.set_endpoint(id(&b), shop).unwrap();
+    filter.allow_deletes();
+    apply(&mut filter);
+    let listing = save(NFTABLES);
+    for expected in [
+        "chain v4-policy-in/NetworkPolicy/shop/web {",
+        "ip saddr 10.0.0.0/8",
+        "tcp dport { 80, 443 }",
+        "comment \"web from inside\"",
+        "jump v4-policy-in/NetworkPolicy/shop/web comment \"NetworkPolicy/shop/web\"",
+        "comment \"end of tier default\"",
+        "iifname . ip saddr vmap @v4-from-workload",
+        "oifname . ip6 daddr vmap @v6-to-workload",
+        "\"mgy1\" . 10.65.0.1 : goto v4-from-group/",
+        "type filter hook forward priority filter; policy accept;",
+        "meta nfproto ipv4 jump v4-forward",
+        "ct state established,related accept",
+        "comment \"not from this workload\"",
+    ] {
+        assert!(listing.contains(expected), "{expected} in\n{listing}");
+    }
+    assert!(
+        !listing.contains("@nh") && !listing.contains("@th"),
+        "{listing}"
+    );
+}
+
+#[test]
+fn members_may_lie_in_one_another() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.workload(1), lab.workload(2));
+    let _server = serve(&b.netns, &[80]);
+    let mut filter = filter(NFTABLES);
+    desired(&mut filter, &a, &b);
+    filter.allow_deletes();
+    apply(&mut filter);
+    let member = |net: &str| SetMember::from(net.parse::<IpNetwork>().unwrap());
+    let change = |filter: &mut Filter, add: &[&str], remove: &[&str]| {
+        let add = add.iter().map(|net| member(net));
+        let remove = remove.iter().map(|net| member(net));
+        assert!(filter.update_ipset(&SetId::from("s"), add, remove));
+        assert_eq!(apply(filter).restores, 0);
+        reaches(&a.netns, b.v4, 80)
+    };
+    assert!(change(&mut filter, &["10.65.0.0/16", "10.65.0.0/24"], &[]));
+    assert!(change(&mut filter, &[], &["10.65.0.1/32", "10.65.0.0/16"]));
+    assert!(change(
+        &mut filter,
+        &["0.0.0.0/0", "10.65.0.1/32"],
+        &["10.65.0.0/24"]
+    ));
+    assert!(change(&mut filter, &[], &["0.0.0.0/0"]));
+    assert!(!change(&mut filter, &[], &["10.65.0.1/32"]));
+    filter.resync();
+    let report = apply(&mut filter);
+    assert_eq!((report.drift, report.set_changes), (0, 0));
+}
+
+#[test]
+fn a_change_writes_no_more_than_it_needs() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.workload(1), lab.workload(2));
+    let mut filter = filter(NFTABLES);
+    desired(&mut filter, &a, &b);
+    let addresses = (0..10_000u32).map(|n| Ipv4Addr::from(0x0b00_0000 + 2 * n));
+    let members: BTreeSet<SetMember> = addresses
+        .map(|ip| SetMember::from(std::net::IpAddr::from(ip)))
+        .collect();
+    let kind = SetKind::Nets;
+    filter.set_ipset("big".into(), SetSpec { kind, members });
+    filter.allow_deletes();
+    let first = apply(&mut filter);
+    assert!(
+        first.set_changes > 10_000 && first.restores == 1,
+        "{first:?}"
+    );
+    let one = SetMember::from(std::net::IpAddr::from([12, 0, 0, 1]));
+    filter.update_ipset(&"big".into(), [one], []);
+    let report = apply(&mut filter);
+    assert_eq!((report.restores, report.set_changes), (0, 1));
+    // Both directions in both families would be four: what did not change is not written.
+    filter.set_policy("p".into(), ingress(vec![Rule::any(Action::Allow)]));
+    let report = apply(&mut filter);
+    assert_eq!((report.chains_changed, report.set_changes), (2, 0));
+    filter.set_policy("new".into(), allow_all());
+    assert_eq!(apply(&mut filter).chains_changed, 4);
+    let mut third = open_endpoint(&a);
+    third.ifname = "mgy3".to_owned();
+    third.addresses = vec!["10.65.0.3/32".parse().unwrap()];
+    filter.set_endpoint("third".into(), third).unwrap();
+    let report = apply(&mut filter);
+    assert_eq!((report.restores, report.set_changes), (0, 2), "{report:?}");
+}
