@@ -105,6 +105,46 @@ impl Plan {
             && self.maps.is_empty()
     }
 
+    /// The parts of a plan in the order in which they are to take effect, each a transaction.
+    ///
+    /// A transaction is atomic for the rules of a packet that comes after it. But the kernel shows what sets
+    /// and maps hold a moment after the rules, and a packet on its way meets the old rules with the new
+    /// members: so that none is lost or let through, what rules refer to is there before them.
+    pub(super) fn stages(self, is_new_base: impl Fn(&String) -> bool) -> Vec<Self> {
+        if self.anew || (self.write.is_empty() && self.stub.is_empty()) {
+            return vec![self];
+        }
+        let (bases, write) = self.write.into_iter().partition(is_new_base);
+        let referred_to = Self {
+            make_table: self.make_table,
+            make_sets: self.make_sets,
+            sets: self.sets,
+            make_maps: self.make_maps,
+            ..Self::default()
+        };
+        let rules = Self {
+            write,
+            stub: self.stub,
+            ..Self::default()
+        };
+        let maps = Self {
+            maps: self.maps,
+            ..Self::default()
+        };
+        let bases = Self {
+            write: bases,
+            ..Self::default()
+        };
+        let removals = Self {
+            delete: self.delete,
+            delete_sets: self.delete_sets,
+            ..Self::default()
+        };
+        let mut stages = vec![referred_to, rules, maps, bases, removals];
+        stages.retain(|stage| !stage.is_empty());
+        stages
+    }
+
     pub(super) fn has_rules(&self) -> bool {
         !(self.write.is_empty() && self.stub.is_empty() && self.delete.is_empty())
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     read::{Found, FoundChain, FoundSet, Hook},
     render::{self, Rule},
     set::Set,
-    wire::{Message, Transaction, set as set_flags},
+    wire::{Message, Transaction, chain, rule, set as set_flags},
 };
 use crate::{
     filter::{
@@ -30,6 +30,9 @@ use crate::{
 
 /// How often a transaction is sent anew within one pass, each time without what was refused.
 const ATTEMPTS: usize = 8;
+
+/// Far longer than a packet takes through the rules.
+const ON_ITS_WAY: Duration = Duration::from_millis(2);
 
 /// Where packets come into a base chain.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +87,16 @@ impl Desired {
             hashes: self.rules.iter().map(|rule| rule.hash.clone()).collect(),
         }
     }
+}
+
+/// Why not all was sent.
+enum SendError {
+    Edge(NetlinkError),
+    Refused {
+        objects: BTreeMap<About, String>,
+        /// What concerns no single object.
+        whole: Option<String>,
+    },
 }
 
 /// Our table.
@@ -146,11 +159,35 @@ impl Nftables {
     /// Removes our table if it is there.
     pub(crate) fn clean_up() -> Result<(), FilterError> {
         let mut edge = edge::Kernel::open()?;
+        let found = edge.read()?;
+        if !found.table {
+            return Ok(());
+        }
+        // A packet on its way still meets the rules, and is to find what they refer to.
+        let mut out = Transaction::new();
+        let bases = found.chains.iter().filter(|(_, c)| c.hook.is_some());
+        for (name, _) in bases {
+            let about = || About::Chain(name.clone());
+            out.push(about(), Message::DelRule, 0, |m| {
+                m.string(rule::CHAIN, name)
+            });
+            out.push(about(), Message::DelChain, 0, |m| {
+                m.string(chain::NAME, name)
+            });
+        }
+        let unhooked = edge.commit(&mut out)?;
+        std::thread::sleep(ON_ITS_WAY);
         let mut out = Transaction::new();
         out.push(About::Table, Message::DelTable, 0, |_| {});
-        match edge.commit(&mut out)?.into_iter().next() {
-            Some((_, error)) if !error.is_missing() => Err(NetlinkError::from(error).into()),
-            _ => Ok(()),
+        let removed = edge.commit(&mut out)?;
+        // Somebody else may have been faster.
+        let errors = unhooked.into_iter().chain(removed);
+        match errors
+            .map(|(_, error)| error)
+            .find(|error| !error.is_missing())
+        {
+            Some(error) => Err(NetlinkError::from(error).into()),
+            None => Ok(()),
         }
     }
 
@@ -315,16 +352,14 @@ impl Nftables {
                 self.backoff = None;
                 return;
             }
-            let mut out = self.messages(&plan);
-            match self.edge.commit(&mut out) {
-                Ok(errors) if errors.is_empty() => {
-                    self.backoff = None;
-                    self.note(plan, may_delete, pass);
+            match self.send_stages(plan, may_delete, pass) {
+                Ok(()) => {
                     // What was left out before stays refused, and all else is done.
+                    self.backoff = None;
                     return;
                 }
-                Ok(errors) => {
-                    let (refused, whole) = blame(&out, &errors);
+                Err(SendError::Edge(error)) => return self.fail(error.to_string(), now),
+                Err(SendError::Refused { objects, whole }) => {
                     // The first time the reason may be that the kernel is not as we think.
                     if !self.read(now, pass) {
                         return;
@@ -332,19 +367,44 @@ impl Nftables {
                     if attempt == 0 {
                         continue;
                     }
-                    if refused.is_empty() {
+                    if objects.is_empty() {
                         let unnamed = || "refused without a reason".to_owned();
                         return self.fail(whole.unwrap_or_else(unnamed), now);
                     }
-                    for (about, error) in refused {
+                    for (about, error) in objects {
                         let backoff = Backoff::after(self.refused.get(&about), error, now);
                         self.refused.insert(about, backoff);
                     }
                 }
-                Err(error) => return self.fail(error.to_string(), now),
             }
         }
         self.fail("refused in whatever part it is sent".to_owned(), now);
+    }
+
+    fn send_stages(
+        &mut self,
+        plan: Plan,
+        may_delete: bool,
+        pass: &mut Pass,
+    ) -> Result<(), SendError> {
+        let is_new_base = |name: &String| {
+            let hook = self.desired.get(name).and_then(|chain| chain.hook);
+            hook.is_some() && !self.kernel.contains_key(name)
+        };
+        let mut has_rules = false;
+        for stage in plan.stages(is_new_base) {
+            let mut out = self.messages(&stage);
+            let errors = self.edge.commit(&mut out).map_err(SendError::Edge)?;
+            if !errors.is_empty() {
+                let (objects, whole) = blame(&out, &errors);
+                return Err(SendError::Refused { objects, whole });
+            }
+            has_rules |= stage.has_rules();
+            self.note(stage, pass);
+        }
+        pass.batches += u32::from(has_rules);
+        self.settle(may_delete);
+        Ok(())
     }
 
     fn plan_or_anew(&mut self, may_delete: bool, now: Instant) -> Plan {
@@ -358,9 +418,8 @@ impl Nftables {
         }
     }
 
-    /// The kernel took a plan.
-    fn note(&mut self, plan: Plan, may_delete: bool, pass: &mut Pass) {
-        pass.batches += u32::from(plan.has_rules());
+    /// The kernel took a plan, or a part of one.
+    fn note(&mut self, plan: Plan, pass: &mut Pass) {
         pass.chains_changed += plan.write.len() + plan.delete.len();
         pass.set_changes += plan.set_changes();
         self.table = true;
@@ -408,6 +467,10 @@ impl Nftables {
             }
             self.refused.remove(&About::Map(family, place));
         }
+    }
+
+    /// All of a plan was done.
+    fn settle(&mut self, may_delete: bool) {
         for (family, dispatch) in &mut self.dispatch {
             let refused = |place| self.refused.contains_key(&About::Map(*family, place));
             if !PLACES.into_iter().any(refused) {

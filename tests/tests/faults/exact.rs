@@ -122,12 +122,24 @@ fn routed(rig: &Rig) -> Result<BTreeSet<IpAddr>> {
         .collect()
 }
 
-/// Single addresses in the sets of the filter.
+/// Single addresses in the sets of the filter, whichever backend has them.
 fn members(rig: &Rig) -> Result<BTreeSet<IpAddr>> {
-    let saved = rig.host().netns.exec("ipset save")?;
+    let host = &rig.host().netns;
+    let saved = host.exec("ipset save")?;
     let added = saved.lines().filter_map(|line| line.strip_prefix("add "));
     let members = added.filter_map(|line| line.split(' ').nth(1));
-    Ok(members
+    let mut found: BTreeSet<IpAddr> = members
         .filter_map(|member| member.split(',').next()?.parse().ok())
-        .collect())
+        .collect();
+    let listed: Value = serde_json::from_str(&host.exec("nft -j list sets inet")?)?;
+    let objects = listed["nftables"].as_array().context("no list of sets")?;
+    let ours = objects.iter().map(|object| &object["set"]);
+    let ours = ours.filter(|set| set["table"] == "margay");
+    for member in ours.filter_map(|set| set["elem"].as_array()).flatten() {
+        // Of (interface, address) the latter.
+        let address = member["concat"].as_array().and_then(|fields| fields.last());
+        let address = address.unwrap_or(member).as_str();
+        found.extend(address.and_then(|address| address.parse::<IpAddr>().ok()));
+    }
+    Ok(found)
 }

@@ -259,12 +259,79 @@ fn a_missing_profile_allows_nothing() {
     none_arrived(flows);
 }
 
+fn settings(spec: &str) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata:\n  name: default\n\
+         spec:\n{spec}"
+    )
+}
+
+/// By hand, behind the agent's back, and heard of by it: no look is due within the test.
+#[test]
+fn what_others_break_in_nftables_is_repaired_at_once() {
+    let scene =
+        Scene::new(&[&settings("  nftablesMode: Enabled\n"), "---\n", &red_only()].concat());
+    let (allowed, forbidden) = (scene.allowed(), scene.forbidden());
+    let host = &scene.rig.host().netns;
+    open(&allowed);
+    let listing = host.exec("nft list table inet margay").unwrap();
+    let mut words = listing.split(|c: char| c.is_whitespace() || c == ',');
+    let set = words.find(|word| word.starts_with("v4-members/")).unwrap();
+    let breakages = [
+        format!("nft flush set inet margay {set}"),
+        "nft flush chain inet margay v4-from-workloads".to_owned(),
+        "nft insert rule inet margay v4-forward drop".to_owned(),
+    ];
+    for breakage in breakages {
+        host.exec(&breakage).unwrap();
+        open(&allowed);
+    }
+    none_arrived(forbidden);
+    host.exec("nft flush ruleset").unwrap();
+    let forbidden = scene.forbidden();
+    closed(&forbidden);
+    open(&allowed);
+    sleep(Duration::from_millis(200));
+    none_arrived(forbidden);
+    scene.rig.ensure_exact_endpoints(&scene.everyone());
+}
+
+/// The setting is changed back and forth under traffic.
+#[test]
+fn policy_moves_between_nftables_and_iptables_without_a_gap() {
+    let scene = Scene::new(
+        &[
+            &settings("  nftablesMode: Disabled\n"),
+            "---\n",
+            &red_only(),
+        ]
+        .concat(),
+    );
+    let (allowed, forbidden) = (scene.allowed(), scene.forbidden());
+    let host = &scene.rig.host().netns;
+    open(&allowed);
+    for (mode, table) in [("Enabled", true), ("Disabled", false), ("Auto", true)] {
+        scene.apply(&settings(&format!("  nftablesMode: {mode}\n")));
+        eventually(SOON, "the rules are in one place", || {
+            let tables = host.exec("nft list tables")?;
+            let sets = host.exec("ipset -n list")?;
+            ensure!(tables.contains("inet margay") == table, "{tables}");
+            ensure!(sets.contains("mgy") != table, "{sets}");
+            Ok(())
+        })
+        .unwrap();
+        sleep(Duration::from_millis(100));
+    }
+    scene.rig.ensure_exact_endpoints(&scene.everyone());
+    all_arrived(allowed);
+    none_arrived(forbidden);
+}
+
 /// By hand, behind the agent's back, and repaired by itself.
 #[test]
 fn what_others_break_in_the_kernel_is_repaired() {
-    let every_second = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\n\
-        metadata:\n  name: default\nspec:\n  iptablesRefreshInterval: 1s\n---\n";
-    let scene = Scene::new(&[every_second, &red_only()].concat());
+    let every_second = settings("  iptablesRefreshInterval: 1s\n  nftablesMode: Disabled\n");
+    let scene = Scene::new(&[&every_second, "---\n", &red_only()].concat());
     let (allowed, forbidden) = (scene.allowed(), scene.forbidden());
     let host = &scene.rig.host().netns;
     open(&allowed);
