@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-ipam storm install
+.PHONY: help build demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam storm install
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -16,6 +16,7 @@ help:
 	@echo 'make bench-bgp       passing routes on, beside BIRD, FRR and GoBGP (about 25 minutes; ARGS="--rounds 1 --divisor 10")'
 	@echo 'make bench-cni       attaching containers, beside the reference plugins (about 3 minutes)'
 	@echo 'make bench-ctl       the command line: 10,000 endpoints, 1,000 policies, on a real etcd'
+	@echo 'make bench-dataplane  policy in nftables and both iptables: changing it, and forwarding (about 10 minutes)'
 	@echo 'make bench-ipam      addresses: allocations against raw transactions on a real etcd'
 	@echo 'make storm           addresses: 100,000 calls under kills, cuts and lost leaders (CALLS=n SEED=n)'
 	@echo 'make build           release programs into dist/bin'
@@ -50,6 +51,10 @@ bench-cni:
 bench-ctl:
 	scripts/setup.sh build demo
 	cargo bench -p margay-ctl --bench verbs --locked
+
+bench-dataplane:
+	scripts/setup.sh build demo
+	cargo bench -p margay-dataplane --bench policy --locked
 
 bench-ipam:
 	scripts/setup.sh build demo

@@ -6,25 +6,20 @@ use std::{
 };
 
 use super::{
-    commit::{About, Backoff, Plan, blame},
     dispatch::{Dispatch, PLACES},
     edge::{self, Edge},
     element::{Kind, Shape},
     names,
+    plan::{About, Backoff, Plan, blame},
     read::{Found, FoundChain, FoundSet, Hook},
     render::{self, Rule},
     set::Set,
     wire::{Message, Transaction, chain, rule, set as set_flags},
 };
 use crate::{
-    filter::{
-        Backend, Family, FilterError,
-        kernel::{Kernel, Pass, Refreshed},
-        names as filter_names,
-        program::{Chain, ChainId},
-    },
+    filter::{Family, FilterError, kernel::Pass, program::ChainId},
     ipset::{Entry, SetType},
-    iptables::{ChainHits, Rank, Table},
+    iptables::{Rank, Table},
     netlink::NetlinkError,
 };
 
@@ -75,9 +70,9 @@ impl BaseHook {
 pub(super) struct Desired {
     pub(super) rules: Vec<Rule>,
     pub(super) hook: Option<BaseHook>,
-    rank: Rank,
+    pub(super) rank: Rank,
     /// Where its counters belong; base chains have none.
-    owner: Option<(Family, Table, ChainId)>,
+    pub(super) owner: Option<(Family, Table, ChainId)>,
 }
 
 impl Desired {
@@ -102,26 +97,26 @@ enum SendError {
 /// Our table.
 #[derive(Debug)]
 pub(crate) struct Nftables {
-    edge: Box<dyn Edge>,
-    families: Vec<Family>,
+    pub(super) edge: Box<dyn Edge>,
+    pub(super) families: Vec<Family>,
     pub(super) desired: BTreeMap<String, Desired>,
-    hooks: BTreeMap<(Table, &'static str), BTreeMap<Family, &'static str>>,
+    pub(super) hooks: BTreeMap<(Table, &'static str), BTreeMap<Family, &'static str>>,
     pub(super) kernel: BTreeMap<String, FoundChain>,
     pub(super) dirty: BTreeSet<String>,
     pub(super) sets: BTreeMap<String, Set>,
     pub(super) dirty_sets: BTreeSet<String>,
     pub(super) dispatch: BTreeMap<Family, Dispatch>,
     /// What was read of sets and maps that nobody wants yet.
-    found: Found,
+    pub(super) found: Found,
     /// Sets in our table that nobody wants.
     pub(super) strangers: BTreeSet<String>,
     pub(super) table: bool,
     /// A set is of another make than ours: the table is to be made anew as a whole.
-    misshapen: bool,
-    stale: bool,
+    pub(super) misshapen: bool,
+    pub(super) stale: bool,
     verified: bool,
     pub(super) refused: BTreeMap<About, Backoff>,
-    backoff: Option<Backoff>,
+    pub(super) backoff: Option<Backoff>,
     pub(super) last_id: u32,
 }
 
@@ -191,7 +186,7 @@ impl Nftables {
         }
     }
 
-    fn want_chain(&mut self, name: String, desired: Desired) {
+    pub(super) fn want_chain(&mut self, name: String, desired: Desired) {
         let found = desired.found();
         let changed = self.desired.get(&name).map(Desired::found).as_ref() != Some(&found);
         if changed {
@@ -204,7 +199,7 @@ impl Nftables {
         self.desired.insert(name, desired);
     }
 
-    fn unwant_chain(&mut self, name: String) {
+    pub(super) fn unwant_chain(&mut self, name: String) {
         if self.desired.remove(&name).is_some() {
             self.refused.remove(&About::Chain(name.clone()));
             match self.kernel.contains_key(&name) {
@@ -215,7 +210,7 @@ impl Nftables {
     }
 
     /// The sets that stand for an ipset: for workloads there are two.
-    fn kinds_of(name: &str, set_type: SetType, family: Family) -> Vec<(String, Kind)> {
+    pub(super) fn kinds_of(name: &str, set_type: SetType, family: Family) -> Vec<(String, Kind)> {
         let kind = |shape| Kind {
             shape,
             family,
@@ -232,14 +227,14 @@ impl Nftables {
     }
 
     /// The set that an entry of an ipset belongs into.
-    fn set_of(name: &str, entry: &Entry) -> String {
+    pub(super) fn set_of(name: &str, entry: &Entry) -> String {
         let net = entry.net();
         let width = if net.is_ipv4() { 32 } else { 128 };
         let prefixes = matches!(entry, Entry::NetIface(..)) && net.prefix() != width;
         names::set(name, prefixes)
     }
 
-    fn edit(&mut self, name: String, change: impl FnOnce(&mut Set)) {
+    pub(super) fn edit(&mut self, name: String, change: impl FnOnce(&mut Set)) {
         if let Some(set) = self.sets.get_mut(&name) {
             change(set);
             if !set.in_sync() {
@@ -249,7 +244,7 @@ impl Nftables {
         }
     }
 
-    fn base(&mut self, table: Table, point: &'static str) {
+    pub(super) fn base(&mut self, table: Table, point: &'static str) {
         let name = names::base_chain(table, point);
         let Some(targets) = self.hooks.get(&(table, point)).filter(|t| !t.is_empty()) else {
             return self.unwant_chain(name);
@@ -325,7 +320,7 @@ impl Nftables {
     }
 
     /// Reads the table. False when that failed.
-    fn read(&mut self, now: Instant, pass: &mut Pass) -> bool {
+    pub(super) fn read(&mut self, now: Instant, pass: &mut Pass) -> bool {
         match self.edge.read() {
             Ok(found) => {
                 pass.drift += self.adopt(found);
@@ -344,7 +339,7 @@ impl Nftables {
     }
 
     /// Sends what differs; what is refused is left out the next time.
-    fn send(&mut self, may_delete: bool, now: Instant, pass: &mut Pass) {
+    pub(super) fn send(&mut self, may_delete: bool, now: Instant, pass: &mut Pass) {
         for attempt in 0..ATTEMPTS {
             let plan = self.plan_or_anew(may_delete, now);
             if plan.is_empty() {
@@ -492,7 +487,7 @@ impl Nftables {
         }
     }
 
-    fn report(&mut self, pass: &mut Pass) {
+    pub(super) fn report(&mut self, pass: &mut Pass) {
         let settled = self.refused.keys().filter(|about| !self.is_pending(about));
         for about in settled.cloned().collect::<Vec<_>>() {
             self.refused.remove(&about);
@@ -509,213 +504,7 @@ impl Nftables {
 }
 
 /// Whether a set is of the make that we give it.
-fn is_of(kind: Kind, found: &FoundSet) -> bool {
+pub(super) fn is_of(kind: Kind, found: &FoundSet) -> bool {
     let make = set_flags::INTERVAL | set_flags::CONCAT | set_flags::MAP;
     found.flags & make == kind.flags() & make && found.key_len == kind.key_len()
-}
-
-impl Kernel for Nftables {
-    fn backend(&self) -> Backend {
-        Backend::Nftables
-    }
-
-    fn event_port(&self) -> Option<u32> {
-        Some(self.edge.port())
-    }
-
-    fn want(&mut self, set: &str, set_type: SetType, family: Family) {
-        if filter_names::is_group_set(set) {
-            return;
-        }
-        for (name, kind) in Self::kinds_of(set, set_type, family) {
-            let set = self.sets.entry(name.clone()).or_insert_with(|| {
-                let mut set = Set::new(kind);
-                if let Some(found) = self.found.sets.remove(&name) {
-                    self.misshapen |= !is_of(kind, &found);
-                    set.adopt(Some(&found.members));
-                }
-                set
-            });
-            set.wanted = true;
-            self.strangers.remove(&name);
-            if !set.in_sync() {
-                self.dirty_sets.insert(name);
-            }
-        }
-    }
-
-    fn unwant(&mut self, set: &str) {
-        if let Some(group) = filter_names::group_of_set(set) {
-            if let Some(dispatch) = self.dispatch_of(set) {
-                dispatch.drop_group(group);
-            }
-            return;
-        }
-        for prefixes in [false, true] {
-            let name = names::set(set, prefixes);
-            self.edit(name, |set| {
-                set.wanted = false;
-                set.replace(Vec::new());
-            });
-        }
-    }
-
-    fn replace(&mut self, set: &str, entries: Vec<Entry>) {
-        if let Some(group) = filter_names::group_of_set(set) {
-            if let Some(dispatch) = self.dispatch_of(set) {
-                dispatch.replace(group, &entries);
-            }
-            return;
-        }
-        let mut parts: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
-        for prefixes in [false, true] {
-            parts.entry(names::set(set, prefixes)).or_default();
-        }
-        for entry in entries {
-            parts
-                .entry(Self::set_of(set, &entry))
-                .or_default()
-                .push(entry);
-        }
-        for (name, entries) in parts {
-            self.edit(name, |set| set.replace(entries));
-        }
-    }
-
-    fn insert(&mut self, set: &str, entry: Entry) {
-        match filter_names::group_of_set(set) {
-            Some(group) => {
-                if let Some(dispatch) = self.dispatch_of(set) {
-                    dispatch.insert(group, entry);
-                }
-            }
-            None => self.edit(Self::set_of(set, &entry), |set| set.insert(entry)),
-        }
-    }
-
-    fn remove(&mut self, set: &str, entry: &Entry) {
-        match filter_names::group_of_set(set) {
-            Some(group) => {
-                if let Some(dispatch) = self.dispatch_of(set) {
-                    dispatch.remove(group, entry);
-                }
-            }
-            None => self.edit(Self::set_of(set, entry), |set| set.remove(entry)),
-        }
-    }
-
-    /// An entry leads to one group: that it is wanted in another takes it out of the first.
-    fn displace(&mut self, _keep: &str, _entry: &Entry, _family: Family) {}
-
-    fn holds(&self, set: &str, entries: &[Entry]) -> bool {
-        if let Some(group) = filter_names::group_of_set(set) {
-            let family = filter_names::family_of_set(set);
-            let dispatch = family.and_then(|family| self.dispatch.get(&family));
-            return dispatch.is_some_and(|dispatch| dispatch.holds(group, entries));
-        }
-        entries.iter().all(|entry| {
-            let set = self.sets.get(&Self::set_of(set, entry));
-            set.is_some_and(|set| set.holds(std::slice::from_ref(entry)))
-        })
-    }
-
-    fn set_chain(&mut self, family: Family, chain: Chain) {
-        let name = names::chain(family, chain.table, &chain.id);
-        let desired = Desired {
-            rules: render::chain(family, &chain),
-            hook: None,
-            rank: chain.rank,
-            owner: Some((family, chain.table, chain.id)),
-        };
-        self.want_chain(name, desired);
-    }
-
-    fn remove_chain(&mut self, family: Family, table: Table, id: &ChainId) {
-        self.unwant_chain(names::chain(family, table, id));
-    }
-
-    fn hook(&mut self, family: Family, table: Table, point: &'static str, target: &'static str) {
-        let targets = self.hooks.entry((table, point)).or_default();
-        if targets.insert(family, target) != Some(target) {
-            self.base(table, point);
-        }
-    }
-
-    fn unhook(&mut self, family: Family, table: Table, point: &'static str) {
-        let targets = self.hooks.get_mut(&(table, point));
-        if targets.is_some_and(|targets| targets.remove(&family).is_some()) {
-            self.base(table, point);
-        }
-    }
-
-    fn has_chain(&self, family: Family, table: Table, id: &ChainId) -> bool {
-        self.kernel.contains_key(&names::chain(family, table, id))
-    }
-
-    fn adopted_groups(&self, _family: Family) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn in_force(&self, chains: &[ChainId]) -> bool {
-        let of_all = |name: &String| {
-            let rank = self.desired.get(name).map(|chain| chain.rank);
-            rank >= Some(Rank::Dispatch) || rank == Some(Rank::Verdict)
-        };
-        let named = |id: &ChainId| {
-            let families = self.families.iter();
-            let mut names = families.map(|family| names::chain(*family, Table::Filter, id));
-            names.any(|name| self.dirty.contains(&name))
-        };
-        !self.stale && !self.dirty.iter().any(of_all) && !chains.iter().any(named)
-    }
-
-    fn refresh(&mut self, now: Instant, pass: &mut Pass) -> Refreshed {
-        if self.backoff.as_ref().is_some_and(|b| b.until > now) {
-            return Refreshed {
-                usable: false,
-                read: false,
-            };
-        }
-        let read = self.stale && self.read(now, pass);
-        Refreshed {
-            usable: !self.stale,
-            read,
-        }
-    }
-
-    fn write(&mut self, may_delete: bool, now: Instant, pass: &mut Pass) {
-        if !self.stale {
-            self.send(may_delete, now, pass);
-        }
-        self.report(pass);
-    }
-
-    fn invalidate(&mut self) {
-        self.stale = true;
-    }
-
-    fn counters(&mut self) -> Result<BTreeMap<Family, ChainHits>, FilterError> {
-        let mut read = self.edge.counters()?;
-        let mut all: BTreeMap<Family, ChainHits> = BTreeMap::new();
-        for (name, chain) in &self.desired {
-            if let (Some((family, table, id)), Some(hits)) = (&chain.owner, read.remove(name)) {
-                let of_family = all.entry(*family).or_default();
-                of_family.insert((*table, id.name()), hits);
-            }
-        }
-        Ok(all)
-    }
-
-    fn clean(&mut self) -> Result<(), FilterError> {
-        Self::clean_up()?;
-        *self = Self::open(&self.families)?;
-        Ok(())
-    }
-}
-
-impl Nftables {
-    fn dispatch_of(&mut self, set: &str) -> Option<&mut Dispatch> {
-        let family = filter_names::family_of_set(set)?;
-        self.dispatch.get_mut(&family)
-    }
 }

@@ -20,7 +20,7 @@ pub(super) trait Edge: Debug + Send {
     /// Changes everything or nothing. The places of the messages that were refused, none when all is done.
     fn commit(
         &mut self,
-        transaction: &mut Transaction<super::commit::About>,
+        transaction: &mut Transaction<super::plan::About>,
     ) -> Result<Vec<(usize, RequestError)>, NetlinkError>;
     /// The port that events of our own changes carry.
     fn port(&self) -> u32;
@@ -51,7 +51,7 @@ impl Edge for Kernel {
 
     fn commit(
         &mut self,
-        transaction: &mut Transaction<super::commit::About>,
+        transaction: &mut Transaction<super::plan::About>,
     ) -> Result<Vec<(usize, RequestError)>, NetlinkError> {
         let (batch, last) = transaction.finish();
         self.socket.commit(batch, last)

@@ -14,6 +14,7 @@
 //! **Recognition.** Each rule's userdata carries a hash over its chain up to there; rules whose hashes are
 //! as they should be are left alone. The table is ours by its name.
 
+mod backend;
 mod commit;
 mod cover;
 mod dispatch;
@@ -22,6 +23,7 @@ mod edge;
 mod element;
 mod expression;
 mod names;
+mod plan;
 mod read;
 mod render;
 mod set;

@@ -27,6 +27,35 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    /// What comes before rules change, and what after: no rule is to miss a member. What would overlap with
+    /// something that goes goes together with it: what grows before, what shrinks after.
+    pub(super) fn around_rules(self) -> (Self, Self) {
+        if self.flush || self.remove.is_empty() {
+            return (self, Self::default());
+        }
+        let (gone, new) = (
+            Cover::new(self.remove.iter().copied()),
+            Cover::new(self.add.iter().copied()),
+        );
+        let (shrunk, add) = self.add.into_iter().partition(|entry| gone.covers(entry));
+        let (grown, remove) = self.remove.into_iter().partition(|entry| new.covers(entry));
+        let before = Self {
+            flush: false,
+            remove: grown,
+            add,
+        };
+        let after = Self {
+            flush: false,
+            remove,
+            add: shrunk,
+        };
+        (before, after)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        !self.flush && self.len() == 0
+    }
+
     pub(super) fn len(&self) -> usize {
         self.remove.len() + self.add.len()
     }
@@ -148,5 +177,29 @@ impl Set {
             && entries
                 .iter()
                 .all(|entry| self.tracker.holds(std::slice::from_ref(entry)) || inside(entry))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_come_before_rules_and_go_after_them_unless_they_overlap() {
+        let entries = |nets: &[&str]| -> Vec<Entry> {
+            nets.iter()
+                .map(|net| Entry::Net(net.parse().unwrap()))
+                .collect()
+        };
+        let changes = Changes {
+            flush: false,
+            remove: entries(&["10.0.0.0/8", "11.1.0.0/16", "12.0.0.0/8"]),
+            add: entries(&["10.1.0.0/16", "11.0.0.0/8", "13.0.0.0/8"]),
+        };
+        let (before, after) = changes.around_rules();
+        assert_eq!(before.add, entries(&["11.0.0.0/8", "13.0.0.0/8"]));
+        assert_eq!(before.remove, entries(&["11.1.0.0/16"]));
+        assert_eq!(after.add, entries(&["10.1.0.0/16"]));
+        assert_eq!(after.remove, entries(&["10.0.0.0/8", "12.0.0.0/8"]));
     }
 }

@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    commit::About,
     driver::Nftables,
     edge::{Edge, Kernel},
+    plan::About,
     read::{Counters, Found},
     wire::Transaction,
 };

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use margay_dataplane::filter::{Backend, Config, Filter, Globals, Wish};
+use margay_dataplane::filter::{
+    Backend, Config, Filter, Globals, SetKind, SetMember, SetSpec, Wish,
+};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::{
@@ -157,6 +159,46 @@ fn no_packet_is_lost_or_leaks_while_the_rules_move() {
         assert_eq!((lost, leaked), ((0, 0), 0), "{to}: {flows:?}");
     }
     assert!(!crate::lab::run("ipset -n list").contains("mgy"));
+}
+
+/// A set that a rule needs no longer is emptied together with the rule, as the agent does it.
+#[test]
+fn no_packet_is_lost_or_leaks_while_rules_and_their_sets_change_together() {
+    let mut lab = Lab::new();
+    let mut filter = filter(NFTABLES);
+    let [a, b] = udp(&mut filter, &mut lab);
+    filter.allow_deletes();
+    apply(&mut filter);
+    let rule = |set: Option<&str>, from: IpAddr| {
+        let mut rule = crate::lab::tcp(margay_dataplane::filter::Action::Allow, &[80]);
+        rule.protocol = Some(17);
+        match set {
+            Some(set) => rule.src.sets = vec![set.into()],
+            None => rule.src.nets = vec![from.into()],
+        }
+        crate::lab::ingress(vec![rule])
+    };
+    let members = |filter: &mut Filter, id: &str| {
+        let members = [a.v4, a.v6].map(SetMember::from).into();
+        let kind = SetKind::Nets;
+        filter.set_ipset(id.into(), SetSpec { kind, members });
+    };
+    let flows = under_traffic([&a.netns, &b.netns], b.v4, || {
+        for round in 0..60 {
+            let [new, old] = [round + 1, round].map(|n| format!("s{n}"));
+            filter.set_policy("p".into(), rule(None, a.v4));
+            filter.empty_ipset(&old.as_str().into());
+            apply(&mut filter);
+            members(&mut filter, &new);
+            filter.set_policy("p".into(), rule(Some(&new), a.v4));
+            filter.remove_ipset(&old.as_str().into());
+            apply(&mut filter);
+        }
+    });
+    let [(sent, received), (opened, arrived), (denied, leaked)] = flows;
+    assert!(sent > 50 && opened > 50 && denied > 50, "{flows:?}");
+    let lost = (sent - received, opened - arrived);
+    assert_eq!((lost, leaked), ((0, 0), 0), "{flows:?}");
 }
 
 #[test]
