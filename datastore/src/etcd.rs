@@ -9,6 +9,7 @@ mod claim;
 mod dial;
 mod error;
 mod members;
+mod unary;
 mod watcher;
 
 use std::path::PathBuf;

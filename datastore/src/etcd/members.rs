@@ -11,10 +11,12 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Endpoint;
 use tower::service_fn;
+use tower::util::BoxCloneSyncService;
 
 use super::EtcdConfigError;
 use super::dial::dial;
 use super::error::Failure;
+use super::unary::Unary;
 use crate::config::DatastoreConfig;
 use crate::secret::Secret;
 
@@ -205,7 +207,8 @@ impl Member {
 
     async fn connect(&self, options: ConnectOptions) -> Result<Client, Failure> {
         let channel = self.target.connect_with_connector_lazy(service_fn(dial));
-        Client::from_channel(Channel::Tonic(channel), Some(options))
+        let channel = BoxCloneSyncService::new(Unary::new(channel));
+        Client::from_channel(Channel::Custom(channel), Some(options))
             .await
             .map_err(Failure::from)
     }
