@@ -19,6 +19,7 @@ mod ipam_task;
 mod kernel;
 mod memory;
 mod node;
+mod notify;
 mod reaper;
 mod report;
 mod server;

@@ -28,6 +28,7 @@ use crate::graph::{Graph, Inputs, Outputs};
 use crate::kernel::{self, LEARNED, Setup};
 use crate::memory::{Memory, Remembered};
 use crate::node::{self, Wanted};
+use crate::notify::{self, Notifier};
 use crate::reaper::Reaper;
 use crate::report::Reporter;
 use crate::server::{Server, Services};
@@ -77,6 +78,7 @@ async fn run_until_signal(config: Config) -> anyhow::Result<()> {
             _ = interrupt.recv() => "SIGINT",
         };
         info!(signal = name, "stopping; kernel state stays");
+        notify::stopping();
         on_signal.cancel();
     });
     let agent = tokio::select! {
@@ -207,6 +209,10 @@ impl Agent {
             kernel,
             bgp: bgp_handle,
         };
+        if let Some(manager) = Notifier::from_env() {
+            let (world, kernel) = (world.clone(), status.kernel.clone());
+            tokio::spawn(manager.run(world, syncers[0].status(), kernel));
+        }
         if let Some(error) = away {
             let front = (&server, &journal, &status);
             await_datastore(&store, &keys, wanted, front, error).await?;
