@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam storm install
+.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam storm install
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -20,11 +20,15 @@ help:
 	@echo 'make bench-ipam      addresses: allocations against raw transactions on a real etcd'
 	@echo 'make storm           addresses: 100,000 calls under kills, cuts and lost leaders (CALLS=n SEED=n)'
 	@echo 'make build           release programs into dist/bin'
+	@echo 'make deb             a Debian package of them into dist'
 	@echo 'make install         dist/bin to $(PREFIX)/bin, the CNI plugin to $(CNI_BIN)'
 
 build:
 	scripts/setup.sh build
 	scripts/build.sh
+
+deb: build
+	scripts/deb.sh
 
 demo:
 	HOSTS=$(HOSTS) KEEP=$(KEEP) scripts/demo.sh

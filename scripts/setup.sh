@@ -11,6 +11,7 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 # set:package:program or file
 needs="
 build:make:make
+build:binutils:objdump
 build:gcc:cc
 build:libc6-dev:/usr/include/stdio.h
 build:protobuf-compiler:protoc
@@ -36,6 +37,7 @@ test:containernetworking-plugins:/usr/lib/cni/ptp
 test:openssl:openssl
 test:busybox-static:busybox
 test:bsdutils:script
+test:systemd:systemd-analyze
 "
 
 check=no
