@@ -422,7 +422,7 @@ impl<'a> Emission<'a> {
                 told.push((id, number));
             }
         }
-        self.append(Readers::AllBut(tag), data, told.into_iter());
+        self.append(Readers::AllBut(tag), data, told.iter().copied());
     }
 
     /// `false` if the routes cannot be told: no next hop, or attributes longer than a message.
