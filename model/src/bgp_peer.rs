@@ -61,6 +61,10 @@ pub struct BgpPeerSpec {
     /// Address of the peer.
     #[serde(rename = "peerIP", default, skip_serializing_if = "Option::is_none")]
     pub peer_ip: Option<PeerAddr>,
+    /// Interface that the peer is behind, when it has no address: router advertisements tell who is
+    /// there. Without asNumber it may be in any AS but the host's. An extension of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// AS of the peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_number: Option<Asn>,

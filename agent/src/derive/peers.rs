@@ -11,7 +11,7 @@ use margay_model::bgp_peer::{BgpPeer, BgpPeerSpec, ReversePeering};
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::node::Node;
 use margay_policy::selector::Selector;
-use margay_speaker::{BGP_PORT, PeerKey};
+use margay_speaker::{BGP_PORT, Interface, PeerKey, RemoteAs};
 use tracing::warn;
 
 use crate::graph::Cache;
@@ -21,7 +21,7 @@ use crate::graph::Cache;
 pub(super) struct Peer<'a> {
     /// For people: `mesh NODE`, or the BGPPeer's name.
     pub(super) name: String,
-    pub(super) remote_as: Asn,
+    pub(super) remote_as: RemoteAs,
     /// The BGPPeer that asks for it; none for the mesh.
     pub(super) spec: Option<&'a BgpPeerSpec>,
     /// The node at the other end, when it is one of ours.
@@ -104,7 +104,7 @@ pub(super) fn peers<'a>(cache: &'a Cache, me: &'a Node) -> BTreeMap<PeerKey, Pee
         for node in nodes(cache).filter(|node| cluster_id(node).is_none()) {
             let session = Peer {
                 name: format!("mesh {}", node.metadata.name),
-                remote_as: as_of(cache, node),
+                remote_as: as_of(cache, node).0.into(),
                 spec: None,
                 node: Some(node),
                 families: Vec::new(),
@@ -134,7 +134,11 @@ fn explicit<'a>(
     let name = &peer.metadata.name;
     let spec = &peer.spec;
     let here = is_for(peer, me);
-    if let Some(address) = spec.peer_ip {
+    if let Some(interface) = &spec.interface {
+        if here {
+            on_interface(peer, interface, peers);
+        }
+    } else if let Some(address) = spec.peer_ip {
         if !here || is_own(me, address.addr) {
             return;
         }
@@ -153,7 +157,7 @@ fn explicit<'a>(
         });
         let session = Peer {
             name: name.clone(),
-            remote_as,
+            remote_as: remote_as.0.into(),
             spec: Some(spec),
             node,
             families: Family::ALL.to_vec(),
@@ -173,7 +177,7 @@ fn explicit<'a>(
             if forward || reverse {
                 let session = Peer {
                     name: name.clone(),
-                    remote_as: remote_as.unwrap_or_else(|| as_of(cache, node)),
+                    remote_as: remote_as.unwrap_or_else(|| as_of(cache, node)).0.into(),
                     spec: Some(spec),
                     node: Some(node),
                     families: Vec::new(),
@@ -183,6 +187,30 @@ fn explicit<'a>(
             }
         }
     }
+}
+
+/// A peer without an address.
+fn on_interface<'a>(peer: &'a BgpPeer, interface: &str, peers: &mut BTreeMap<PeerKey, Peer<'a>>) {
+    let name = &peer.metadata.name;
+    let Some(known) = Interface::new(interface) else {
+        warn!(
+            peer = name,
+            interface, "BGPPeer names no interface that can be, ignored"
+        );
+        return;
+    };
+    let session = Peer {
+        name: name.clone(),
+        remote_as: peer
+            .spec
+            .as_number
+            .map_or(RemoteAs::External, |asn| asn.0.into()),
+        spec: Some(&peer.spec),
+        node: None,
+        families: Family::ALL.to_vec(),
+        reverse: false,
+    };
+    peers.entry(PeerKey::on(known)).or_insert(session);
 }
 
 /// Whether a BGPPeer is meant for this node: named, selected, or neither said.

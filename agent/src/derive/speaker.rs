@@ -17,7 +17,8 @@ use margay_model::net::Cidr;
 use margay_model::node::{DRAIN_ANNOTATION, Node};
 use margay_speaker::{
     Action, AddPathConfig, BfdConfig, ConfigError, FilterConfig, FilterRule, GracefulRestartConfig,
-    LongLivedConfig, PathLimit, PeerConfig, PeerKey, RouteOrigin, Secret, SpeakerConfig, Ttl,
+    LongLivedConfig, PathLimit, PeerConfig, PeerKey, RemoteAs, RouteOrigin, Secret, SpeakerConfig,
+    Ttl,
 };
 use sha1::{Digest, Sha1};
 use tracing::warn;
@@ -201,19 +202,27 @@ fn build(
     settings: &BgpSettings,
 ) -> Result<PeerConfig, String> {
     let spec = peer.spec;
-    let mut config = PeerConfig::new(peer.remote_as.0);
+    let mut config = PeerConfig::new(peer.remote_as);
     config.name = peer.name.clone();
     config.families = peer.families.clone();
     let own_end = spec.filter(|_| !peer.reverse);
     config.local_as = own_end.and_then(|s| s.local_as_number).map(|asn| asn.0);
-    let internal = config.local_as.unwrap_or(local_as) == peer.remote_as.0;
-    if spec.and_then(|s| s.source_address) != Some(SourceAddress::None) {
+    let internal = match peer.remote_as {
+        RemoteAs::Is(asn) => config.local_as.unwrap_or(local_as) == asn,
+        RemoteAs::Internal => true,
+        RemoteAs::External => false,
+    };
+    let numbered = key.unnumbered().is_none();
+    if numbered && spec.and_then(|s| s.source_address) != Some(SourceAddress::None) {
         config.source = own_address(me, key.addr);
         config.next_hop_v4 = me.spec.ipv4();
         config.next_hop_v6 = me.spec.ipv6();
     }
     // Otherwise the peer hears the address that it sees us by: the node's may be on another of its links.
-    config.ttl = ttl(me, spec.and_then(|s| s.ttl_security), key.addr);
+    config.ttl = match spec.and_then(|s| s.ttl_security) {
+        None | Some(0) if !numbered => Ttl::Direct,
+        security => ttl(me, security, key.addr),
+    };
     if let Some(keepalive) = spec.and_then(|s| s.keepalive_time.as_ref()) {
         let secs = u16::try_from(keepalive.0.as_secs())
             .unwrap_or(u16::MAX / 3)

@@ -524,6 +524,38 @@ fn bfd_is_turned_on_by_one_field_and_its_timers_are_bounded() {
 }
 
 #[test]
+fn a_peer_on_an_interface_has_no_address_and_any_external_as() {
+    let with = |more: &str| {
+        let spec = format!("interface: eth1{more}");
+        let manifests = [node(1, ""), peer("tor", &spec)];
+        let texts: Vec<&str> = manifests.iter().map(String::as_str).collect();
+        let peers = configured(&texts).peers;
+        peers.into_iter().next().unwrap()
+    };
+    let (key, config) = with("");
+    assert_eq!(key.to_string(), "%eth1");
+    assert_eq!(
+        (config.remote_as, config.ttl),
+        (RemoteAs::External, Ttl::Direct)
+    );
+    assert_eq!(
+        (config.source, config.next_hop_v4, config.next_hop_v6),
+        (None, None, None)
+    );
+    assert!(config.extended_next_hop && config.max_prefixes.is_some());
+    assert_eq!(config.families, Family::ALL);
+    let (_, internal) = with(", asNumber: 64512, ttlSecurity: 1");
+    assert_eq!(
+        (internal.remote_as, internal.ttl),
+        (64512.into(), Ttl::Security(1))
+    );
+    assert_eq!(internal.max_prefixes, None);
+    let elsewhere = peer("tor", "interface: eth1, node: h2");
+    let manifests = node(1, "") + &elsewhere;
+    assert!(configured(&[&manifests]).peers.is_empty());
+}
+
+#[test]
 fn several_paths_long_lived_restart_and_waiting_are_asked_for_by_fields_of_ours() {
     let with = |more: &str| {
         let spec = format!("peerIP: 192.0.2.254, asNumber: 65000{more}");

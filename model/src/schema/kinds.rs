@@ -213,6 +213,7 @@ schema!(
         "localWorkloadSelector": SELECTOR,
         "reversePeering": Word(ReversePeering::WORDS),
         "bfd": Object(&BFD),
+        "interface": INTERFACE,
         "addPath": Object(&ADD_PATH),
         "longLivedRestart": Object(&LONG_LIVED),
         "passive": Bool,

@@ -116,6 +116,19 @@ pub(super) fn check_peer(spec: &BgpPeerSpec, findings: &mut Findings<'_>) {
             "an AS number, because localWorkloadSelector is set",
         );
     }
+    if let Some(interface) = spec.interface.as_deref() {
+        let rivals = [
+            ("peerIP", spec.peer_ip.is_some()),
+            ("peerSelector", by_selector),
+            ("localWorkloadSelector", by_workload),
+            ("password", spec.password.is_some()),
+            ("bfd", spec.bfd.is_some()),
+        ];
+        if let Some((rival, _)) = rivals.into_iter().find(|(_, set)| *set) {
+            let allowed = format!("nothing, because {rival} is set");
+            findings.text("spec.interface", interface, allowed);
+        }
+    }
     if spec.keep_original_next_hop && spec.next_hop_mode.is_some() {
         let allowed = "false, because nextHopMode is set";
         findings.other("spec.keepOriginalNextHop", "true", allowed);

@@ -152,6 +152,9 @@ fn address_management_settings_fit_together() {
 #[test]
 fn peers_say_one_thing() {
     assert_eq!(errors(Kind::BgpPeer, json!({})), [""; 0]);
+    let on_link = json!({"interface": "eth0", "addPath": {"send": true, "maxSent": 4},
+        "longLivedRestart": {"staleTime": "1h"}, "passive": true});
+    assert_eq!(errors(Kind::BgpPeer, on_link), [""; 0]);
     for (path, spec) in [
         (
             "spec.nodeSelector",
@@ -179,6 +182,15 @@ fn peers_say_one_thing() {
             "spec.reachableBy",
             json!({"reachableBy": "fd00::1", "peerIP": "10.0.0.1"}),
         ),
+        (
+            "spec.interface",
+            json!({"interface": "eth0", "peerIP": "10.0.0.1"}),
+        ),
+        (
+            "spec.interface",
+            json!({"interface": "eth0", "peerSelector": "all()"}),
+        ),
+        ("spec.interface", json!({"interface": "eth0", "bfd": {}})),
     ] {
         refused(Kind::BgpPeer, path, spec);
     }
