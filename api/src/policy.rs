@@ -18,7 +18,7 @@ pub struct RuleCounter {
     pub resource: String,
     /// Whether the rule is one for what endpoints receive, or for what they send.
     pub ingress: bool,
-    /// The place of the rule in the resource, from 0.
+    /// The place of the rule in the resource, from 0; of the first where several were joined.
     pub rule: usize,
     /// Packets that open connections; later ones do not come to the rules.
     pub packets: u64,
