@@ -260,6 +260,7 @@ fn to_dhcp_server() -> Vec<Match> {
 
 pub(super) const ESTABLISHED: Match = Match::Tracked(Tracked::Established);
 pub(super) const INVALID: Match = Match::Tracked(Tracked::Invalid);
+pub(super) const TRANSLATED: Match = Match::Tracked(Tracked::Translated);
 
 fn forward(globals: &Globals, family: Family) -> Vec<Line> {
     let (from, to) = (|| from_workloads(globals), || to_workloads(globals));

@@ -3,14 +3,18 @@
 //! ```text
 //! in:  raw (untracked) -> mangle (before DNAT) -> filter INPUT (own) | FORWARD (forwarded)
 //! out: raw (untracked) -> filter OUTPUT (own)                        | FORWARD (forwarded)
+//!                         mangle POSTROUTING (own, when the destination was translated)
 //! ```
+//! The interface that `OUTPUT` knows is the one of the way to the first destination. What is translated there
+//! is routed again, and `POSTROUTING` is the first to know where it leaves.
+//!
 //! A packet that an early phase accepts carries the accept bit, which lets it past the later phases of
 //! the host, not past the policy of workloads. Failsafe ports come first everywhere but on `FORWARD`.
 
 use std::collections::BTreeMap;
 
 use super::{
-    chains::{ESTABLISHED, INVALID, Verdicts, WalkEnd, icmpv6, walk},
+    chains::{ESTABLISHED, INVALID, TRANSLATED, Verdicts, WalkEnd, icmpv6, walk},
     names::{HostWay, Way},
     program::{Chain, ChainId, Ifaces, Line, Match, Side, Target},
     types::{Direction, Failsafe, Family, Globals, HostEndpoint, HostInterface, Ways},
@@ -28,9 +32,10 @@ const OUT_DISPATCH: &str = "mgy-hfwd-to";
 const DISCOVERY: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
 
 /// Chains of others that are hooked only while the table is needed.
-pub(super) const EARLY_HOOKS: [(Table, &str, &str); 2] = [
+pub(super) const EARLY_HOOKS: [(Table, &str, &str); 3] = [
     (Table::Raw, "OUTPUT", "mgy-OUTPUT"),
     (Table::Mangle, "PREROUTING", "mgy-PREROUTING"),
+    (Table::Mangle, "POSTROUTING", "mgy-POSTROUTING"),
 ];
 
 /// The chains that the fixed ones jump to, whatever endpoints there are.
@@ -89,6 +94,7 @@ pub(super) fn render(
     };
     let mut chains = renderer.raw();
     chains.extend(renderer.mangle());
+    chains.extend(renderer.translated());
     chains.extend(renderer.filter());
     chains
 }
@@ -205,13 +211,33 @@ impl Renderer<'_> {
         chains
     }
 
+    /// The host's own packets that go elsewhere than they were sent to.
+    fn translated(&self) -> Vec<Chain> {
+        let way = Way::Egress;
+        let mut chains = vec![self.failsafe(Table::Mangle, way)];
+        let verdicts = self.verdicts.early();
+        let hosts = self.hosts.iter();
+        chains.extend(hosts.map(|(i, host)| self.own(Table::Mangle, &verdicts, way, i, host)));
+        let lines = self.dispatch(way, HostWay::Own(way), |_| true);
+        let name = dispatch_name(way);
+        chains.push(Chain::fixed(Table::Mangle, name, Rank::Dispatch, lines));
+        let ask = Target::Jump(ChainId::Fixed(name));
+        let hooked = vec![
+            self.leave_out_workloads(way),
+            Line::new([TRANSLATED, Match::FromHost], ask),
+        ];
+        let name = "mgy-POSTROUTING";
+        chains.push(Chain::fixed(Table::Mangle, name, Rank::Base, hooked));
+        chains
+    }
+
     /// When it is known where the packet goes.
     fn filter(&self) -> Vec<Chain> {
         let mut chains = Vec::new();
         for way in Way::BOTH {
             chains.push(self.failsafe(Table::Filter, way));
             for (interface, host) in self.hosts {
-                chains.push(self.own(way, interface, host));
+                chains.push(self.own(Table::Filter, self.verdicts, way, interface, host));
                 chains.extend(self.forwarded(way, interface, host));
             }
             chains.push(self.own_dispatch(way));
@@ -220,18 +246,25 @@ impl Renderer<'_> {
         chains
     }
 
-    fn own(&self, way: Way, interface: &HostInterface, host: &HostEndpoint) -> Chain {
+    fn own(
+        &self,
+        table: Table,
+        verdicts: &Verdicts,
+        way: Way,
+        interface: &HostInterface,
+        host: &HostEndpoint,
+    ) -> Chain {
         let mut lines = vec![Line::new([ESTABLISHED], Target::Accept)];
         lines.extend(self.invalid());
         lines.push(ask_failsafes(way));
         let end = WalkEnd {
             accepted: Target::Accept,
-            otherwise: Some(self.verdicts.deny.clone()),
+            otherwise: Some(verdicts.deny.clone()),
         };
         let direction = host.own.of(way);
-        lines.extend(walk(way, direction, &host.profiles, self.verdicts, &end));
+        lines.extend(walk(way, direction, &host.profiles, verdicts, &end));
         let id = ChainId::Host(HostWay::Own(way), interface.clone());
-        Chain::new(Table::Filter, id, Rank::Group, lines)
+        Chain::new(table, id, Rank::Group, lines)
     }
 
     fn forwarded(&self, way: Way, interface: &HostInterface, host: &HostEndpoint) -> Option<Chain> {
@@ -251,6 +284,10 @@ impl Renderer<'_> {
         let mut lines = Vec::new();
         if self.early.raw || (self.early.mangle && way == Way::Ingress) {
             lines.push(self.verdicts.if_accepted(Target::Accept));
+        }
+        if way == Way::Egress {
+            let later = Line::new([TRANSLATED], Target::Return);
+            lines.push(later.noted("asked where it leaves"));
         }
         lines.extend(self.dispatch(way, HostWay::Own(way), |_| true));
         Chain::fixed(Table::Filter, dispatch_name(way), Rank::Dispatch, lines)

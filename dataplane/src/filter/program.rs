@@ -53,6 +53,8 @@ pub(crate) enum Side {
 pub(crate) enum Tracked {
     /// Of a connection that is known, or related to one.
     Established,
+    /// Opens a connection whose destination was translated.
+    Translated,
     Invalid,
 }
 
@@ -105,6 +107,8 @@ pub(crate) enum Match {
         set: bool,
     },
     Tracked(Tracked),
+    /// The source is an address of this host.
+    FromHost,
 }
 
 /// What becomes of a packet that matches.

@@ -67,9 +67,17 @@ impl Phase {
     }
 }
 
+/// The tables that rules stand in. Those of late ones are asked again where a host's own packet leaves to
+/// another place than it was sent to.
+fn tables(phase: Phase, way: Way, is_late: bool) -> Vec<Table> {
+    let late = is_late && phase == Phase::Filter && way == Way::Egress;
+    let late = late.then_some(Table::Mangle);
+    std::iter::once(phase.table()).chain(late).collect()
+}
+
 impl HostEndpoint {
-    /// The policies and profiles that it refers to, with the phase it asks them in.
-    fn rules(&self) -> impl Iterator<Item = (Phase, RulesId)> + '_ {
+    /// The policies and profiles that it refers to, with the table it asks them in.
+    fn rules(&self) -> impl Iterator<Item = (Table, RulesId)> + '_ {
         let directions = [
             (Phase::Untracked, &self.untracked.ingress),
             (Phase::Untracked, &self.untracked.egress),
@@ -81,10 +89,20 @@ impl HostEndpoint {
         ];
         let policies = directions.into_iter().flat_map(|(phase, direction)| {
             let policies = direction.tiers.iter().flat_map(|tier| &tier.policies);
-            policies.map(move |id| (phase, RulesId::Policy(id.clone())))
+            policies.map(move |id| (phase.table(), RulesId::Policy(id.clone())))
         });
         let profiles = self.profiles.iter().cloned().map(RulesId::Profile);
-        policies.chain(profiles.map(|id| (Phase::Filter, id)))
+        let late = self.late_rules().map(|id| (Table::Mangle, id));
+        policies
+            .chain(profiles.map(|id| (Table::Filter, id)))
+            .chain(late)
+    }
+
+    /// Those that packets of the host's own are asked whose destination was translated.
+    fn late_rules(&self) -> impl Iterator<Item = RulesId> + '_ {
+        let policies = self.own.egress.tiers.iter().flat_map(|tier| &tier.policies);
+        let profiles = self.profiles.iter().cloned().map(RulesId::Profile);
+        policies.cloned().map(RulesId::Policy).chain(profiles)
     }
 }
 
@@ -154,6 +172,8 @@ pub(super) struct State {
     groups: BTreeMap<String, Group>,
     endpoints: BTreeMap<EndpointId, Attached>,
     hosts: Hosts,
+    /// What `hosts` asks about its own packets that were translated.
+    late: BTreeSet<RulesId>,
     /// Chains of `hosts` as last rendered.
     host_chains: BTreeSet<(Table, ChainId)>,
     /// How many endpoints hold each (network, interface).
@@ -183,6 +203,7 @@ impl State {
             groups: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             hosts: Hosts::new(),
+            late: BTreeSet::new(),
             host_chains: BTreeSet::new(),
             workloads: HashMap::new(),
             programmed: BTreeSet::new(),
@@ -260,6 +281,10 @@ impl State {
 
     pub(super) fn set_hosts(&mut self, hosts: Hosts) {
         if hosts != self.hosts {
+            let late = hosts.values().flat_map(HostEndpoint::late_rules);
+            let before = std::mem::replace(&mut self.late, late.collect());
+            let moved = before.symmetric_difference(&self.late).cloned();
+            self.rules_dirty.extend(moved);
             self.hosts = hosts;
             self.hosts_dirty = true;
             self.structure_dirty = true;
@@ -504,13 +529,18 @@ impl State {
     pub(super) fn hits(&self, kernel: &BTreeMap<Family, ChainHits>) -> Vec<RulesHits> {
         let hits = |id: &RulesId, state: &RulesState, way: Way| {
             let mut hits = vec![Hits::default(); state.of(way).len()];
-            let chain = (state.rules.phase.table(), id.chain(way).name());
-            for (family, chains) in kernel {
+            let tables = tables(state.rules.phase, way, self.late.contains(id));
+            let name = id.chain(way).name();
+            let all = kernel
+                .iter()
+                .flat_map(|f| tables.iter().map(move |t| (f, *t)));
+            for ((family, chains), table) in all {
                 let origins = state
                     .origins
                     .get(&(*family, way))
                     .map_or(&[][..], Vec::as_slice);
-                let lines = chains.get(&chain).map_or(&[][..], Vec::as_slice);
+                let lines = chains.get(&(table, name.clone()));
+                let lines = lines.map_or(&[][..], Vec::as_slice);
                 if origins.len() != lines.len() {
                     continue;
                 }

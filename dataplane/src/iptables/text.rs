@@ -109,6 +109,11 @@ fn condition(condition: &Match, family: Family) -> String {
         Match::Tracked(Tracked::Established) => {
             "-m conntrack --ctstate RELATED,ESTABLISHED".to_owned()
         }
+        // The states of one match are alternatives.
+        Match::Tracked(Tracked::Translated) => {
+            "-m conntrack --ctstate NEW -m conntrack --ctstate DNAT".to_owned()
+        }
+        Match::FromHost => "-m addrtype --src-type LOCAL".to_owned(),
         Match::Tracked(Tracked::Invalid) => "-m conntrack --ctstate INVALID".to_owned(),
     }
 }

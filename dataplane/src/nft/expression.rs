@@ -21,6 +21,11 @@ const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const CT_STATE: u32 = 0;
+const CT_STATUS: u32 = 2;
+/// Bit of `ct status`.
+const STATUS_DST_NAT: u32 = 0x20;
+const FIB_ADDRTYPE: u32 = 3;
+const FIB_SADDR: u32 = 1;
 
 const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
@@ -297,12 +302,31 @@ impl Expressions {
 
     /// The connection is in one of these states.
     pub(super) fn tracked(&mut self, states: u32) {
+        self.connection(CT_STATE, states);
+    }
+
+    /// The destination of the connection was translated.
+    pub(super) fn translated(&mut self) {
+        self.connection(CT_STATUS, STATUS_DST_NAT);
+    }
+
+    fn connection(&mut self, key: u32, any_of: u32) {
         self.push("ct", |e| {
-            e.be32(2, CT_STATE);
+            e.be32(2, key);
             e.be32(1, FIRST);
         });
-        self.bitwise(&states.to_ne_bytes(), &[0; 4]);
+        self.bitwise(&any_of.to_ne_bytes(), &[0; 4]);
         self.compare(true, &[0; 4]);
+    }
+
+    /// The source is an address of this host.
+    pub(super) fn source_is_local(&mut self) {
+        self.push("fib", |e| {
+            e.be32(1, FIRST);
+            e.be32(2, FIB_ADDRTYPE);
+            e.be32(3, FIB_SADDR);
+        });
+        self.compare(false, &u32::from(libc::RTN_LOCAL).to_ne_bytes());
     }
 
     pub(super) fn counter(&mut self) {

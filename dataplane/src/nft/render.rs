@@ -26,6 +26,7 @@ pub(super) const ANONYMOUS: &str = "__set%d";
 const INVALID: u32 = 1;
 const ESTABLISHED: u32 = 2;
 const RELATED: u32 = 4;
+const NEW: u32 = 8;
 
 /// Tags in a rule's userdata: the comment that `nft` shows, and our hash.
 pub(super) const COMMENT_TAG: u8 = 0;
@@ -230,6 +231,11 @@ impl Renderer {
             Match::Mark { bits, set } => self.out.mark(*bits, *set),
             Match::Tracked(Tracked::Established) => self.out.tracked(ESTABLISHED | RELATED),
             Match::Tracked(Tracked::Invalid) => self.out.tracked(INVALID),
+            Match::Tracked(Tracked::Translated) => {
+                self.out.tracked(NEW);
+                self.out.translated();
+            }
+            Match::FromHost => self.out.source_is_local(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use margay_dataplane::filter::{
     Action, Backend, Direction, Failsafe, Filter, Globals, HostEndpoint, HostInterface, Phase,
-    PolicyId, PolicyRules, Rule, Tier, TierDefault, Ways,
+    PolicyId, PolicyRules, Rule, RulesId, Tier, TierDefault, Ways,
 };
 
 use crate::lab::{
@@ -17,6 +17,7 @@ crate::all_backends!(
     policies_and_profiles_open_what_they_say,
     forwarded_traffic_sees_only_policies_that_apply_on_forward,
     pre_dnat_policy_sees_the_destination_before_translation,
+    what_the_host_sends_is_held_against_the_interface_it_leaves_by,
     untracked_policy_lets_through_without_tracking,
     one_interface_counts_more_than_all_and_workloads_are_neither,
     what_an_agent_left_holds_until_the_next_one_knows_everything,
@@ -300,6 +301,68 @@ fn pre_dnat_policy_sees_the_destination_before_translation(backend: Backend) {
         .unwrap();
     apply(&mut world.filter);
     assert!(!through(&world));
+}
+
+fn what_the_host_sends_is_held_against_the_interface_it_leaves_by(backend: Backend) {
+    let mut world = world(backend);
+    let (name, outside) = (by_hand(backend), &world.outside);
+    // Two addresses beyond up1 that stand for the neighbour beyond up0 and for the workload.
+    run(&format!(
+        "ip link add up1 type veth peer name up1-peer; ip link set up1 up; ip link set up1-peer up
+         ip addr add 198.51.100.1/24 dev up1; ip addr add 2001:db8:9::1/64 dev up1 nodad
+         ip -n {outside} route add 198.51.100.0/24 via 192.0.2.1
+         ip -n {outside} -6 route add 2001:db8:9::/64 via 2001:db8::1
+         d() {{ $1-{name} -t nat -A OUTPUT -d $2 -j DNAT --to-destination $3; }}
+         d iptables 198.51.100.9 192.0.2.2; d ip6tables 2001:db8:9::9 2001:db8::2
+         d iptables 198.51.100.8 10.65.0.1; d ip6tables 2001:db8:9::8 {}",
+        world.workload.v6
+    ));
+    let to = |last: u8| -> [IpAddr; 2] {
+        let v6 = [0x2001, 0xdb8, 9, 0, 0, 0, 0, last.into()];
+        [[198, 51, 100, last].into(), v6.into()]
+    };
+    let neighbour = |world: &World| reached(&world.lab.host, to(9));
+    let workload = |world: &World| reached(&world.lab.host, to(8));
+    assert_eq!(
+        (neighbour(&world), workload(&world)),
+        (PORTS.into(), PORTS.into())
+    );
+    // An endpoint without policy lets nothing out but to the failsafe port.
+    let up1 = HostInterface::Named("up1".to_owned());
+    world.hosts([(up1.clone(), HostEndpoint::default())]);
+    assert_eq!(neighbour(&world), PORTS, "it does not leave by up1");
+    world.up0(HostEndpoint::default());
+    assert_eq!(neighbour(&world), [179], "it leaves by up0");
+    assert_eq!(workload(&world), PORTS);
+    world.hosts([(HostInterface::All, HostEndpoint::default())]);
+    assert_eq!(neighbour(&world), [179]);
+    assert_eq!(
+        workload(&world),
+        PORTS,
+        "its own workloads are the host's to reach"
+    );
+    // Policies are asked about the destination after translation, and count.
+    let mut web = tcp(Action::Allow, &[80]);
+    web.dst.nets = OUTSIDE.map(Into::into).into();
+    web.ip_version = None;
+    world
+        .filter
+        .set_policy("web".into(), rules(Phase::Filter, vec![web]));
+    world.up0(HostEndpoint {
+        own: both(tier(&["web"])),
+        ..HostEndpoint::default()
+    });
+    assert_eq!(neighbour(&world), [80, 179]);
+    let counters = world.filter.counters().unwrap();
+    let hits = &counters
+        .iter()
+        .find(|c| c.id == RulesId::Policy("web".into()));
+    assert_eq!(hits.unwrap().egress[0].packets, 2, "one of each family");
+    // What is forwarded is not the host's own.
+    let forwarded = || reached(&world.workload.netns, OUTSIDE);
+    assert_eq!(forwarded(), PORTS);
+    world.hosts([]);
+    assert_eq!(neighbour(&world), PORTS);
 }
 
 fn untracked_policy_lets_through_without_tracking(backend: Backend) {

@@ -106,35 +106,39 @@ impl State {
             };
             state.helpers.clear();
             state.sets.clear();
-            let table = state.rules.phase.table();
-            let verdicts = match state.rules.phase {
-                Phase::Filter => self.verdicts.clone(),
-                Phase::Untracked | Phase::PreDnat => self.verdicts.early(),
-            };
-            for family in &self.families {
-                for way in Way::BOTH {
-                    let chain = id.chain(way);
-                    for other in Phase::ALL.map(Phase::table) {
-                        if other != table {
-                            kernel.remove_chain(*family, other, &chain);
-                        }
+            let ways = self
+                .families
+                .iter()
+                .flat_map(|f| Way::BOTH.map(|w| (*f, w)));
+            for (family, way) in ways {
+                let chain = id.chain(way);
+                let tables = super::tables(state.rules.phase, way, self.late.contains(id));
+                for other in Phase::ALL.map(Phase::table) {
+                    if !tables.contains(&other) {
+                        kernel.remove_chain(family, other, &chain);
                     }
-                    let rendered = rules::render(state.of(way), *family, &verdicts);
+                }
+                for table in tables {
+                    let rendered = match table {
+                        Table::Filter => rules::render(state.of(way), family, &self.verdicts),
+                        _ => rules::render(state.of(way), family, &self.verdicts.early()),
+                    };
                     let complete = complete(&rendered, &self.sets);
                     let helpers = rendered.helpers.into_iter();
                     state
                         .helpers
-                        .extend(helpers.map(|(name, nets)| ((*family, name), nets)));
+                        .extend(helpers.map(|(name, nets)| ((family, name), nets)));
                     state.sets.extend(rendered.sets);
-                    state.origins.insert((*family, way), rendered.origins);
+                    state.origins.insert((family, way), rendered.origins);
                     let lines = match complete {
                         true => rendered.lines,
-                        false if may_delete || !kernel.has_chain(*family, table, &chain) => {
+                        false if may_delete || !kernel.has_chain(family, table, &chain) => {
                             drop_all(SET_UNKNOWN)
                         }
                         false => continue,
                     };
-                    kernel.set_chain(*family, Chain::new(table, chain, Rank::Policy, lines));
+                    let chain = Chain::new(table, chain.clone(), Rank::Policy, lines);
+                    kernel.set_chain(family, chain);
                 }
             }
             self.programmed.insert(id.clone());
@@ -162,12 +166,12 @@ impl State {
     /// The chains that early policies end in, as long as there are such policies.
     fn flush_early_verdicts(&self, kernel: &mut dyn Kernel) {
         let hosts = self.hosts.values().flat_map(HostEndpoint::rules);
-        let mut used: BTreeSet<Phase> = hosts.map(|(phase, _)| phase).collect();
-        used.extend(self.rules.values().map(|state| state.rules.phase));
+        let mut used: BTreeSet<Table> = hosts.map(|(table, _)| table).collect();
+        used.extend(self.rules.values().map(|state| state.rules.phase.table()));
         for family in &self.families {
             for phase in [Phase::Untracked, Phase::PreDnat] {
                 for chain in self.verdicts.chains(phase.table()) {
-                    match used.contains(&phase) {
+                    match used.contains(&phase.table()) {
                         true => kernel.set_chain(*family, chain),
                         false => kernel.remove_chain(*family, chain.table, &chain.id),
                     }
@@ -230,14 +234,15 @@ impl State {
     /// A policy that is referred to but not known drops; chains nobody refers to go.
     fn flush_unknown_rules(&mut self, kernel: &mut dyn Kernel, may_delete: bool) {
         let groups = self.groups.values().flat_map(Group::rules);
-        let groups = groups.map(|id| (Phase::Filter, id));
+        let groups = groups.map(|id| (Table::Filter, id));
         let hosts = self.hosts.values().flat_map(HostEndpoint::rules);
-        let references: BTreeSet<(Phase, RulesId)> = groups.chain(hosts).collect();
+        let references: BTreeSet<(Table, RulesId)> = groups.chain(hosts).collect();
         let referenced: BTreeSet<RulesId> = references.iter().map(|(_, id)| id.clone()).collect();
-        let known = |phase: Phase, id: &RulesId| {
-            self.rules
-                .get(id)
-                .is_some_and(|state| state.rules.phase == phase)
+        let known = |table: Table, id: &RulesId| {
+            self.rules.get(id).is_some_and(|state| {
+                let is_late = self.late.contains(id);
+                super::tables(state.rules.phase, Way::Egress, is_late).contains(&table)
+            })
         };
         let gone = |id: &&RulesId| !self.rules.contains_key(id) && !referenced.contains(id);
         let gone: Vec<RulesId> = self.programmed.iter().filter(gone).cloned().collect();
@@ -249,8 +254,8 @@ impl State {
                     }
                 }
             }
-            for (phase, id) in references.iter().filter(|(p, id)| !known(*p, id)) {
-                let table = phase.table();
+            for (table, id) in references.iter().filter(|(t, id)| !known(*t, id)) {
+                let table = *table;
                 for chain in Way::BOTH.map(|way| id.chain(way)) {
                     if may_delete || !kernel.has_chain(family, table, &chain) {
                         let lines = drop_all(RULES_UNKNOWN);
