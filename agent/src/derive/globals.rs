@@ -74,6 +74,12 @@ pub(crate) fn globals(cache: &Cache, node: &str) -> Globals {
     }
     globals.failsafe_in = translate::failsafes(&failsafes.inbound);
     globals.failsafe_out = translate::failsafes(&failsafes.outbound);
+    if let Some(port) = felix.first(|f| f.nat_port_range.clone()) {
+        match port.bounds().filter(|(first, _)| *first > 0) {
+            Some((first, last)) => globals.nat_ports = Some(first..=last),
+            None => warn!(?port, "natPortRange must be numbers from 1 on, ignored"),
+        }
+    }
     match felix.first(|f| f.nat_outgoing_address) {
         Some(IpAddr::V4(addr)) => globals.nat_outgoing_v4 = Some(addr),
         Some(IpAddr::V6(addr)) => globals.nat_outgoing_v6 = Some(addr),

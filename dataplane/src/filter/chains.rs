@@ -23,6 +23,7 @@ const ACCEPT_CHAIN: ChainId = ChainId::Fixed("mgy-accept");
 const PASS_CHAIN: ChainId = ChainId::Fixed("mgy-pass");
 const WORKLOAD_TO_HOST: &str = "mgy-wl-host";
 
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
@@ -321,8 +322,20 @@ fn postrouting(globals: &Globals, family: Family) -> Vec<Line> {
         pool(Side::Src, false, names::masquerade_set(family)),
         pool(Side::Dst, true, names::pools_set(family)),
     ];
-    let target = target.map_or(Target::Masquerade, Target::SourceNat);
-    vec![Line::new(outgoing, target)]
+    let source_nat = |ports| Target::SourceNat {
+        address: target,
+        ports,
+    };
+    // Only these have ports that the kernel translates within a range.
+    let with_ports = globals.nat_ports.iter().flat_map(|ports| {
+        [TCP, UDP].map(|number| {
+            let protocol = Match::Protocol { not: false, number };
+            let matches = [protocol].into_iter().chain(outgoing.clone());
+            Line::new(matches, source_nat(Some(ports.clone())))
+        })
+    });
+    let rest = Line::new(outgoing.clone(), source_nat(None));
+    with_ports.chain([rest]).collect()
 }
 
 /// From an address and its interface to the group; no group, no packet.

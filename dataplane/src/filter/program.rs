@@ -129,8 +129,12 @@ pub(crate) enum Target {
     Log {
         prefix: String,
     },
-    Masquerade,
-    SourceNat(IpAddr),
+    /// Another source address, and perhaps ports.
+    SourceNat {
+        /// The outgoing interface's when absent.
+        address: Option<IpAddr>,
+        ports: Option<RangeInclusive<u16>>,
+    },
 }
 
 /// One rule of a chain.

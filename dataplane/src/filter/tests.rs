@@ -193,6 +193,7 @@ fn write_chain(text: &mut String, chain: &Chain, family: Family) {
 fn the_fixed_chains() {
     let globals = Globals {
         nat_outgoing_v6: Some("2001:db8::1".parse().unwrap()),
+        nat_ports: Some(32768..=65535),
         endpoint_to_host: HostAction::Return,
         ..Globals::default()
     };

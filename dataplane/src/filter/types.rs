@@ -373,6 +373,8 @@ pub struct Globals {
     pub nat_outgoing_v4: Option<Ipv4Addr>,
     /// Source address for natOutgoing in IPv6; the outgoing interface's own when absent.
     pub nat_outgoing_v6: Option<Ipv6Addr>,
+    /// Source ports for natOutgoing of TCP and UDP; the kernel's choice when absent.
+    pub nat_ports: Option<RangeInclusive<u16>>,
     /// Workload to own host.
     pub endpoint_to_host: HostAction,
     /// Drop or reject.
@@ -396,6 +398,7 @@ impl Default for Globals {
             all_pools: BTreeSet::new(),
             nat_outgoing_v4: None,
             nat_outgoing_v6: None,
+            nat_ports: None,
             endpoint_to_host: HostAction::Drop,
             deny_action: DenyAction::Drop,
             mark_mask: 0xffff_0000,

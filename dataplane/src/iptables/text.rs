@@ -1,6 +1,6 @@
 //! The rule program in the words of `iptables-restore`.
 
-use std::ops::RangeInclusive;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use super::{chain::Chain, tables::Key};
 use crate::{
@@ -160,7 +160,18 @@ fn target(target: &Target) -> String {
         Target::NoTrack => "-j CT --notrack".to_owned(),
         Target::Log { prefix } if prefix.is_empty() => "-j LOG".to_owned(),
         Target::Log { prefix } => format!("-j LOG --log-prefix \"{prefix}\""),
-        Target::Masquerade => "-j MASQUERADE --random-fully".to_owned(),
-        Target::SourceNat(address) => format!("-j SNAT --to-source {address} --random-fully"),
+        Target::SourceNat { address, ports } => source_nat(*address, ports.as_ref()),
     }
+}
+
+fn source_nat(address: Option<IpAddr>, ports: Option<&RangeInclusive<u16>>) -> String {
+    let range = |ports: &RangeInclusive<u16>| format!("{}-{}", ports.start(), ports.end());
+    let target = match (address, ports) {
+        (None, None) => "MASQUERADE".to_owned(),
+        (None, Some(ports)) => format!("MASQUERADE --to-ports {}", range(ports)),
+        (Some(address), None) => format!("SNAT --to-source {address}"),
+        (Some(IpAddr::V4(v4)), Some(ports)) => format!("SNAT --to-source {v4}:{}", range(ports)),
+        (Some(IpAddr::V6(v6)), Some(ports)) => format!("SNAT --to-source [{v6}]:{}", range(ports)),
+    };
+    format!("-j {target} --random-fully")
 }

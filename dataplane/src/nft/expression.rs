@@ -1,6 +1,6 @@
 //! Expressions, of which rules consist: load into a register, compare, look up, decide.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use super::wire::{BigEndian, DATA_VALUE, DATA_VERDICT, LIST_ELEMENT, VERDICT_CHAIN, VERDICT_CODE};
 use crate::{
@@ -44,6 +44,8 @@ const REJECT_ICMPX: u32 = 2;
 const ICMPX_PORT_UNREACHABLE: u8 = 1;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const RANDOM_FULLY: u32 = 16;
+/// `NF_NAT_RANGE_PROTO_SPECIFIED`.
+const PORTS_GIVEN: u32 = 2;
 /// Of the kernel log: warning, as iptables has it.
 const LOG_LEVEL: u32 = 4;
 
@@ -377,16 +379,36 @@ impl Expressions {
         });
     }
 
-    pub(super) fn masquerade(&mut self) {
-        self.push("masq", |e| e.be32(1, RANDOM_FULLY));
+    fn load(&mut self, register: u32, value: &[u8]) {
+        self.push("immediate", |e| {
+            e.be32(1, register);
+            e.nest(2, &[], |d| d.bytes(DATA_VALUE, value));
+        });
     }
 
-    pub(super) fn source_nat(&mut self, address: IpAddr) {
+    /// Another source address, the outgoing interface's if none is given, and perhaps ports of a range.
+    pub(super) fn source_nat(
+        &mut self,
+        address: Option<IpAddr>,
+        ports: Option<&RangeInclusive<u16>>,
+    ) {
+        let (first, last) = (FIRST + 4, FIRST + 5);
+        if let Some(ports) = ports {
+            self.load(first, &ports.start().to_be_bytes());
+            self.load(last, &ports.end().to_be_bytes());
+        }
+        let flags = RANDOM_FULLY | if ports.is_some() { PORTS_GIVEN } else { 0 };
+        let Some(address) = address else {
+            return self.push("masq", |e| {
+                e.be32(1, flags);
+                if ports.is_some() {
+                    e.be32(2, first);
+                    e.be32(3, last);
+                }
+            });
+        };
         let (bytes, length) = ip_bytes(address);
-        self.push("immediate", |e| {
-            e.be32(1, FIRST);
-            e.nest(2, &[], |d| d.bytes(DATA_VALUE, &bytes[..length]));
-        });
+        self.load(FIRST, &bytes[..length]);
         let family = match address {
             IpAddr::V4(_) => libc::NFPROTO_IPV4,
             IpAddr::V6(_) => libc::NFPROTO_IPV6,
@@ -395,7 +417,11 @@ impl Expressions {
             e.be32(1, 0);
             e.be32(2, family as u32);
             e.be32(3, FIRST);
-            e.be32(7, RANDOM_FULLY);
+            if ports.is_some() {
+                e.be32(5, first);
+                e.be32(6, last);
+            }
+            e.be32(7, flags);
         });
     }
 }

@@ -261,8 +261,9 @@ impl Renderer {
             Target::ClearMark(bits) => self.out.change_mark(*bits, false),
             Target::NoTrack => self.out.no_track(),
             Target::Log { prefix } => self.out.log(prefix),
-            Target::Masquerade => self.out.masquerade(),
-            Target::SourceNat(address) => self.out.source_nat(*address),
+            Target::SourceNat { address, ports } => {
+                self.out.source_nat(*address, ports.as_ref());
+            }
         }
     }
 }

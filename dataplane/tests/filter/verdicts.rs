@@ -315,9 +315,18 @@ fn outgoing_traffic_is_masqueraded_and_traffic_between_pools_is_not(backend: Bac
     assert_eq!(connect(&a.netns, b.v6, 80), Some(a.v6));
     run("ip addr add 192.0.2.9/24 dev up0");
     globals.nat_outgoing_v4 = Some([192, 0, 2, 9].into());
-    filter.set_globals(globals).unwrap();
+    filter.set_globals(globals.clone()).unwrap();
     apply(&mut filter);
     assert_eq!(connect(&a.netns, outside4, 80), Some([192, 0, 2, 9].into()));
+    globals.nat_ports = Some(23_000..=23_009);
+    filter.set_globals(globals).unwrap();
+    apply(&mut filter);
+    run("conntrack -F 2>/dev/null");
+    assert_eq!(connect(&a.netns, outside4, 80), Some([192, 0, 2, 9].into()));
+    assert!(reaches(&a.netns, outside6, 80));
+    let tracked = run("for f in ipv4 ipv6; do conntrack -L -f $f 2>/dev/null; done");
+    assert_eq!(tracked.matches("dport=2300").count(), 2, "{tracked}");
+    assert!(pings(&a.netns, outside4), "without ports");
 }
 
 fn the_host_reaches_its_workloads_and_they_reach_it_only_if_allowed(backend: Backend) {
