@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam storm install
+.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm install
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test            everything'
 	@echo 'make bench           benchmarks'
 	@echo 'make bench-bgp       passing routes on, beside BIRD, FRR and GoBGP (about 25 minutes; ARGS="--rounds 1 --divisor 10")'
+	@echo 'make soak-bgp        ten minutes: 1 s keepalives and 50 ms BFD under a million routes (SECS=n ROUTES=n)'
 	@echo 'make bench-cni       attaching containers, beside the reference plugins (about 3 minutes)'
 	@echo 'make bench-ctl       the command line: 10,000 endpoints, 1,000 policies, on a real etcd'
 	@echo 'make bench-dataplane  policy in nftables and both iptables: changing it, and forwarding (about 10 minutes)'
@@ -48,6 +49,9 @@ bench:
 
 bench-bgp:
 	scripts/bench-bgp.sh $(ARGS)
+
+soak-bgp:
+	SECS=$(SECS) ROUTES=$(ROUTES) scripts/soak-bgp.sh
 
 bench-cni:
 	scripts/bench-cni.sh

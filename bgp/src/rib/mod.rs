@@ -83,11 +83,20 @@ impl IdSet {
     }
 
     fn take(&mut self) -> Vec<u32> {
-        let list = std::mem::take(&mut self.list);
-        for &id in &list {
+        self.take_some(usize::MAX)
+    }
+
+    /// Up to `most` of them.
+    fn take_some(&mut self, most: usize) -> Vec<u32> {
+        let kept = self.list.len().saturating_sub(most);
+        let taken = match kept {
+            0 => std::mem::take(&mut self.list),
+            _ => self.list.split_off(kept),
+        };
+        for &id in &taken {
             self.bits.remove(id);
         }
-        list
+        taken
     }
 }
 

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{
-    Compared, FibNextHop, PeerId, Rib,
+    Compared, FamilyRib, FibNextHop, PeerId, Rib,
     attr_store::Kind,
     decision::{self, Candidate, Candidates, DecisionStep},
     index::NONE,
@@ -24,9 +24,12 @@ pub struct FibChange {
 #[derive(Debug)]
 pub(super) struct Dying {
     id: u32,
-    /// The emission after which no new reference was made; `None` while groups refer to it.
-    since: Option<u64>,
+    /// The emission after which no new reference was made; [`REFERRED_TO`] while groups do.
+    since: u64,
 }
+
+/// Of a prefix that is dying: not yet.
+const REFERRED_TO: u64 = u64::MAX;
 
 /// The outcome for one prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +86,8 @@ impl Rib {
                 rib.fib_changed.insert(id);
             }
             if rib.table.paths(id).is_empty() && rib.is_dying.insert(id) {
-                rib.dying.push(Dying { id, since: None });
+                let since = REFERRED_TO;
+                rib.dying.push(Dying { id, since });
             }
         }
         for group in self
@@ -213,14 +217,28 @@ impl Rib {
 
     /// Appends the routes that changed since the last call; the last state only.
     pub fn poll_fib(&mut self, changes: &mut Vec<FibChange>) {
+        self.poll_fib_some(changes, usize::MAX);
+    }
+
+    /// The same, up to `most` of them; `true` if more are left.
+    pub fn poll_fib_some(&mut self, changes: &mut Vec<FibChange>, most: usize) -> bool {
+        let mut left = most;
         for rib in &mut self.families {
-            for id in rib.fib_changed.take() {
-                let next_hops = self.next_hops.set(rib.table.dest(id).fib);
-                changes.push(FibChange {
-                    prefix: rib.table.prefix(id),
-                    next_hops,
-                });
-            }
+            let taken = rib.fib_changed.take_some(left);
+            left -= taken.len();
+            changes.extend(taken.into_iter().map(|id| FibChange {
+                prefix: rib.table.prefix(id),
+                next_hops: self.next_hops.set(rib.table.dest(id).fib),
+            }));
+        }
+        let waits = |rib: &FamilyRib| !rib.fib_changed.list.is_empty();
+        self.families.iter().any(waits)
+    }
+
+    /// Forgets the changes for the FIB: nobody wants them.
+    pub fn discard_fib(&mut self) {
+        for rib in &mut self.families {
+            rib.fib_changed.take();
         }
     }
 
@@ -250,16 +268,22 @@ impl Rib {
                 return false;
             }
             if fib_changed.bits.contains(id) || groups().any(|g| g.refers_to(id)) {
-                dying.since = None;
+                dying.since = REFERRED_TO;
                 return true;
             }
-            let since = *dying.since.get_or_insert(emissions);
-            if unread <= since {
+            if dying.since == REFERRED_TO {
+                dying.since = emissions;
+            }
+            if unread <= dying.since {
                 return true;
             }
             is_dying.remove(id);
             table.release(id);
             false
         });
+        // All of a full table may have been withdrawn at once.
+        if rib.dying.capacity() > 4 * rib.dying.len() + 4096 {
+            rib.dying.shrink_to_fit();
+        }
     }
 }

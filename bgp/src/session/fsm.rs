@@ -240,6 +240,17 @@ impl Session {
         };
     }
 
+    /// Octets of the peer wait to be taken in: it is alive, however late we are. A hold timer that
+    /// is due starts again.
+    pub fn handle_waiting(&mut self, conn: ConnId, now: Instant) {
+        if let Some(c) = self.conns.iter_mut().find(|c| c.id == conn)
+            && let Phase::Established { negotiated, .. } = &c.phase
+            && c.hold.is_some_and(|hold| hold <= now)
+        {
+            c.hold = Some(now + negotiated.hold_time);
+        }
+    }
+
     /// Octets wait to be sent and the peer does not read: starts the send hold timer unless it
     /// runs.
     pub fn handle_blocked(&mut self, conn: ConnId, now: Instant) {

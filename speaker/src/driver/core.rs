@@ -1,7 +1,7 @@
 //! The core: the one owner of sessions and RIB.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::RandomState},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::RandomState},
     hash::BuildHasher,
     io,
     net::SocketAddr,
@@ -54,10 +54,17 @@ pub(super) type Peers = BTreeMap<PeerKey, Peer>;
 /// Events taken in before routes are decided and written: enough to damp path hunting, few enough
 /// that no session waits long.
 const TURN_EVENTS: usize = 64;
+/// How long a turn takes in what one or more peers have sent: much for damping, little beside the
+/// shortest hold time.
+const TURN: Duration = Duration::from_millis(200);
+/// A turn that takes longer lets all tasks run before the next.
+const SHORT: Duration = Duration::from_millis(10);
 /// Octets of routes to hold for a peer that reads slowly; the RIB keeps the rest as state.
 const SEND_QUEUE: usize = 256 << 10;
 /// Octets to write to one peer before others get their turn.
 const SEND_TURN: usize = 1 << 20;
+/// Routes for the FIB in one batch: some 2 MiB, where a full table would be a hundred.
+const FIB_BATCH: usize = 16 << 10;
 /// How long connections may take to close when the speaker stops.
 const STOP_GRACE: Duration = Duration::from_millis(1500);
 
@@ -159,9 +166,11 @@ impl Core {
     /// Runs until the handle is dropped or asks to stop.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(TURN_EVENTS);
+        // Of a batch, what there was no time for.
+        let mut waiting = VecDeque::new();
         loop {
             let wake = self.next_wake();
-            let idle = !self.due.send;
+            let idle = !self.due.send && waiting.is_empty();
             // Cancel safe throughout: `recv`, `recv_many` and `reserve` take nothing when
             // dropped, the sleeps are made anew.
             let mut path = None;
@@ -172,7 +181,7 @@ impl Core {
                     None
                 }
                 command = commands.recv() => Some(command),
-                _ = self.events.recv_many(&mut batch, TURN_EVENTS) => None,
+                _ = self.events.recv_many(&mut batch, TURN_EVENTS), if waiting.is_empty() => None,
                 _ = self.fib.reserve(), if self.due.fib => None,
                 () = sleep_until(wake.into()), if idle => None,
                 () = std::future::ready(()), if !idle => None,
@@ -196,10 +205,18 @@ impl Core {
                     return self.stop(&how, now).await;
                 }
             }
-            for event in batch.drain(..) {
+            waiting.extend(batch.drain(..));
+            while let Some(event) = waiting.pop_front() {
                 self.event(event, now);
+                if now.elapsed() > TURN {
+                    break;
+                }
             }
             self.turn(now);
+            if now.elapsed() > SHORT {
+                // The readers of other peers, which have waited.
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -209,6 +226,7 @@ impl Core {
             let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
             self.wake_at = None;
             for key in keys {
+                self.hear(&key, now);
                 self.with_session(&key, now, |session| session.handle_timeout(now));
             }
         }
@@ -221,6 +239,21 @@ impl Core {
         self.rib.settle();
         self.feed_fib();
         self.transmit(now);
+    }
+
+    /// A peer whose messages wait for us is not silent, whatever its hold timer says.
+    fn hear(&mut self, key: &PeerKey, now: Instant) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        if peer.session.poll_timeout().is_none_or(|at| at > now) {
+            return;
+        }
+        for (&conn, id) in &peer.links {
+            if self.links.get(id).is_some_and(Link::has_unread) {
+                peer.session.handle_waiting(conn, now);
+            }
+        }
     }
 
     fn next_wake(&self) -> Instant {
@@ -238,7 +271,10 @@ impl Core {
         match self.fib.try_reserve() {
             Ok(permit) => {
                 let mut changes = Vec::new();
-                self.rib.poll_fib(&mut changes);
+                let more = self.rib.poll_fib_some(&mut changes, FIB_BATCH);
+                self.due.fib = more;
+                // Not before everything that is known has been told.
+                let done = done && !more;
                 let news = self.sync.report(done);
                 if news {
                     info!("all peers that can be reached have sent their routes");
@@ -251,8 +287,7 @@ impl Core {
                 }
             }
             Err(mpsc::error::TrySendError::Full(())) => self.due.fib = true,
-            // Nobody wants them: keep the list of changes short.
-            Err(mpsc::error::TrySendError::Closed(())) => self.rib.poll_fib(&mut Vec::new()),
+            Err(mpsc::error::TrySendError::Closed(())) => self.rib.discard_fib(),
         }
     }
 
@@ -437,6 +472,7 @@ impl Core {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
+        link.taken();
         if let Some(open) = watch::open_in(data) {
             link.opens[1] = open;
         }

@@ -4,7 +4,11 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     io::{self, IoSlice},
-    sync::Arc,
+    mem::MaybeUninit,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -46,6 +50,8 @@ pub(super) struct Link {
     pub(super) blocked: bool,
     /// The OPENs sent and received, whole messages.
     pub(super) opens: [Bytes; 2],
+    /// Pieces that were read and have not been taken in.
+    unread: Arc<AtomicUsize>,
 }
 
 impl Link {
@@ -58,7 +64,15 @@ impl Link {
         events: mpsc::Sender<Event>,
     ) -> Self {
         let stream = Arc::new(stream);
-        let reader = tokio::spawn(read(id, Arc::clone(&stream), extended, events)).abort_handle();
+        let unread = Arc::new(AtomicUsize::new(0));
+        let reading = read(
+            id,
+            Arc::clone(&stream),
+            extended,
+            Arc::clone(&unread),
+            events,
+        );
+        let reader = tokio::spawn(reading).abort_handle();
         Self {
             peer,
             conn,
@@ -70,7 +84,23 @@ impl Link {
             urgent: VecDeque::new(),
             blocked: false,
             opens: [Bytes::new(), Bytes::new()],
+            unread,
         }
+    }
+
+    /// A piece that was read is being taken in.
+    pub(super) fn taken(&self) {
+        self.unread.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether the peer has sent anything that is still to be taken in.
+    pub(super) fn has_unread(&self) -> bool {
+        let waits = || {
+            let mut first = [MaybeUninit::uninit()];
+            let peeked = socket2::SockRef::from(&*self.stream).peek(&mut first);
+            peeked.is_ok_and(|n| n > 0)
+        };
+        self.unread.load(Ordering::Relaxed) > 0 || waits()
     }
 
     /// Octets that wait in the queue.
@@ -201,7 +231,13 @@ thread_local! {
 
 /// Reads and hands over whole messages until the connection ends. Aborting it at any time is fine:
 /// it owns nothing but octets of a connection that is being closed.
-async fn read(id: LinkId, stream: Arc<TcpStream>, extended: bool, events: mpsc::Sender<Event>) {
+async fn read(
+    id: LinkId,
+    stream: Arc<TcpStream>,
+    extended: bool,
+    unread: Arc<AtomicUsize>,
+    events: mpsc::Sender<Event>,
+) {
     // The beginning of a message.
     let mut rest = Vec::new();
     let error = loop {
@@ -214,7 +250,11 @@ async fn read(id: LinkId, stream: Arc<TcpStream>, extended: bool, events: mpsc::
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
             Err(e) => break Some(e),
         };
-        if !whole.is_empty() && events.send(Event::Received(id, whole)).await.is_err() {
+        if whole.is_empty() {
+            continue;
+        }
+        unread.fetch_add(1, Ordering::Relaxed);
+        if events.send(Event::Received(id, whole)).await.is_err() {
             return;
         }
     };

@@ -14,5 +14,6 @@ mod long_lived;
 mod openbgpd;
 mod options;
 mod policy;
+mod soak;
 mod support;
 mod unnumbered;

@@ -155,11 +155,17 @@ impl RawPeer {
     ) -> Result<BytesMut> {
         // An address of 127/8 is no next hop that anyone takes.
         let next_hop = Ipv4Addr::from(0xc000_0200 + self.asn % 250);
+        // Inside the speaker's AS its number is in no path, and LOCAL_PREF has to be there.
+        let internal = self.asn == 65000;
         let mut out = BytesMut::new();
         for from in which.clone().step_by(usize::try_from(together)?) {
             let attrs = PathAttrs {
                 origin: Origin::Igp,
-                as_path: AsPath::sequence(&[self.asn, 1000 + from / 8, 3356]),
+                as_path: match internal {
+                    true => AsPath::sequence(&[1000 + from / 8, 3356]),
+                    false => AsPath::sequence(&[self.asn, 1000 + from / 8, 3356]),
+                },
+                local_pref: internal.then_some(100),
                 next_hop: Some(next_hop),
                 med: Some(med),
                 communities: communities.iter().map(|c| c + from).collect(),

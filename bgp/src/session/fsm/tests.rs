@@ -241,6 +241,20 @@ fn the_hold_timer_ends_the_session_and_messages_put_it_off() {
 }
 
 #[test]
+fn what_waits_to_be_taken_in_puts_the_hold_timer_off_once_it_is_due() {
+    let now = Instant::now();
+    let (mut s, conn) = session_in(State::Established, now);
+    let hold = s.negotiated().unwrap().hold_time;
+    s.handle_waiting(conn, now);
+    let late = now + hold;
+    s.handle_waiting(conn, late);
+    s.handle_timeout(late);
+    assert_eq!(s.state(), State::Established);
+    s.handle_timeout(late + hold);
+    assert_ne!(s.state(), State::Established);
+}
+
+#[test]
 fn rfc9687_a_peer_that_does_not_read_is_dropped() {
     let start = Instant::now();
     let (mut s, conn) = session_in(State::Established, start);

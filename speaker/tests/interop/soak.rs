@@ -1,0 +1,172 @@
+//! Sessions with short timers under load, as root in namespaces of their own.
+//!
+//! ```text
+//!   us  192.0.2.1 ------ veth ------ 192.0.2.2  them (BIRD)
+//!                                    192.0.2.3  feeder (played by the test)
+//! ```
+//! A session with BIRD at 1 s KEEPALIVE and 3 s hold time, watched by BFD at 3 x 50 ms, stays up while the same
+//! host takes in a full table over and over, withdraws it, and filters all of it anew.
+//!
+//! `MARGAY_SOAK_SECS` and `MARGAY_SOAK_ROUTES` make it longer and larger (`make soak-bgp`).
+
+#[path = "../loopback/raw.rs"]
+#[expect(dead_code, reason = "the other tests that play peers use all of it")]
+mod raw;
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use margay_bgp::prefix::Prefix;
+use margay_lab::eventually;
+use margay_speaker::{
+    Action, BfdConfig, FilterConfig, FilterRule, PeerConfig, PeerKey, PeerStatus, SpeakerConfig,
+    State,
+};
+use nix::sched::{CloneFlags, setns};
+use raw::{RawPeer, withdrawal};
+
+use crate::support::{Lab, Ours, PATIENCE, config, ip};
+
+/// The short form: what a test run can afford in time and, in a debug build, in routes.
+const SECS: u64 = 12;
+const ROUTES: u32 = 20_000;
+
+const FEEDER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
+
+fn setting<T: std::str::FromStr>(name: &str, otherwise: T) -> Result<T> {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .ok()
+            .with_context(|| format!("{name} is {text}")),
+        Err(_) => Ok(otherwise),
+    }
+}
+
+/// BIRD, watched, with short timers; and a feeder without.
+fn peers() -> SpeakerConfig {
+    let mut config = config(PeerConfig {
+        hold_time_secs: 3,
+        keepalive_secs: Some(1),
+        bfd: Some(BfdConfig {
+            min_tx_ms: 50,
+            min_rx_ms: 50,
+            multiplier: 3,
+        }),
+        // Some of the table goes on to BIRD, which need not be as fast as we are.
+        export: within("16.0.0.0/16"),
+        import: FilterConfig::accept_all(),
+        ..PeerConfig::new(65002)
+    });
+    let feeder = PeerConfig {
+        passive: true,
+        import: FilterConfig::accept_all(),
+        ..PeerConfig::new(65003)
+    };
+    let key: PeerKey = IpAddr::from(FEEDER).into();
+    config.peers.insert(key, feeder);
+    config
+}
+
+/// Takes what is in `prefix` and nothing else.
+fn within(prefix: &str) -> FilterConfig {
+    let prefix = prefix.parse().expect("a prefix");
+    FilterConfig::accept_within([prefix])
+}
+
+/// The same with many rules that match nothing: work for every route.
+fn elaborate(turn: u8) -> FilterConfig {
+    let rule = |n: u8| {
+        let prefix = Prefix::new(IpAddr::from([10, n, turn, 0]), 24).expect("a prefix");
+        FilterRule {
+            action: Action::Reject,
+            ..FilterRule::accept(prefix)
+        }
+    };
+    FilterConfig {
+        rules: (0..32).map(rule).collect(),
+        default: Action::Accept,
+    }
+}
+
+fn of(ours: &Ours, addr: [u8; 4]) -> Result<PeerStatus> {
+    let all = ours.runtime.block_on(ours.speaker.status())?;
+    let found = all.into_iter().find(|p| p.key.addr == IpAddr::from(addr));
+    found.context("no such peer")
+}
+
+/// An error if BIRD's session or path is down, or was since it came up.
+fn still_up(ours: &Ours) -> Result<()> {
+    let bird = of(ours, [192, 0, 2, 2])?;
+    ensure!(bird.state == State::Established, "BGP is down: {bird:?}");
+    ensure!(bird.established_count == 1, "BGP was down: {bird:?}");
+    ensure!(bird.bfd_up == Some(true), "BFD is down: {bird:?}");
+    Ok(())
+}
+
+#[test]
+fn sessions_stay_up_under_load() -> Result<()> {
+    let length = Duration::from_secs(setting("MARGAY_SOAK_SECS", SECS)?);
+    let routes = setting("MARGAY_SOAK_ROUTES", ROUTES)?;
+    let lab = Lab::new()?;
+    ip(&format!("-n {} addr add {FEEDER}/24 dev eth0", lab.them))?;
+    let _bird = lab.bird_with(
+        "router id 192.0.2.2;
+         protocol device {}
+         protocol bfd b1 { interface \"eth0\" { min rx interval 50 ms; min tx interval 50 ms; multiplier 3; }; }
+         protocol bgp p1 { local 192.0.2.2 as 65002; neighbor 192.0.2.1 as 65001; bfd on;
+           hold time 3; keepalive time 1; connect retry time 1; connect delay time 1; error wait time 1, 2;
+           ipv4 { import all; export none; }; }",
+    )?;
+    let mut config = peers();
+    let mut ours = lab.speaker(&config)?;
+    eventually(PATIENCE, "the session and its path are up", || {
+        still_up(&ours)
+    })?;
+
+    let feeder = feed(&lab, routes, length);
+    let end = Instant::now() + length;
+    let mut turns = 0;
+    let key: PeerKey = IpAddr::from(FEEDER).into();
+    while Instant::now() < end {
+        // Every route of the feeder is filtered again, and some of them told again to BIRD.
+        turns += 1_u32;
+        let turn = (turns % 250) as u8;
+        if let Some(peer) = config.peers.get_mut(&key) {
+            peer.import = elaborate(turn);
+        }
+        ours.runtime
+            .block_on(ours.speaker.configure(config.clone()))?;
+        still_up(&ours)?;
+        thread::sleep(Duration::from_millis(500));
+    }
+    let rounds = feeder.join().ok().context("the feeder panicked")??;
+    still_up(&ours)?;
+    ensure!(rounds > 0 && turns > 0, "{rounds} rounds, {turns} turns");
+    println!(
+        "{rounds} times {routes} routes, {turns} changes of policy, {length:?}: all stayed up"
+    );
+    Ok(())
+}
+
+/// Announces and withdraws `routes` routes until the time is over; how often.
+fn feed(lab: &Lab, routes: u32, length: Duration) -> thread::JoinHandle<Result<u32>> {
+    let ns = std::fs::File::open(format!("/run/netns/{}", lab.them));
+    thread::spawn(move || {
+        setns(ns?, CloneFlags::CLONE_NEWNET)?;
+        let mut peer = RawPeer::establish(FEEDER, ([192, 0, 2, 1], 179).into(), 65003, false)?;
+        let gone = withdrawal(0..routes);
+        let end = Instant::now() + length;
+        let mut rounds = 0;
+        while Instant::now() < end {
+            peer.send(&peer.announcement(0..routes, rounds)?)?;
+            peer.send(&gone)?;
+            rounds += 1;
+        }
+        Ok(rounds)
+    })
+}
