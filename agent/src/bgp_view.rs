@@ -3,9 +3,12 @@
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use margay_api::Reply;
 use margay_api::bgp::{BgpRequest, Event, FamilyCount, Peer, Route, Session};
 use margay_bgp::wire::attrs::community;
+use margay_speaker::mrt::TableCursor;
 use margay_speaker::{
     PeerEvent, PeerKey, PeerStatus, Queries, RouteCursor, RouteQuery, RouteSource, RouteView,
     SpeakerError,
@@ -70,6 +73,7 @@ pub(crate) async fn serve(
                 Err(refusal) => refuse(&refusal, writer).await,
             };
         }
+        BgpRequest::Dump {} => return dump(&queries, writer).await,
         BgpRequest::Best {} => Ok(RouteQuery::Best),
         BgpRequest::Received { peer } => {
             let key = find_peer(&queries, &peer).await;
@@ -112,6 +116,22 @@ async fn pages(
         cursor = page.next;
     }
     answer(writer, &Reply::Ok(Vec::<Route>::new())).await
+}
+
+/// Writes the table as it comes.
+async fn dump(queries: &Queries, writer: &mut (impl AsyncWriteExt + Unpin)) -> std::io::Result<()> {
+    let mut cursor = Some(TableCursor::start());
+    while let Some(from) = cursor {
+        let page = match queries.table(from).await {
+            Ok(page) => page,
+            Err(error) => return refuse(&error.into(), writer).await,
+        };
+        if !page.records.is_empty() {
+            answer(writer, &Reply::Ok(BASE64_STANDARD.encode(&page.records))).await?;
+        }
+        cursor = page.next;
+    }
+    answer(writer, &Reply::Ok(String::new())).await
 }
 
 async fn find_peer(queries: &Queries, text: &str) -> Result<PeerKey, Refusal> {

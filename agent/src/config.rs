@@ -1,7 +1,7 @@
 //! The agent's own configuration: one YAML file, every field optional.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -10,6 +10,7 @@ use margay_api::{DEFAULT_JOURNAL, DEFAULT_SOCKET};
 use margay_dataplane::filter::Wish;
 use margay_datastore::DatastoreConfig;
 use margay_model::settings;
+use margay_speaker::bmp::BmpConfig;
 use serde::Deserialize;
 
 /// Plain data, read once at start. What can change while running is in the datastore instead.
@@ -38,6 +39,11 @@ pub(crate) struct Config {
     pub(crate) bgp_listen: Vec<IpAddr>,
     /// Where policy is written; as FelixConfiguration says when absent.
     pub(crate) policy_backend: Option<PolicyBackend>,
+    /// BMP collectors (RFC 7854) to tell what peers send: `{collector: ADDRESS:PORT}`, with
+    /// `statistics_secs` (60; 0 for none).
+    pub(crate) bmp: Vec<BmpConfig>,
+    /// Where `/metrics`, `/liveness` and `/readiness` are served; null for nowhere.
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Where passwords that resources refer to are: `DIR/NAME/KEY`, a file each.
     pub(crate) secrets_dir: PathBuf,
     /// How often it is looked for what a crash or a reboot left, in seconds; 1 to 86400. What is found
@@ -93,6 +99,8 @@ impl Default for Config {
             bgp: true,
             bgp_listen: Vec::new(),
             policy_backend: None,
+            bmp: Vec::new(),
+            metrics_listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9091))),
             secrets_dir: "/etc/margay/secrets".into(),
             audit_interval_secs: 60,
             leak_grace_secs: 900,
@@ -198,6 +206,20 @@ mod tests {
             error.contains("auto") && error.contains("iptables"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn metrics_are_on_at_home_unless_said_otherwise() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.metrics_listen, "127.0.0.1:9091".parse().ok());
+    }
+
+    #[test]
+    fn metrics_can_be_off_and_collectors_named() {
+        let text = "metrics_listen: null\nbmp: [{collector: '192.0.2.1:11019'}]";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.metrics_listen, None);
+        assert_eq!(config.bmp[0].statistics_secs, 60);
     }
 
     #[test]

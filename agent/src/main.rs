@@ -18,6 +18,7 @@ mod graph;
 mod ipam_task;
 mod kernel;
 mod memory;
+mod metrics;
 mod node;
 mod notify;
 mod reaper;

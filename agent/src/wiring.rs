@@ -10,6 +10,7 @@ use margay_datastore::{DatastoreType, SyncStatus, Syncer, connect};
 use margay_model::felix_configuration::FelixConfigurationSpec;
 use margay_model::ipam::{IpamKeys, Owner};
 use margay_model::keys::Keys;
+use margay_speaker::bmp::{BmpConfig, Station};
 use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::answers::Answers;
 use crate::audit;
-use crate::bgp::{Keeper, announcer};
+use crate::bgp::{BgpHandle, Keeper, announcer};
 use crate::cni::{Cni, Journal};
 use crate::collect::Collector;
 use crate::config::Config;
@@ -27,6 +28,7 @@ use crate::derive::BgpSettings;
 use crate::graph::{Graph, Inputs, Outputs};
 use crate::kernel::{self, LEARNED, Setup};
 use crate::memory::{Memory, Remembered};
+use crate::metrics;
 use crate::node::{self, Wanted};
 use crate::notify::{self, Notifier};
 use crate::reaper::Reaper;
@@ -96,6 +98,8 @@ struct Agent {
     graph_task: JoinHandle<()>,
     /// The speaker's keeper, and what ends it.
     bgp_task: Option<JoinHandle<()>>,
+    /// What BMP collectors are told by.
+    stations: Vec<Station>,
     /// Gives up its claims at the end.
     collector: JoinHandle<()>,
     cancel: CancellationToken,
@@ -190,6 +194,10 @@ impl Agent {
             keeper.spawn(cancel.clone())
         });
         let (bgp_handle, bgp_task) = bgp.unzip();
+        let stations = bgp_handle
+            .iter()
+            .flat_map(|bgp| stations(bgp, &config, &name))
+            .collect();
 
         let status = StatusSource {
             node: name.clone(),
@@ -212,6 +220,9 @@ impl Agent {
         if let Some(manager) = Notifier::from_env() {
             let (world, kernel) = (world.clone(), status.kernel.clone());
             tokio::spawn(manager.run(world, syncers[0].status(), kernel));
+        }
+        if let Some(addr) = config.metrics_listen {
+            tokio::spawn(metrics::serve(addr, status.clone()));
         }
         if let Some(error) = away {
             let front = (&server, &journal, &status);
@@ -268,6 +279,7 @@ impl Agent {
             kernel_end,
             graph_task,
             bgp_task,
+            stations,
             collector,
             cancel,
             _syncers: syncers,
@@ -295,6 +307,9 @@ impl Agent {
         {
             warn!("the speaker did not stop in time");
         }
+        for station in self.stations {
+            station.shutdown().await;
+        }
         if tokio::time::timeout(DRAIN, self.collector).await.is_err() {
             warn!("the collector did not stop in time, its claims are left to their time");
         }
@@ -317,6 +332,16 @@ fn told(settings: &Map<String, Value>) -> Vec<Setting> {
         json: value.to_string(),
     };
     settings.iter().map(setting).collect()
+}
+
+/// A station for each BMP collector; it finds the speaker that runs when it connects.
+fn stations(bgp: &BgpHandle, config: &Config, node: &str) -> Vec<Station> {
+    let station = |bmp: &BmpConfig| {
+        let bgp = bgp.clone();
+        let speaker = move || Some(bgp.speaker()?.queries);
+        Station::spawn(bmp.clone(), node.to_owned(), speaker)
+    };
+    config.bmp.iter().map(station).collect()
 }
 
 /// Registers the node once the datastore is there; anything else that is wrong is told at once. Callers hear why they

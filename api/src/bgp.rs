@@ -26,6 +26,8 @@ pub enum BgpRequest {
         /// Prefix or address.
         target: String,
     },
+    /// The whole table as MRT records (RFC 6396); answered by lines of base64, an empty one last.
+    Dump {},
     /// The last changes of state; answered by one line, a list of [`Event`]s, oldest first.
     Events {},
 }

@@ -5,6 +5,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use margay_api::bgp::{BgpRequest, Route};
 use margay_api::config::HostSettings;
 use margay_api::policy::Counters;
@@ -133,6 +135,28 @@ impl<'a> Agent<'a> {
                 return Ok(all);
             }
             all.extend(page);
+        }
+    }
+
+    /// The table as MRT records, which the BGP speaker gives in many lines.
+    pub(crate) async fn bgp_dump(
+        self,
+        mut take: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), AgentError> {
+        let mut lines = self.open(&Request::Bgp(BgpRequest::Dump {})).await?;
+        let refused = |reason: String| AgentError::Refused {
+            who: self.to_string(),
+            reason,
+        };
+        loop {
+            let page: String = self.next(&mut lines).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            let records = BASE64_STANDARD
+                .decode(page)
+                .map_err(|e| refused(e.to_string()))?;
+            take(&records).map_err(|e| refused(format!("the table cannot be kept: {e}")))?;
         }
     }
 

@@ -1,5 +1,7 @@
 //! The verb `bgp`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cli::StatusOutput;
@@ -45,6 +47,13 @@ pub(crate) enum BgpCommand {
         /// How to print
         #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
         output: StatusOutput,
+    },
+    /// Write the whole table of this host's speaker to a file (MRT, RFC 6396), for reports and replay
+    #[command(after_help = "Example:\n  margayctl bgp dump --mrt table.mrt")]
+    Dump {
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        mrt: PathBuf,
     },
     /// Decode messages field by field and say what is wrong with them (RFC 7606); needs no agent
     #[command(after_help = DECODE_HELP)]

@@ -3,6 +3,9 @@
 mod decode;
 mod lookup;
 
+use std::io::Write;
+use std::path::Path;
+
 use jiff::Timestamp;
 use margay_api::bgp::{BgpRequest, Event, Peer, Route};
 use serde::Serialize;
@@ -59,8 +62,31 @@ pub(crate) async fn online(command: &BgpCommand, context: &mut Context<'_>) -> R
             };
             context.streams.print(&text)
         }
+        BgpCommand::Dump { mrt } => dump(mrt, context).await,
         BgpCommand::Decode(args) => decode::decode(args, &mut context.streams),
     }
+}
+
+/// Writes the table as the agent gives it; the file appears when it is whole.
+async fn dump(path: &Path, context: &mut Context<'_>) -> Result<(), Fatal> {
+    let at_fault =
+        |error: std::io::Error| Fatal::Refused(format!("cannot write {}: {error}", path.display()));
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(at_fault)?;
+    let agent = Agent::Here(&context.socket);
+    let mut octets = 0;
+    agent
+        .bgp_dump(|records| {
+            octets += records.len();
+            file.write_all(records)
+        })
+        .await?;
+    file.persist(path).map_err(|e| at_fault(e.error))?;
+    let line = format!("{}: {octets} octets\n", path.display());
+    context.streams.print(&line)
 }
 
 async fn agent<'a>(of: &'a OfNode, context: &'a Context<'_>) -> Result<Agent<'a>, Fatal> {

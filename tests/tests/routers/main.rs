@@ -15,5 +15,6 @@ mod moves;
 mod peers;
 mod rack;
 mod restart;
+mod seen;
 mod subnet;
 mod support;
