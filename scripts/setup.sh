@@ -38,6 +38,8 @@ test:openssl:openssl
 test:busybox-static:busybox
 test:bsdutils:script
 test:systemd:systemd-analyze
+test:fish:fish
+test:zsh:zsh
 "
 
 check=no

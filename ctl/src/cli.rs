@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use margay_model::duration::GoDuration;
+
 use crate::completion::Completion;
 use crate::verbs::checksystem::Checksystem;
 use crate::verbs::config::ConfigCommand;
@@ -37,6 +39,9 @@ pub(crate) struct Cli {
     /// Likewise: there is no log but what is printed
     #[arg(long, global = true, hide = true, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
+    /// Likewise, before the verb: it chooses among clusters of Kubernetes, which is never the datastore
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -156,6 +161,9 @@ pub(crate) enum Command {
         /// Only that of this program
         #[arg(long)]
         client: bool,
+        /// Go on, and say it again whenever it is another, looking at this interval, such as 5s
+        #[arg(long, value_name = "INTERVAL", conflicts_with = "client")]
+        poll: Option<GoDuration>,
     },
 }
 

@@ -169,7 +169,7 @@ async fn execute<'a>(
     if let Command::Convert(args) = &cli.command {
         return (verbs::convert::convert(args, &mut streams), streams);
     }
-    if let Command::Version { client: true } = &cli.command {
+    if let Command::Version { client: true, .. } = &cli.command {
         let line = format!("Client:   {}", verbs::version::VERSION);
         return (streams.say(&line), streams);
     }
@@ -278,7 +278,7 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Node(NodeCommand::Remove { name, yes, force }) => {
             verbs::node_remove::remove(name, (*yes, *force), context).await
         }
-        Command::Version { client } => verbs::version::version(*client, context).await,
+        Command::Version { client, poll } => verbs::version::version(*client, *poll, context).await,
     }
 }
 

@@ -62,18 +62,68 @@ fn bash_offers_commands_flags_and_kinds() {
     assert_eq!(bash(&["margayctl", "datastore", "ex"]), ["export"]);
 }
 
+/// A zsh in a terminal of its own: it is given the words and a tab, and must come to write `$3`.
+const ZSH: &str = r#"
+zmodload zsh/zpty
+zpty z zsh -f -i
+zpty -w z "TERM=dumb; PROMPT=; fpath=($1 \$fpath); autoload -U compinit; compinit -u -D; print -r REA''DY"
+while zpty -r z line; do [[ $line == *READY* ]] && break; done
+zpty -w -n z "$2"$'\t'
+while zpty -r z part "*$3*"; do [[ $part == *$3* ]] && break; done
+print -r -- "$part"
+zpty -d z
+"#;
+
 #[test]
-fn zsh_and_fish_get_theirs() {
-    let zsh = out(&run(PROGRAM, &["completion", "zsh"]));
-    assert!(
-        zsh.starts_with("#compdef margayctl") && zsh.contains("ippools"),
-        "{zsh}"
+fn zsh_completes_commands_flags_and_kinds() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("_margayctl");
+    std::fs::write(file, out(&run(PROGRAM, &["completion", "zsh"]))).unwrap();
+    let script = folder.path().join("script");
+    std::fs::write(&script, ZSH).unwrap();
+    for (words, whole) in [
+        ("margayctl da", "margayctl datastore"),
+        ("margayctl get ippo", "margayctl get ippools"),
+        ("margayctl get --all-n", "margayctl get --all-namespaces"),
+        ("margayctl datastore ex", "margayctl datastore export"),
+    ] {
+        let output = Command::new("timeout")
+            .args(["60", "zsh", "-f"])
+            .args([&script, folder.path()])
+            .args([words, whole])
+            .output()
+            .unwrap();
+        let said = out(&output);
+        assert!(said.contains(whole), "{words}: {said:?}");
+    }
+}
+
+#[test]
+fn fish_offers_commands_flags_kinds_and_formats() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("margayctl.fish");
+    std::fs::write(&file, out(&run(PROGRAM, &["completion", "fish"]))).unwrap();
+    let offers = |words: &str| -> Vec<String> {
+        let script = format!("source {}; complete -C '{words}'", file.display());
+        let mut fish = Command::new("fish");
+        // It keeps a history.
+        fish.env("HOME", folder.path())
+            .env("XDG_DATA_HOME", folder.path());
+        let output = fish.args(["--no-config", "-c", &script]).output().unwrap();
+        let word = |line: &str| line.split('\t').next().unwrap_or_default().to_owned();
+        out(&output).lines().map(word).collect()
+    };
+    assert_eq!(offers("margayctl da"), ["datastore"]);
+    assert_eq!(offers("margayctl get ippo"), ["ippools"]);
+    assert_eq!(
+        offers("margayctl delete globalnetworkp"),
+        ["globalnetworkpolicies"]
     );
-    let fish = out(&run(PROGRAM, &["completion", "fish"]));
-    assert!(
-        fish.contains("complete -c margayctl") && fish.contains("ippools"),
-        "{fish}"
+    assert_eq!(
+        offers("margayctl get pools -o jso"),
+        ["json", "jsonpath=", "jsonpath-file="]
     );
+    assert_eq!(offers("margayctl get --all-n"), ["--all-namespaces"]);
 }
 
 #[test]

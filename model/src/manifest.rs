@@ -391,4 +391,6 @@ fn converted(value: &Value, selector: SelectorCheck<'_>) -> Result<AnyResource, 
 }
 
 #[cfg(test)]
+mod edges;
+#[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ pub struct Parameter {
 }
 
 /// What the agent acts upon, and what it takes where nobody says anything.
-const FELIX: [(&str, &str); 13] = [
+const FELIX: [(&str, &str); 16] = [
     ("defaultEndpointToHostAction", "Drop"),
     ("disableConntrackInvalidCheck", "false"),
     (
@@ -36,11 +36,14 @@ const FELIX: [(&str, &str); 13] = [
     ),
     ("interfacePrefix", "mgy"),
     ("ipsetsRefreshInterval", "1m0s"),
+    ("iptablesBackend", "Auto"),
     ("iptablesFilterDenyAction", "Drop"),
     ("iptablesMarkMask", "4294901760"),
     ("iptablesRefreshInterval", "1m0s"),
     ("logPrefix", "margay"),
     ("natOutgoingAddress", "(that of the interface)"),
+    ("natPortRange", "(the kernel's)"),
+    ("nftablesMode", "Auto"),
     ("routeRefreshInterval", "1m0s"),
     ("workloadSourceSpoofing", "Disabled"),
 ];
@@ -191,7 +194,7 @@ mod tests {
 
     #[test]
     fn every_parameter_is_listed_once_and_all_that_are_used_exist() {
-        for (kind, used) in [(Kind::FelixConfiguration, 13), (Kind::BgpConfiguration, 12)] {
+        for (kind, used) in [(Kind::FelixConfiguration, 16), (Kind::BgpConfiguration, 12)] {
             let all = parameters(kind);
             assert!(all.windows(2).all(|pair| pair[0].name < pair[1].name));
             let found = all.iter().filter(|p| p.default.is_some()).count();

@@ -296,6 +296,29 @@ mod tests {
         assert_eq!(prefix(&[], Vec::new()), "margay");
     }
 
+    /// `margayctl config show` marks what is not used; whoever uses one more field tells it there.
+    #[test]
+    fn the_settings_that_are_told_to_be_used_are_those_that_are_read() {
+        let (code, _tests) = include_str!("globals.rs")
+            .split_once("#[cfg(test)]")
+            .unwrap();
+        let mut read = BTreeSet::new();
+        for rest in code.split("first(|f| f.").skip(1) {
+            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            let mut words = rest[..end.unwrap()].split('_');
+            let mut name = words.next().unwrap().to_owned();
+            for word in words {
+                name += &word[..1].to_uppercase();
+                name += &word[1..];
+            }
+            read.insert(name);
+        }
+        let told = margay_model::settings::parameters(Kind::FelixConfiguration);
+        let told = told.iter().filter(|p| p.default.is_some());
+        let told: BTreeSet<String> = told.map(|p| p.name.to_owned()).collect();
+        assert_eq!(told, read);
+    }
+
     /// What `margayctl config show` says of defaults is what is done without settings.
     #[test]
     fn the_defaults_that_are_told_are_those_that_hold() {

@@ -137,6 +137,9 @@ pub(crate) struct IpamConfigure {
     /// Whether hosts take blocks by themselves
     #[arg(long, value_name = "true|false", action = ArgAction::Set)]
     pub(crate) auto_allocate_blocks: Option<bool>,
+    /// Whether virtual machines keep their addresses; kept for others, no agent of Margay acts upon it
+    #[arg(long, value_name = "Enabled|Disabled", value_parser = ["Enabled", "Disabled"])]
+    pub(crate) kubevirt_ip_persistence: Option<String>,
 }
 
 /// What to split.

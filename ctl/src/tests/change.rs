@@ -133,3 +133,38 @@ fn a_drain_is_kept_in_the_node_and_taken_back() {
     assert!(!lab.stored("nodes/n1").unwrap().contains("margay.io/drain"));
     assert_eq!(lab.run("node drain n9").code, 1);
 }
+
+#[test]
+fn flags_of_the_established_client_are_taken() {
+    let lab = Lab::new();
+    lab.apply(POOL);
+    for words in [
+        "--context other get pools --log-level=debug --allow-version-mismatch",
+        "get pools --export -o yaml",
+        "ipam configure --kubevirt-ip-persistence Disabled",
+        "version --client",
+    ] {
+        let ran = lab.run(words);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{words}");
+    }
+    let stored = lab.stored("ipamconfigurations/default").unwrap();
+    assert!(
+        stored.contains(r#""kubeVirtVMAddressPersistence":"Disabled""#),
+        "{stored}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.tar.gz");
+    let diags = lab.run(&format!(
+        "cluster diags --since 1h --max-logs 5 --focus-nodes a,b --max-parallelism 2 -o {}",
+        path.display()
+    ));
+    assert_eq!(diags.code, 0);
+    assert!(
+        diags
+            .err
+            .starts_with("the logs of other hosts are not collected"),
+        "{diags:?}"
+    );
+    assert_eq!(lab.run("version --poll 1s --client").code, 2);
+    assert_eq!(lab.run("version --poll never").code, 2);
+}

@@ -97,7 +97,7 @@ fn an_object_that_selects_the_host_stands_between_its_own_and_the_default() {
     assert_eq!(prefix["hides"][0]["source"], "FelixConfiguration/racks");
     assert_eq!(prefix["hides"][1]["value"], "all");
     assert_eq!(holds("interfacePrefix")["layer"], "selector");
-    assert_eq!(holds("nftablesMode")["used"], false);
+    assert_eq!(holds("bpfEnabled")["used"], false);
 }
 
 #[test]

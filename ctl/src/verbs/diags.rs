@@ -62,6 +62,12 @@ pub(crate) struct ClusterDiags {
     /// Ask so many agents at a time
     #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
     max_parallelism: u16,
+    /// Accepted so that scripts for the established client run: agents have no logs to give
+    #[arg(long, hide = true, value_name = "TIME")]
+    since: Option<String>,
+    /// Likewise
+    #[arg(long, hide = true, value_name = "NUMBER")]
+    max_logs: Option<u64>,
 }
 
 /// What to collect, and where to write to.
@@ -201,6 +207,10 @@ pub(crate) async fn cluster(args: &ClusterDiags, context: &mut Context<'_>) -> R
             Err(error) => Err(error.to_string()),
         };
         archive.add_result(&format!("tables/{}", kind.plural()), table);
+    }
+    if args.since.is_some() || args.max_logs.is_some() {
+        let line = "the logs of other hosts are not collected: run margayctl node diags there";
+        context.streams.note(line)?;
     }
     hosts(&mut archive, args, context).await?;
     save(archive, args.output.as_deref(), context)

@@ -111,6 +111,9 @@ pub(crate) async fn configure(
     spec.max_blocks_per_host = args.max_blocks_per_host.or(spec.max_blocks_per_host);
     spec.ip_cooldown_seconds = args.ip_cooldown_seconds.or(spec.ip_cooldown_seconds);
     spec.auto_allocate_blocks = args.auto_allocate_blocks.or(spec.auto_allocate_blocks);
+    if let Some(persistence) = &args.kubevirt_ip_persistence {
+        spec.kube_virt_vm_address_persistence = Some(persistence.clone());
+    }
     let written = context.client.write(Mode::Apply, config.into()).await;
     match written {
         Ok(_) => crate::verbs::ipam::show_configuration(context).await,
