@@ -7,7 +7,10 @@
 //! Ends when the last [`KernelHandle`] is dropped; the kernel's state stays. A panic here ends the agent:
 //! a new one reads the kernel back.
 
+mod answers;
 mod conntrack;
+mod desired;
+mod handle;
 mod hosts;
 mod local;
 mod next_hops;
@@ -20,21 +23,24 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use ipnetwork::IpNetwork;
-use margay_api::policy::RuleCounter;
 use margay_dataplane::attach::GATEWAY_V6;
-use margay_dataplane::filter::{self, Filter, Globals, SetId, SetSpec, Wish};
+use margay_dataplane::filter::{self, Filter, SetId, Wish};
 use margay_dataplane::monitor::{Event, Interests, Monitor};
 use margay_dataplane::netlink::NetlinkError;
 use margay_dataplane::nft::Watch;
 use margay_dataplane::route_table::PROTO_MARGAY;
 use margay_model::kind::ResourceKey;
-use margay_policy::program::{EndpointPlan, Update};
+use margay_policy::program::EndpointPlan;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use crate::fault;
 use crate::translate;
 use conntrack::Flusher;
+use handle::Input;
+pub(crate) use handle::{
+    Acknowledge, Batch, BgpNextHop, Expect, KernelHandle, KernelStatus, Learned, Waiting,
+};
 use hosts::Hosts;
 use local::LocalPrefixes;
 use routes::Routes;
@@ -62,145 +68,8 @@ const EVENTS: usize = 1024;
 /// How long after a hint of drift the routes, or the rules, are looked at: a burst of events is one look.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Answers whoever waits for the kernel: done, or what was refused, in words.
-pub(crate) type Acknowledge = oneshot::Sender<Result<(), String>>;
-
 /// Tells the speaker what this host has: prefixes to announce with their interfaces, prefixes to withdraw.
 pub(crate) type Announce = Box<dyn FnMut(Vec<(IpNetwork, String)>, Vec<IpNetwork>) + Send>;
-
-/// Changes of the desired state, from the graph.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    pub(crate) policy: Vec<Update>,
-    pub(crate) globals: Option<Globals>,
-    pub(crate) log_prefix: Option<String>,
-    pub(crate) resync: Option<Duration>,
-    /// Where policy is to be written, unless the agent's own configuration says.
-    pub(crate) backend: Option<Wish>,
-    /// All blocks of this host, when they changed.
-    pub(crate) blocks: Option<BTreeSet<IpNetwork>>,
-    /// Who waits for which endpoint.
-    pub(crate) waiting: Vec<Waiting>,
-}
-
-/// Somebody waits for an endpoint to be in the kernel, or to be gone from it.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    pub(crate) key: ResourceKey,
-    pub(crate) expect: Expect,
-    pub(crate) ack: Acknowledge,
-}
-
-/// What is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expect {
-    Present,
-    Absent,
-}
-
-impl Batch {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.policy.is_empty()
-            && self.globals.is_none()
-            && self.log_prefix.is_none()
-            && self.resync.is_none()
-            && self.backend.is_none()
-            && self.blocks.is_none()
-            && self.waiting.is_empty()
-    }
-}
-
-/// A next hop as BGP names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct BgpNextHop {
-    pub(crate) addr: IpAddr,
-    /// Index of the interface of a link-local address; 0 for any other.
-    pub(crate) scope: u32,
-}
-
-/// What BGP learned.
-#[derive(Debug, Default)]
-pub(crate) struct Learned {
-    /// Best next hops by prefix; none to remove the route.
-    pub(crate) routes: Vec<(IpNetwork, Vec<BgpNextHop>)>,
-    /// Every peer that can be reached has told everything.
-    pub(crate) converged: bool,
-}
-
-/// What the kernel holds, for people.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct KernelStatus {
-    pub(crate) backend: String,
-    pub(crate) endpoints: u64,
-    pub(crate) routes: u64,
-    pub(crate) failing: Vec<String>,
-}
-
-enum Input {
-    Batch(Box<Batch>),
-    /// The datastore was read: everything local that is wanted is known.
-    InSync(oneshot::Sender<()>),
-    /// Somebody waits for what was sent before.
-    Settled(oneshot::Sender<()>),
-    Status(oneshot::Sender<KernelStatus>),
-    Counters(oneshot::Sender<Result<Vec<RuleCounter>, String>>),
-}
-
-/// The way to the thread.
-#[derive(Clone, Debug)]
-pub(crate) struct KernelHandle {
-    inputs: mpsc::Sender<Input>,
-}
-
-/// The thread ended.
-#[derive(Debug, thiserror::Error)]
-#[error("the kernel thread ended")]
-pub(crate) struct Ended;
-
-impl KernelHandle {
-    pub(crate) async fn send(&self, batch: Batch) -> Result<(), Ended> {
-        self.inputs
-            .send(Input::Batch(Box::new(batch)))
-            .await
-            .map_err(|_closed| Ended)
-    }
-
-    /// Returns when everything sent before is in the kernel, and what was left behind is gone.
-    pub(crate) async fn in_sync(&self) {
-        let (done, wait) = oneshot::channel();
-        if self.inputs.send(Input::InSync(done)).await.is_ok() {
-            // An error means that the thread ended; the agent is about to.
-            wait.await.unwrap_or_default();
-        }
-    }
-
-    /// Returns when everything sent before is in the kernel, and the speaker knows of it.
-    pub(crate) async fn settled(&self) {
-        let (done, wait) = oneshot::channel();
-        if self.inputs.send(Input::Settled(done)).await.is_ok() {
-            wait.await.unwrap_or_default();
-        }
-    }
-
-    pub(crate) async fn status(&self) -> KernelStatus {
-        let (answer, wait) = oneshot::channel();
-        if self.inputs.send(Input::Status(answer)).await.is_err() {
-            return KernelStatus::default();
-        }
-        wait.await.unwrap_or_default()
-    }
-}
-
-impl KernelHandle {
-    /// What each rule matched; why that cannot be read, in words.
-    pub(crate) async fn counters(&self) -> Result<Vec<RuleCounter>, String> {
-        let ended = || Ended.to_string();
-        let (answer, wait) = oneshot::channel();
-        let asked = self.inputs.send(Input::Counters(answer)).await;
-        asked.map_err(|_closed| ended())?;
-        wait.await.map_err(|_closed| ended())?
-    }
-}
 
 /// What the thread starts with.
 pub(crate) struct Setup {
@@ -491,161 +360,6 @@ impl Kernel {
         }
     }
 
-    /// Takes the calculation's updates into the desired state.
-    fn accept(&mut self, updates: Vec<Update>, moves: &mut Moves) {
-        for update in updates {
-            match update {
-                Update::SetAdded { id, kind, members } => {
-                    let members = members.into_iter().map(translate::set_member).collect();
-                    let spec = SetSpec {
-                        kind: translate::set_kind(kind),
-                        members,
-                    };
-                    let id = translate::set_id(&id);
-                    self.unused.remove(&Unused::Set(id.clone()));
-                    self.filter.set_ipset(id, spec);
-                }
-                Update::SetChanged {
-                    id,
-                    kind,
-                    added,
-                    removed,
-                } => {
-                    let id = translate::set_id(&id);
-                    let added = added.into_iter().map(translate::set_member);
-                    let removed = removed.into_iter().map(translate::set_member);
-                    if !self.filter.update_ipset(&id, added, removed) {
-                        warn!(%id, ?kind, "members for a set that does not exist");
-                    }
-                }
-                Update::PolicyRules { id, rules } => self.need_rules(RulesKey::Policy(id), rules),
-                Update::ProfileRules { name, rules } => {
-                    self.need_rules(RulesKey::Profile(name), rules);
-                }
-                Update::EndpointRemoved { id } => self.remove_endpoint(&id, moves),
-                Update::Endpoint { id, plan } => self.set_endpoint(id, plan, moves),
-                Update::HostEndpoint { id, plan } => self.hosts.set(id, plan),
-                Update::HostEndpointRemoved { id } => self.hosts.remove(&id),
-                Update::PolicyRemoved { id } => {
-                    self.unused.insert(Unused::Rules(RulesKey::Policy(id)));
-                }
-                Update::ProfileRemoved { name } => {
-                    self.unused.insert(Unused::Rules(RulesKey::Profile(name)));
-                }
-                Update::SetRemoved { id } => {
-                    // Kept, but not as it was: nobody tells of its members any more.
-                    let id = translate::set_id(&id);
-                    self.filter.empty_ipset(&id);
-                    self.unused.insert(Unused::Set(id));
-                }
-            }
-        }
-    }
-
-    fn need_rules(&mut self, key: RulesKey, rules: Arc<margay_policy::program::Rules>) {
-        self.set_rules(&key, rules);
-        self.unused.remove(&Unused::Rules(key));
-    }
-
-    fn set_rules(&mut self, key: &RulesKey, rules: Arc<margay_policy::program::Rules>) {
-        let rendered = translate::rules(&rules, &self.log_prefix);
-        match key {
-            RulesKey::Policy(id) => self.filter.set_policy(translate::policy_id(id), rendered),
-            RulesKey::Profile(name) => {
-                self.filter
-                    .set_profile(translate::profile_id(name), rendered);
-            }
-        }
-        self.rules_of.insert(key.clone(), rules);
-    }
-
-    fn drop_unused(&mut self) {
-        for unused in std::mem::take(&mut self.unused) {
-            match unused {
-                Unused::Rules(key) => {
-                    self.rules_of.remove(&key);
-                    match key {
-                        RulesKey::Policy(id) => {
-                            self.filter.remove_policy(&translate::policy_id(&id));
-                        }
-                        RulesKey::Profile(name) => {
-                            self.filter.remove_profile(&translate::profile_id(&name));
-                        }
-                    }
-                }
-                Unused::Set(id) => self.filter.remove_ipset(&id),
-            }
-        }
-        self.filter.sweep();
-    }
-
-    fn set_globals(&mut self, globals: Globals) {
-        let prefix = globals.interface_prefix.clone();
-        match self.filter.set_globals(globals) {
-            Ok(()) => self.interface_prefix = prefix,
-            Err(error) => warn!(%error, "dataplane settings refused, the old ones stay"),
-        }
-    }
-
-    fn set_backend(&mut self, wish: Wish) {
-        if let Err(error) = self.filter.set_backend(wish) {
-            warn!(%error, "policy stays where it is");
-        }
-    }
-
-    fn set_log_prefix(&mut self, prefix: String) {
-        if self.log_prefix == prefix {
-            return;
-        }
-        self.log_prefix = prefix;
-        for (key, rules) in self.rules_of.clone() {
-            self.set_rules(&key, rules);
-        }
-    }
-
-    fn set_endpoint(&mut self, id: ResourceKey, plan: Arc<EndpointPlan>, moves: &mut Moves) {
-        let endpoint = translate::endpoint(&plan);
-        if let Err(error) = self
-            .filter
-            .set_endpoint(translate::endpoint_id(&id), endpoint)
-        {
-            // Not in the filter, so every packet from and to it is dropped; not routed either.
-            warn!(endpoint = %id, %error, "endpoint refused");
-            self.routes.set_endpoint(&id, &plan.ifname, &[]);
-            if let Some(before) = self.plans.remove(&id) {
-                self.local.remove(announced(&before));
-            }
-            self.refused.insert(id, error.to_string());
-            return;
-        }
-        self.refused.remove(&id);
-        self.routes
-            .set_endpoint(&id, &plan.ifname, &translate::networks(&plan.addresses));
-        self.local.add(announced(&plan), &plan.ifname);
-        let new: Vec<IpAddr> = plan.addresses.iter().map(|net| net.addr()).collect();
-        let before = self.plans.insert(id, plan);
-        let had = |ip: &IpAddr| {
-            let before = before.as_ref();
-            before.is_some_and(|plan| plan.addresses.iter().any(|net| net.addr() == *ip))
-        };
-        moves.assigned.extend(new.into_iter().filter(|ip| !had(ip)));
-        if let Some(before) = before {
-            self.local.remove(announced(&before));
-        }
-    }
-
-    fn remove_endpoint(&mut self, id: &ResourceKey, moves: &mut Moves) {
-        self.refused.remove(id);
-        self.filter.remove_endpoint(&translate::endpoint_id(id));
-        if let Some(plan) = self.plans.remove(id) {
-            self.local.remove(announced(&plan));
-            self.routes.set_endpoint(id, &plan.ifname, &[]);
-            moves
-                .freed
-                .extend(plan.addresses.iter().map(|net| net.addr()));
-        }
-    }
-
     fn learn(&mut self, all: Vec<Learned>) {
         let mut converged = self.converged;
         for news in all {
@@ -795,86 +509,6 @@ impl Kernel {
         let ready = self.local.take_ready(|net| routes.is_installed(net));
         if !ready.is_empty() {
             (self.announce)(ready, Vec::new());
-        }
-    }
-
-    /// Whether an endpoint is in the kernel, or gone from it, as whoever waits expects.
-    fn state_of(&self, key: &ResourceKey, expect: Expect) -> Result<(), String> {
-        match (self.plans.get(key), expect) {
-            (Some(plan), Expect::Present) => {
-                for net in translate::networks(&plan.addresses) {
-                    if !self.routes.is_installed(net) {
-                        let missing = "its route is not in the kernel";
-                        return Err(self.problem_of(&net.to_string(), missing));
-                    }
-                }
-                if self.filter.in_force(&translate::endpoint_id(key)) {
-                    return Ok(());
-                }
-                Err(self.problem_of("", "its policy is not in the kernel"))
-            }
-            (None, Expect::Present) => {
-                let refused = self.refused.get(key).cloned();
-                Err(refused.unwrap_or_else(|| "the endpoint is not known".to_owned()))
-            }
-            (Some(_), Expect::Absent) => Err("the endpoint was written again".to_owned()),
-            // Whatever is failing may be what is left of it.
-            (None, Expect::Absent) => self.failing.first().map_or(Ok(()), |p| Err(p.clone())),
-        }
-    }
-
-    fn counters(&mut self) -> Result<Vec<RuleCounter>, String> {
-        let hits = self.filter.counters().map_err(|error| error.to_string())?;
-        let known = self.rules_of.iter().map(|(key, rules)| match key {
-            RulesKey::Policy(id) => {
-                let id = translate::policy_id(id);
-                (filter::RulesId::Policy(id.clone()), id.to_string(), rules)
-            }
-            RulesKey::Profile(name) => {
-                let id = filter::RulesId::Profile(translate::profile_id(name));
-                (id, format!("Profile/{name}"), rules)
-            }
-        });
-        let mut known: Vec<_> = known.collect();
-        known.sort_by(|(a, ..), (b, ..)| a.cmp(b));
-        let mut counters = Vec::new();
-        for of_rules in &hits {
-            let Ok(at) = known.binary_search_by(|(id, ..)| id.cmp(&of_rules.id)) else {
-                continue;
-            };
-            let (_, resource, rules) = &known[at];
-            for (ingress, list, hits) in [
-                (true, &rules.ingress, &of_rules.ingress),
-                (false, &rules.egress, &of_rules.egress),
-            ] {
-                counters.extend(list.iter().zip(hits).map(|(rule, hits)| RuleCounter {
-                    resource: resource.clone(),
-                    ingress,
-                    rule: rule.index,
-                    packets: hits.packets,
-                    bytes: hits.bytes,
-                }));
-            }
-        }
-        Ok(counters)
-    }
-
-    fn problem_of(&self, needle: &str, otherwise: &str) -> String {
-        let found = self.failing.iter().find(|problem| problem.contains(needle));
-        found.cloned().unwrap_or_else(|| otherwise.to_owned())
-    }
-
-    fn status(&self) -> KernelStatus {
-        KernelStatus {
-            backend: self.filter.backend().to_string(),
-            endpoints: self.plans.len() as u64,
-            routes: self.routes.len() as u64,
-            failing: self
-                .failing
-                .iter()
-                .cloned()
-                .chain(self.hosts.idle())
-                .collect(),
         }
     }
 }

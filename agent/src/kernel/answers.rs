@@ -1,0 +1,90 @@
+//! What is told of the kernel's state, to handlers that wait and to people.
+
+use margay_api::policy::RuleCounter;
+use margay_dataplane::filter;
+use margay_model::kind::ResourceKey;
+
+use super::{Expect, Kernel, KernelStatus, RulesKey};
+use crate::translate;
+
+impl Kernel {
+    /// Whether an endpoint is in the kernel, or gone from it, as whoever waits expects.
+    pub(super) fn state_of(&self, key: &ResourceKey, expect: Expect) -> Result<(), String> {
+        match (self.plans.get(key), expect) {
+            (Some(plan), Expect::Present) => {
+                for net in translate::networks(&plan.addresses) {
+                    if !self.routes.is_installed(net) {
+                        let missing = "its route is not in the kernel";
+                        return Err(self.problem_of(&net.to_string(), missing));
+                    }
+                }
+                if self.filter.in_force(&translate::endpoint_id(key)) {
+                    return Ok(());
+                }
+                Err(self.problem_of("", "its policy is not in the kernel"))
+            }
+            (None, Expect::Present) => {
+                let refused = self.refused.get(key).cloned();
+                Err(refused.unwrap_or_else(|| "the endpoint is not known".to_owned()))
+            }
+            (Some(_), Expect::Absent) => Err("the endpoint was written again".to_owned()),
+            // Whatever is failing may be what is left of it.
+            (None, Expect::Absent) => self.failing.first().map_or(Ok(()), |p| Err(p.clone())),
+        }
+    }
+
+    pub(super) fn counters(&mut self) -> Result<Vec<RuleCounter>, String> {
+        let hits = self.filter.counters().map_err(|error| error.to_string())?;
+        let known = self.rules_of.iter().map(|(key, rules)| match key {
+            RulesKey::Policy(id) => {
+                let id = translate::policy_id(id);
+                (filter::RulesId::Policy(id.clone()), id.to_string(), rules)
+            }
+            RulesKey::Profile(name) => {
+                let id = filter::RulesId::Profile(translate::profile_id(name));
+                (id, format!("Profile/{name}"), rules)
+            }
+        });
+        let mut known: Vec<_> = known.collect();
+        known.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        let mut counters = Vec::new();
+        for of_rules in &hits {
+            let Ok(at) = known.binary_search_by(|(id, ..)| id.cmp(&of_rules.id)) else {
+                continue;
+            };
+            let (_, resource, rules) = &known[at];
+            for (ingress, list, hits) in [
+                (true, &rules.ingress, &of_rules.ingress),
+                (false, &rules.egress, &of_rules.egress),
+            ] {
+                counters.extend(list.iter().zip(hits).map(|(rule, hits)| RuleCounter {
+                    resource: resource.clone(),
+                    ingress,
+                    rule: rule.index,
+                    packets: hits.packets,
+                    bytes: hits.bytes,
+                }));
+            }
+        }
+        Ok(counters)
+    }
+
+    fn problem_of(&self, needle: &str, otherwise: &str) -> String {
+        let found = self.failing.iter().find(|problem| problem.contains(needle));
+        found.cloned().unwrap_or_else(|| otherwise.to_owned())
+    }
+
+    pub(super) fn status(&self) -> KernelStatus {
+        KernelStatus {
+            backend: self.filter.backend().to_string(),
+            endpoints: self.plans.len() as u64,
+            routes: self.routes.len() as u64,
+            failing: self
+                .failing
+                .iter()
+                .cloned()
+                .chain(self.hosts.idle())
+                .collect(),
+        }
+    }
+}
