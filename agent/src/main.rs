@@ -2,7 +2,8 @@
 //!
 //! `main` reads the configuration, builds the parts, and waits: for a signal, or for a part that ended.
 //! Exit status: 0 after SIGTERM or SIGINT, 1 when the agent could not start or a part failed, 2 for wrong
-//! usage. Kernel state is left in place in every case.
+//! usage. Kernel state is left in place in every case. SIGHUP has it read its configuration again, by starting anew in
+//! the same process.
 
 mod answers;
 mod audit;
@@ -30,14 +31,17 @@ mod wiring;
 mod world;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
+use anyhow::Context;
 use clap::Parser;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 use config::Config;
+use wiring::Ended;
 
 /// The Margay agent of one host.
 #[derive(Debug, Parser)]
@@ -49,6 +53,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // Before an upgrade replaces the file: afterwards the name of a running program is another.
+    let program = std::env::current_exe();
     let arguments = Arguments::parse();
     let config = match Config::load(arguments.config.as_deref()) {
         Ok(config) => config,
@@ -59,13 +65,25 @@ fn main() -> ExitCode {
         }
     };
     log_to_stderr(&config.log);
-    match wiring::run(config) {
+    let read_again = move || Config::load(arguments.config.as_deref()).map(drop);
+    let ended = wiring::run(config, read_again).and_then(|ended| match ended {
+        Ended::Stopped => Ok(()),
+        Ended::Reload => start_anew(&program?),
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// In this process, with the same arguments: for the service manager nothing ends. Returns only when it fails.
+fn start_anew(program: &Path) -> anyhow::Result<()> {
+    let arguments = std::env::args_os().skip(1);
+    let error = Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot start {} anew", program.display()))
 }
 
 /// A bad filter directive falls back to `info` with a word about it, rather than to silence.

@@ -50,7 +50,12 @@ const JOURNAL_INTERVAL: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// Runs the agent until a signal or a failure.
-pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+///
+/// On SIGHUP it ends only if `read_again` finds the configuration in order.
+pub(crate) fn run(
+    config: Config,
+    read_again: impl Fn() -> anyhow::Result<()> + Send + 'static,
+) -> anyhow::Result<Ended> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // What runs here is short; what blocks has threads of its own. A second worker would only hand
         // work back and forth: waking it costs more than it does.
@@ -59,7 +64,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         .build()
         .context("cannot start the runtime")?;
     // On the worker like everything else, so that a call that comes in costs no change of threads.
-    let agent = runtime.spawn(run_until_signal(config));
+    let agent = runtime.spawn(run_until_signal(config, read_again));
     let result = runtime
         .block_on(agent)
         .unwrap_or_else(|panic| Err(anyhow!("the agent failed: {panic}")));
@@ -68,26 +73,53 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     result
 }
 
+/// Why the agent ended, when nothing failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It was told to.
+    Stopped,
+    /// It is to start anew, with its configuration as it is now.
+    Reload,
+}
+
 /// Serves until a signal; one that comes while the agent still starts ends it at once.
-async fn run_until_signal(config: Config) -> anyhow::Result<()> {
+async fn run_until_signal(
+    config: Config,
+    read_again: impl Fn() -> anyhow::Result<()> + Send + 'static,
+) -> anyhow::Result<Ended> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let on_signal = stop.clone();
-    tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+    let signalled = tokio::spawn(async move {
+        let ended = loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+                _ = hangup.recv() => match read_again() {
+                    Ok(()) => break Ended::Reload,
+                    Err(error) => {
+                        warn!(error = format!("{error:#}"), "not reloaded, all stays as it is");
+                        continue;
+                    }
+                },
+            };
+            info!(signal = name, "stopping; kernel state stays");
+            notify::stopping();
+            break Ended::Stopped;
         };
-        info!(signal = name, "stopping; kernel state stays");
-        notify::stopping();
+        if ended == Ended::Reload {
+            info!("reloading; kernel state stays");
+        }
         on_signal.cancel();
+        ended
     });
-    let agent = tokio::select! {
-        agent = Agent::start(config) => agent?,
-        () = stop.cancelled() => return Ok(()),
-    };
-    agent.serve(stop).await
+    tokio::select! {
+        agent = Agent::start(config) => agent?.serve(stop).await?,
+        () = stop.cancelled() => {}
+    }
+    Ok(signalled.await?)
 }
 
 /// The parts that must live as long as the agent.

@@ -12,6 +12,7 @@ mod flow;
 mod garbage;
 mod policy;
 mod pools;
+mod reload;
 mod renamed;
 mod rig;
 mod store_away;
