@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm install
+.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic install
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -17,9 +17,11 @@ help:
 	@echo 'make soak-bgp        ten minutes: 1 s keepalives and 50 ms BFD under a million routes (SECS=n ROUTES=n)'
 	@echo 'make bench-cni       attaching containers, beside the reference plugins (about 3 minutes)'
 	@echo 'make bench-ctl       the command line: 10,000 endpoints, 1,000 policies, on a real etcd'
-	@echo 'make bench-dataplane  policy in nftables and both iptables: changing it, and forwarding (about 10 minutes)'
+	@echo 'make bench-dataplane  policy in nftables and both iptables: changing it, and forwarding; an agent with 250'
+	@echo '                      endpoints: from etcd to the kernel, starts, memory (about 15 minutes; ARGS=agent for these)'
 	@echo 'make bench-ipam      addresses: allocations against raw transactions on a real etcd'
 	@echo 'make storm           addresses: 100,000 calls under kills, cuts and lost leaders (CALLS=n SEED=n)'
+	@echo 'make traffic         packets: thousands a second across every restart and change, counted (TIMES=n, 5)'
 	@echo 'make build           release programs into dist/bin'
 	@echo 'make deb             a Debian package of them into dist'
 	@echo 'make install         dist/bin to $(PREFIX)/bin, the CNI plugin to $(CNI_BIN)'
@@ -61,8 +63,7 @@ bench-ctl:
 	cargo bench -p margay-ctl --bench verbs --locked
 
 bench-dataplane:
-	scripts/setup.sh build demo
-	cargo bench -p margay-dataplane --bench policy --locked
+	scripts/bench-dataplane.sh $(ARGS)
 
 bench-ipam:
 	scripts/setup.sh build demo
@@ -70,6 +71,9 @@ bench-ipam:
 
 storm:
 	CALLS=$(CALLS) SEED=$(SEED) scripts/storm.sh
+
+traffic:
+	scripts/traffic.sh $(TIMES)
 
 install:
 	@test -x dist/bin/margayd || { echo 'install: run "make build" first' >&2; exit 1; }

@@ -13,6 +13,8 @@ use margay_model::settings;
 use margay_speaker::bmp::BmpConfig;
 use serde::Deserialize;
 
+use crate::flows::FlowsConfig;
+
 /// Plain data, read once at start. What can change while running is in the datastore instead.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -61,6 +63,9 @@ pub(crate) struct Config {
     /// What of the environment is not used, and why.
     #[serde(skip)]
     pub(crate) env_errors: Vec<String>,
+    /// Packets that policy decides about: of which `margayctl flows` tells (`capture: none`, `denied` or `all`), which
+    /// are told of in the log (`log: none`, `rules`, `denied` or `all`), the `group` of NFLOG that they come through.
+    pub(crate) flows: FlowsConfig,
     /// Filter directives for the log, for example `info` or `margay_speaker=debug,info`.
     pub(crate) log: String,
 }
@@ -107,6 +112,7 @@ impl Default for Config {
             felix: serde_json::Map::new(),
             felix_env: serde_json::Map::new(),
             env_errors: Vec::new(),
+            flows: FlowsConfig::default(),
             log: "info".to_owned(),
         }
     }
@@ -187,6 +193,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flows::{Capture, Logged};
 
     #[test]
     fn an_empty_file_is_all_defaults() {
@@ -206,6 +213,18 @@ mod tests {
             error.contains("auto") && error.contains("iptables"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_is_denied_is_kept_and_what_rules_log_is_told() {
+        let flows = Config::parse("flows: {log: denied}").unwrap().flows;
+        assert_eq!(
+            (flows.capture, flows.log),
+            (Capture::Denied, Logged::Denied)
+        );
+        assert_eq!(Config::parse("").unwrap().flows.log, Logged::Rules);
+        let error = Config::parse("flows: {capture: some}").unwrap_err();
+        assert!(error.to_string().contains("denied"), "{error}");
     }
 
     #[test]

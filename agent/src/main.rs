@@ -15,6 +15,7 @@ mod collect;
 mod config;
 mod derive;
 mod fault;
+mod flows;
 mod graph;
 mod ipam_task;
 mod kernel;

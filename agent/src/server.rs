@@ -239,6 +239,7 @@ pub(crate) async fn inform(
             };
             answer(writer, &reply).await
         }
+        Request::Flows(query) => answer(writer, &Reply::Ok(status.flows.report(query).await)).await,
         Request::Settings {} => answer(writer, &Reply::Ok(&*status.settings)).await,
         Request::Bgp(question) => bgp_view::serve(status.bgp.as_ref(), question, writer).await,
         Request::Cni(_) | Request::Store(_) => {

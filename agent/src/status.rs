@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::bgp::BgpHandle;
 use crate::cni::LOCKED;
+use crate::flows::FlowsHandle;
 use crate::kernel::KernelHandle;
 use crate::world::World;
 
@@ -27,6 +28,7 @@ pub(crate) struct StatusSource {
     pub(crate) sync: watch::Receiver<SyncStatus>,
     pub(crate) world: watch::Receiver<Arc<World>>,
     pub(crate) kernel: KernelHandle,
+    pub(crate) flows: FlowsHandle,
     /// None when BGP is off.
     pub(crate) bgp: Option<BgpHandle>,
 }

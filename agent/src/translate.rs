@@ -46,11 +46,11 @@ pub(crate) fn set_member(member: from::SetMember) -> to::SetMember {
     }
 }
 
-pub(crate) fn rules(rules: &from::Rules, log_prefix: &str) -> to::PolicyRules {
+pub(crate) fn rules(rules: &from::Rules) -> to::PolicyRules {
     let all = |list: &[from::Rule]| {
         let rule = |r: &from::Rule| to::Rule {
             action: match (rules.staged, r.action) {
-                (false, action) => self::action(action, log_prefix),
+                (false, action) => self::action(action),
                 (true, from::Action::Log) => to::Action::CountAndGoOn,
                 (true, _) => to::Action::CountAndStop,
             },
@@ -69,13 +69,11 @@ pub(crate) fn rules(rules: &from::Rules, log_prefix: &str) -> to::PolicyRules {
     }
 }
 
-fn action(action: from::Action, log_prefix: &str) -> to::Action {
+const fn action(action: from::Action) -> to::Action {
     match action {
         from::Action::Allow => to::Action::Allow,
         from::Action::Deny => to::Action::Deny,
-        from::Action::Log => to::Action::Log {
-            prefix: log_prefix.to_owned(),
-        },
+        from::Action::Log => to::Action::Log,
         from::Action::Pass => to::Action::Pass,
     }
 }
@@ -100,6 +98,7 @@ fn rule(rule: &from::Rule) -> to::Rule {
         src: side(&rule.source),
         dst: side(&rule.destination),
         comment: (!notes.is_empty()).then(|| notes.join(" ")),
+        place: Some(rule.index),
     }
 }
 

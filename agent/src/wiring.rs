@@ -25,6 +25,7 @@ use crate::cni::{Cni, Journal};
 use crate::collect::Collector;
 use crate::config::Config;
 use crate::derive::BgpSettings;
+use crate::flows::Flows;
 use crate::graph::{Graph, Inputs, Outputs};
 use crate::kernel::{self, LEARNED, Setup};
 use crate::memory::{Memory, Remembered};
@@ -161,10 +162,12 @@ impl Agent {
 
         let restarting =
             kernel::forwarding_was_left().context("cannot read the kernel's routes")?;
+        let flows = Flows::open(config.flows);
         let (local, local_rx) = mpsc::unbounded_channel();
         let (learned, learned_rx) = mpsc::channel(LEARNED);
         let (kernel, kernel_end) = kernel::spawn(Setup {
             policy_backend: config.policy_backend.map(filter::Wish::from),
+            nflog: flows.wanted(),
             bgp: config.bgp,
             learned: learned_rx,
             announce: announcer(local),
@@ -246,6 +249,7 @@ impl Agent {
             }),
             sync: syncers[0].status(),
             world: world.clone(),
+            flows: flows.spawn(name.clone(), kernel.clone()),
             kernel,
             bgp: bgp_handle,
         };

@@ -6,6 +6,7 @@
 pub mod bgp;
 pub mod cni;
 pub mod config;
+pub mod flows;
 pub mod policy;
 pub mod status;
 pub mod store;
@@ -31,6 +32,8 @@ pub enum Request {
     NodeStatus {},
     /// What the rules of this node matched; answered by [`policy::Counters`].
     PolicyCounters {},
+    /// What policy of this node decided about which traffic; answered by a [`flows::FlowReport`].
+    Flows(flows::FlowQuery),
     /// What this node's agent has been told beside the datastore; answered by [`config::HostSettings`].
     Settings {},
     /// A question to the BGP speaker of this node; answered by one line or many.

@@ -15,6 +15,7 @@ pub mod link;
 pub mod monitor;
 pub mod neigh;
 pub mod netlink;
+pub mod nflog;
 pub mod nft;
 pub mod route_table;
 pub mod sysctl;

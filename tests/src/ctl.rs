@@ -68,4 +68,11 @@ impl Ctl {
         fs::write(&file, yaml)?;
         self.run(&format!("apply -f {}", file.display()))
     }
+
+    /// Deletes resources.
+    pub fn delete(&self, yaml: &str) -> Result<String> {
+        let file = self.dir.join("resources.yaml");
+        fs::write(&file, yaml)?;
+        self.run(&format!("delete -f {}", file.display()))
+    }
 }

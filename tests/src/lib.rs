@@ -21,6 +21,7 @@ mod port;
 mod process;
 pub mod resources;
 mod routes;
+pub mod traffic;
 
 pub use agent::{Agent, Datastore};
 pub use binary::binary;

@@ -1,10 +1,13 @@
 //! What is told of the kernel's state, to handlers that wait and to people.
 
+use std::collections::BTreeSet;
+
 use margay_api::policy::RuleCounter;
 use margay_dataplane::filter;
 use margay_model::kind::ResourceKey;
+use margay_policy::program::TierPlan;
 
-use super::{Expect, Kernel, KernelStatus, RulesKey};
+use super::{Expect, Explained, Kernel, KernelStatus, RulesKey, Unexplained};
 use crate::translate;
 
 impl Kernel {
@@ -31,6 +34,56 @@ impl Kernel {
             // Whatever is failing may be what is left of it.
             (None, Expect::Absent) => self.failing.first().map_or(Ok(()), |p| Err(p.clone())),
         }
+    }
+
+    /// Looks through everything: whoever asks remembers the answer for a while.
+    pub(super) fn explain(&self, asked: &Unexplained) -> Explained {
+        let mut explained = Explained {
+            log_prefix: self.log_prefix.clone(),
+            ..Explained::default()
+        };
+        let workloads = self.plans.iter();
+        let workloads = workloads.filter(|(_, plan)| asked.interfaces.contains(&plan.ifname));
+        let workloads = workloads.map(|(key, plan)| (plan.ifname.clone(), key.to_string()));
+        explained.endpoints.extend(workloads);
+        for interface in &asked.interfaces {
+            let is_workload = interface.starts_with(&self.interface_prefix);
+            if let Some(key) = self.hosts.owner(interface).filter(|_| !is_workload) {
+                explained
+                    .endpoints
+                    .insert(interface.clone(), key.to_string());
+            }
+        }
+        let name = |id: &str| Some(filter::name_of(id)).filter(|name| asked.names.contains(name));
+        for (tier, policy) in self.tiers().flat_map(policies_of).collect::<BTreeSet<_>>() {
+            if let Some(name) = name(tier) {
+                explained.others.insert(name, tier.to_owned());
+            }
+            let policy = policy.to_string();
+            if let Some(name) = name(&policy) {
+                explained.policies.insert(name, (tier.to_owned(), policy));
+            }
+        }
+        for key in self.rules_of.keys() {
+            if let RulesKey::Profile(profile) = key
+                && let Some(name) = name(profile)
+            {
+                explained.others.insert(name, profile.clone());
+            }
+        }
+        explained
+    }
+
+    /// Of all endpoints.
+    fn tiers(&self) -> impl Iterator<Item = &TierPlan> {
+        let workloads = self.plans.values();
+        let workloads = workloads.flat_map(|plan| plan.ingress.iter().chain(&plan.egress));
+        let hosts = self.hosts.plans().flat_map(|plan| {
+            let ways = [&plan.untracked, &plan.pre_dnat, &plan.own, &plan.forwarded];
+            ways.into_iter()
+                .flat_map(|tiers| tiers.ingress.iter().chain(&tiers.egress))
+        });
+        workloads.chain(hosts)
     }
 
     pub(super) fn counters(&mut self) -> Result<Vec<RuleCounter>, String> {
@@ -87,4 +140,9 @@ impl Kernel {
                 .collect(),
         }
     }
+}
+
+fn policies_of(tier: &TierPlan) -> impl Iterator<Item = (&str, &ResourceKey)> {
+    let policies = tier.policies.iter();
+    policies.map(|policy| (tier.name.as_str(), policy))
 }

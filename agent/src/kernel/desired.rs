@@ -69,7 +69,7 @@ impl Kernel {
     }
 
     fn set_rules(&mut self, key: &RulesKey, rules: Arc<margay_policy::program::Rules>) {
-        let rendered = translate::rules(&rules, &self.log_prefix);
+        let rendered = translate::rules(&rules);
         match key {
             RulesKey::Policy(id) => self.filter.set_policy(translate::policy_id(id), rendered),
             RulesKey::Profile(name) => {
@@ -100,7 +100,8 @@ impl Kernel {
         self.filter.sweep();
     }
 
-    pub(super) fn set_globals(&mut self, globals: Globals) {
+    pub(super) fn set_globals(&mut self, mut globals: Globals) {
+        globals.nflog = self.nflog;
         let prefix = globals.interface_prefix.clone();
         match self.filter.set_globals(globals) {
             Ok(()) => self.interface_prefix = prefix,
@@ -111,16 +112,6 @@ impl Kernel {
     pub(super) fn set_backend(&mut self, wish: Wish) {
         if let Err(error) = self.filter.set_backend(wish) {
             warn!(%error, "policy stays where it is");
-        }
-    }
-
-    pub(super) fn set_log_prefix(&mut self, prefix: String) {
-        if self.log_prefix == prefix {
-            return;
-        }
-        self.log_prefix = prefix;
-        for (key, rules) in self.rules_of.clone() {
-            self.set_rules(&key, rules);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The way to the kernel thread, and what goes over it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -82,6 +82,34 @@ pub(crate) struct KernelStatus {
     pub(crate) failing: Vec<String>,
 }
 
+/// What packets that rules hand up are labelled with, and who wants to tell of them does not know.
+#[derive(Debug, Default)]
+pub(crate) struct Unexplained {
+    /// Interfaces of endpoints.
+    pub(crate) interfaces: BTreeSet<String>,
+    /// Of policies, profiles and tiers, as labels have them.
+    pub(crate) names: BTreeSet<String>,
+}
+
+impl Unexplained {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.interfaces.is_empty() && self.names.is_empty()
+    }
+}
+
+/// What is known of them.
+#[derive(Debug, Default)]
+pub(crate) struct Explained {
+    /// Endpoints by interface.
+    pub(crate) endpoints: HashMap<String, String>,
+    /// Tier and whole name of policies.
+    pub(crate) policies: HashMap<String, (String, String)>,
+    /// Whole names of profiles and tiers.
+    pub(crate) others: HashMap<String, String>,
+    /// What the operator wants to know logged packets by.
+    pub(crate) log_prefix: String,
+}
+
 pub(super) enum Input {
     Batch(Box<Batch>),
     /// The datastore was read: everything local that is wanted is known.
@@ -90,6 +118,7 @@ pub(super) enum Input {
     Settled(oneshot::Sender<()>),
     Status(oneshot::Sender<KernelStatus>),
     Counters(oneshot::Sender<Result<Vec<RuleCounter>, String>>),
+    Explain(Unexplained, oneshot::Sender<Explained>),
 }
 
 /// The way to the thread.
@@ -138,6 +167,16 @@ impl KernelHandle {
 }
 
 impl KernelHandle {
+    /// What is known of interfaces and names. Nothing when the thread ended.
+    pub(crate) async fn explain(&self, names: Unexplained) -> Explained {
+        let (answer, wait) = oneshot::channel();
+        let asked = self.inputs.send(Input::Explain(names, answer)).await;
+        match asked {
+            Ok(()) => wait.await.unwrap_or_default(),
+            Err(_closed) => Explained::default(),
+        }
+    }
+
     /// What each rule matched; why that cannot be read, in words.
     pub(crate) async fn counters(&self) -> Result<Vec<RuleCounter>, String> {
         let ended = || Ended.to_string();

@@ -68,6 +68,20 @@ impl Hosts {
         Some(hosts)
     }
 
+    pub(super) fn plans(&self) -> impl Iterator<Item = &Arc<HostPlan>> {
+        self.plans.values()
+    }
+
+    /// The endpoint that stands for an interface by its name, or for all.
+    pub(super) fn owner(&self, interface: &str) -> Option<&ResourceKey> {
+        let all = |plan: &&Arc<HostPlan>| plan.interface == program::HostInterface::All;
+        let named = self.plans.values().find(
+            |plan| matches!(&plan.interface, program::HostInterface::Named(name) if name == interface),
+        );
+        let plan = named.or_else(|| self.plans.values().find(all));
+        plan.map(|plan| &plan.key)
+    }
+
     /// Endpoints that stand for no interface, each in words.
     pub(super) fn idle(&self) -> impl Iterator<Item = String> {
         self.idle.iter().map(|(key, why)| format!("{key}: {why}"))

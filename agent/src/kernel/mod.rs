@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use ipnetwork::IpNetwork;
 use margay_dataplane::attach::GATEWAY_V6;
-use margay_dataplane::filter::{self, Filter, SetId, Wish};
+use margay_dataplane::filter::{self, Filter, Nflog, SetId, Wish};
 use margay_dataplane::monitor::{Event, Interests, Monitor};
 use margay_dataplane::netlink::NetlinkError;
 use margay_dataplane::nft::Watch;
@@ -39,7 +39,8 @@ use crate::translate;
 use conntrack::Flusher;
 use handle::Input;
 pub(crate) use handle::{
-    Acknowledge, Batch, BgpNextHop, Expect, KernelHandle, KernelStatus, Learned, Waiting,
+    Acknowledge, Batch, BgpNextHop, Expect, Explained, KernelHandle, KernelStatus, Learned,
+    Unexplained, Waiting,
 };
 use hosts::Hosts;
 use local::LocalPrefixes;
@@ -75,6 +76,8 @@ pub(crate) type Announce = Box<dyn FnMut(Vec<(IpNetwork, String)>, Vec<IpNetwork
 pub(crate) struct Setup {
     /// Where policy is to be written whatever the datastore says.
     pub(crate) policy_backend: Option<Wish>,
+    /// What rules are to hand up.
+    pub(crate) nflog: Option<Nflog>,
     /// Whether there is a speaker whose peers must be heard before left-over routes may go.
     pub(crate) bgp: bool,
     pub(crate) learned: mpsc::Receiver<Learned>,
@@ -149,6 +152,7 @@ fn run(
             retry: None,
             resync: RESYNC,
             backend_fixed: setup.policy_backend.is_some(),
+            nflog: setup.nflog,
             look_at_rules: None,
             look_at_routes: Instant::now() + RESYNC,
             look_at_all: Instant::now() + RESYNC,
@@ -167,7 +171,7 @@ struct Kernel {
     hosts: Hosts,
     /// Endpoints that cannot be programmed as they are, and why.
     refused: BTreeMap<ResourceKey, String>,
-    /// Rules as the calculation gave them, to be rendered anew when the log prefix changes.
+    /// Rules as the calculation gave them.
     rules_of: BTreeMap<RulesKey, Arc<margay_policy::program::Rules>>,
     /// What no endpoint needs at the moment; goes at the next sweep.
     unused: BTreeSet<Unused>,
@@ -181,6 +185,7 @@ struct Kernel {
     retry: Option<Instant>,
     resync: Duration,
     backend_fixed: bool,
+    nflog: Option<Nflog>,
     /// When to read rules and sets back, after somebody else changed them.
     look_at_rules: Option<Instant>,
     look_at_routes: Instant,
@@ -276,6 +281,7 @@ impl Kernel {
         let mut settled = Vec::new();
         let mut asked = Vec::new();
         let mut counters = Vec::new();
+        let mut unexplained = Vec::new();
         let mut moves = Moves::default();
         for input in inputs {
             match input {
@@ -285,7 +291,7 @@ impl Kernel {
                         self.set_globals(globals);
                     }
                     if let Some(prefix) = batch.log_prefix {
-                        self.set_log_prefix(prefix);
+                        self.log_prefix = prefix;
                     }
                     if let Some(wish) = batch.backend.filter(|_| !self.backend_fixed) {
                         self.set_backend(wish);
@@ -306,6 +312,7 @@ impl Kernel {
                 Input::Settled(done) => settled.push(done),
                 Input::Status(answer) => asked.push(answer),
                 Input::Counters(answer) => counters.push(answer),
+                Input::Explain(names, answer) => unexplained.push((names, answer)),
             }
         }
         let Moves {
@@ -344,6 +351,9 @@ impl Kernel {
         for answer in counters {
             // Whoever asked may have given up.
             drop(answer.send(self.counters()));
+        }
+        for (names, answer) in unexplained {
+            drop(answer.send(self.explain(&names)));
         }
     }
 

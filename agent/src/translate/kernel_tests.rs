@@ -183,11 +183,11 @@ impl Lab {
             }
             Update::SetRemoved { id } => filter.remove_ipset(&set_id(&id)),
             Update::PolicyRules { id, rules: from } => {
-                filter.set_policy(policy_id(&id), rules(&from, "log"));
+                filter.set_policy(policy_id(&id), rules(&from));
             }
             Update::PolicyRemoved { id } => filter.remove_policy(&policy_id(&id)),
             Update::ProfileRules { name, rules: from } => {
-                filter.set_profile(profile_id(&name), rules(&from, "log"));
+                filter.set_profile(profile_id(&name), rules(&from));
             }
             Update::ProfileRemoved { name } => filter.remove_profile(&profile_id(&name)),
             Update::Endpoint { id, plan } => {

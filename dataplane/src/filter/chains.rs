@@ -10,9 +10,10 @@ use ipnetwork::IpNetwork;
 
 use super::{
     backend::Backend,
+    label::{Cause, Label, Verdict, name_of},
     names::{self, Way},
     program::{Body, Chain, ChainId, Ifaces, Line, Match, Side, Target, Tracked},
-    types::{DenyAction, Direction, Family, Globals, HostAction, ProfileId, TierDefault},
+    types::{DenyAction, Direction, Family, Globals, HostAction, Nflog, ProfileId, TierDefault},
 };
 use crate::{
     ipset::SetType,
@@ -39,6 +40,7 @@ pub(super) struct Verdicts {
     pub(super) deny: Target,
     accept_bit: u32,
     pass_bit: u32,
+    nflog: Option<Nflog>,
 }
 
 impl Verdicts {
@@ -54,6 +56,7 @@ impl Verdicts {
             },
             accept_bit,
             pass_bit: lowest_bit(mask & !accept_bit),
+            nflog: globals.nflog,
         }
     }
 
@@ -63,6 +66,31 @@ impl Verdicts {
             deny: Target::Drop,
             ..self.clone()
         }
+    }
+
+    /// What hands packets up for this reason, if that is wanted.
+    pub(super) fn log(&self, label: &Label) -> Option<Target> {
+        let nflog = self.nflog.filter(|nflog| match label.verdict {
+            Verdict::Allow => nflog.allowed,
+            Verdict::Deny => nflog.denied,
+            Verdict::Log => true,
+        })?;
+        let (group, prefix) = (nflog.group, label.text());
+        Some(Target::Nflog { group, prefix })
+    }
+
+    /// Denies what matches, and hands it up before if that is wanted.
+    fn denied(
+        &self,
+        matches: &[Match],
+        way: Way,
+        cause: Cause,
+        end: &Target,
+    ) -> impl Iterator<Item = Line> {
+        let log = self.log(&Label::new(Verdict::Deny, way, cause));
+        let targets = log.into_iter().chain([end.clone()]);
+        let matches = matches.to_vec();
+        targets.map(move |target| Line::new(matches.clone(), target))
     }
 
     /// Forgets verdicts.
@@ -115,13 +143,15 @@ fn lowest_bit(mask: u32) -> u32 {
 }
 
 /// Chains of others, by table, with the chain of ours that they jump to.
-pub(super) const HOOKS: [(Table, &str, &str); 5] = [
+pub(super) const HOOKS: [(Table, &str, &str); 4] = [
     (Table::Raw, "PREROUTING", "mgy-PREROUTING"),
     (Table::Filter, "INPUT", "mgy-INPUT"),
     (Table::Filter, "FORWARD", "mgy-FORWARD"),
     (Table::Filter, "OUTPUT", "mgy-OUTPUT"),
-    (Table::Nat, "POSTROUTING", "mgy-POSTROUTING"),
 ];
+
+/// The one of these that is there only while pools have their outgoing traffic translated.
+pub(super) const NAT_HOOK: (Table, &str, &str) = (Table::Nat, "POSTROUTING", "mgy-POSTROUTING");
 
 pub(super) fn dispatch_chain(way: Way) -> &'static str {
     match way {
@@ -155,7 +185,11 @@ pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> V
         Line::always(jump("mgy-host-out")),
     ];
     let chains = vec![
-        base(Table::Raw, "mgy-PREROUTING", prerouting(globals, family)),
+        base(
+            Table::Raw,
+            "mgy-PREROUTING",
+            prerouting(globals, verdicts, family),
+        ),
         Chain::fixed(
             Table::Filter,
             WORKLOAD_TO_HOST,
@@ -163,7 +197,11 @@ pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> V
             workload_to_host(globals, family),
         ),
         base(Table::Filter, "mgy-INPUT", input),
-        base(Table::Filter, "mgy-FORWARD", forward(globals, family)),
+        base(
+            Table::Filter,
+            "mgy-FORWARD",
+            forward(globals, verdicts, family),
+        ),
         base(Table::Filter, "mgy-OUTPUT", output),
         base(Table::Nat, "mgy-POSTROUTING", postrouting(globals, family)),
     ];
@@ -172,9 +210,11 @@ pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> V
 }
 
 /// Packets whose source is not the interface's own go no further.
-fn prerouting(globals: &Globals, family: Family) -> Vec<Line> {
+fn prerouting(globals: &Globals, verdicts: &Verdicts, family: Family) -> Vec<Line> {
     let from = || from_workloads(globals);
-    let mut lines = Vec::new();
+    // First what nearly every packet is: the rest is for those of which it is not known.
+    let known = [from(), workload(Side::Src, false, family)];
+    let mut lines = vec![Line::new(known, Target::Return)];
     if family == Family::V6 {
         for source in [link_local(), unspecified()] {
             for icmp_type in LINK_LOCAL_ICMPV6 {
@@ -188,8 +228,10 @@ fn prerouting(globals: &Globals, family: Family) -> Vec<Line> {
         let matches = std::iter::once(from()).chain(to_dhcp_server());
         lines.push(Line::new(matches, Target::Return));
     }
-    let unknown = workload(Side::Src, family);
-    lines.push(Line::new([from(), unknown], Target::Drop).noted("not from this workload"));
+    let unknown = workload(Side::Src, true, family);
+    let spoofed = [from(), unknown];
+    let dropped = verdicts.denied(&spoofed, Way::Egress, Cause::Spoofed, &Target::Drop);
+    lines.extend(dropped.map(|line| line.noted("not from this workload")));
     lines.push(Line::new([from()], Target::Return));
     lines.push(Line::always(Target::Jump(ChainId::Fixed("mgy-host-in"))));
     lines
@@ -229,11 +271,11 @@ pub(super) fn icmpv6(icmp_type: u8) -> [Match; 2] {
     [protocol, icmp]
 }
 
-/// Address and interface are no workload's.
-fn workload(side: Side, family: Family) -> Match {
+/// Address and interface are a workload's, or not.
+fn workload(side: Side, not: bool, family: Family) -> Match {
     Match::Set {
         side,
-        not: true,
+        not,
         name: names::workload_set(family),
         set_type: SetType::NetIface,
     }
@@ -263,15 +305,15 @@ pub(super) const ESTABLISHED: Match = Match::Tracked(Tracked::Established);
 pub(super) const INVALID: Match = Match::Tracked(Tracked::Invalid);
 pub(super) const TRANSLATED: Match = Match::Tracked(Tracked::Translated);
 
-fn forward(globals: &Globals, family: Family) -> Vec<Line> {
+fn forward(globals: &Globals, verdicts: &Verdicts, family: Family) -> Vec<Line> {
     let (from, to) = (|| from_workloads(globals), || to_workloads(globals));
     let chain = |name| Target::Jump(ChainId::Fixed(name));
-    let unknown = workload(Side::Dst, family);
-    let mut lines = vec![
-        Line::new([to(), unknown], Target::Drop).noted("no such workload"),
-        Line::new([from(), ESTABLISHED], Target::Accept),
-        Line::new([to(), ESTABLISHED], Target::Accept),
-    ];
+    let unknown = workload(Side::Dst, true, family);
+    let unknown = [to(), unknown];
+    let dropped = verdicts.denied(&unknown, Way::Ingress, Cause::NoSuchWorkload, &Target::Drop);
+    let mut lines: Vec<Line> = dropped.map(|l| l.noted("no such workload")).collect();
+    lines.push(Line::new([from(), ESTABLISHED], Target::Accept));
+    lines.push(Line::new([to(), ESTABLISHED], Target::Accept));
     if !globals.disable_conntrack_invalid {
         lines.push(Line::new([from(), INVALID], Target::Drop));
         lines.push(Line::new([to(), INVALID], Target::Drop));
@@ -401,8 +443,10 @@ pub(super) fn walk(
             lines.push(verdicts.if_accepted(end.accepted.clone()));
         }
         if tier.default_action == TierDefault::Deny {
-            let denied = Line::new([verdicts.unless_passed()], verdicts.deny.clone());
-            lines.push(denied.noted(format!("end of tier {name}")));
+            let cause = Cause::TierEnd(name_of(&tier.name));
+            let undecided = [verdicts.unless_passed()];
+            let denied = verdicts.denied(&undecided, way, cause, &verdicts.deny);
+            lines.extend(denied.map(|line| line.noted(format!("end of tier {name}"))));
         }
     }
     for profile in profiles {
@@ -412,7 +456,9 @@ pub(super) fn walk(
         lines.push(ask.noted(format!("profile {title}")));
         lines.push(verdicts.if_accepted(end.accepted.clone()));
     }
-    let otherwise = end.otherwise.iter().cloned();
-    lines.extend(otherwise.map(|target| Line::always(target).noted("nothing allowed it")));
+    if let Some(target) = &end.otherwise {
+        let denied = verdicts.denied(&[], way, Cause::Nothing, target);
+        lines.extend(denied.map(|line| line.noted("nothing allowed it")));
+    }
     lines
 }

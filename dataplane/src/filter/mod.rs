@@ -26,6 +26,7 @@ mod driver;
 mod hosts;
 mod iptables;
 pub(crate) mod kernel;
+mod label;
 mod members;
 pub(crate) mod names;
 pub(crate) mod program;
@@ -39,11 +40,12 @@ pub mod types;
 pub use self::{
     backend::{Backend, Wish},
     driver::{ApplyReport, Config, Failure, Filter, FilterError},
+    label::{Cause, Label, Verdict, is_cut, name_of},
     state::{RulesHits, RulesId},
     types::{
         Action, DenyAction, Direction, Endpoint, EndpointId, EntityMatch, Failsafe, Family,
-        Globals, HostAction, HostEndpoint, HostInterface, IcmpMatch, Phase, PolicyId, PolicyRules,
-        ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier, TierDefault, Ways,
+        Globals, HostAction, HostEndpoint, HostInterface, IcmpMatch, Nflog, Phase, PolicyId,
+        PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier, TierDefault, Ways,
     },
 };
 pub use crate::iptables::{Hits, Programs, Variant};

@@ -111,6 +111,11 @@ pub(crate) enum Match {
     FromHost,
 }
 
+/// Of the packets that one line hands up: so many a second, and so many at once after a while without. Enough to
+/// see what goes on, and no flood can keep a processor busy with telling of it.
+pub(crate) const LOGGED_A_SECOND: u64 = 100;
+pub(crate) const LOGGED_AT_ONCE: u32 = 200;
+
 /// What becomes of a packet that matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -126,7 +131,10 @@ pub(crate) enum Target {
     SetMark(u32),
     ClearMark(u32),
     NoTrack,
-    Log {
+    /// Hand it up, so often, and go on with the next line.
+    Nflog {
+        group: u16,
+        /// A [`super::Label`] as text.
         prefix: String,
     },
     /// Another source address, and perhaps ports.

@@ -9,9 +9,11 @@ use ipnetwork::IpNetwork;
 
 use super::{
     chains::Verdicts,
+    label::{Cause, Label, Verdict, name_of},
     members::set_type,
-    names,
+    names::{self, Way},
     program::{Line, Match, Side, Target},
+    state::RulesId,
     types::{Action, EntityMatch, Family, Rule, SetId, SetKind},
 };
 use crate::ipset::SetType;
@@ -26,16 +28,14 @@ const UDPLITE: u8 = 136;
 const PORT_PROTOCOLS: [u8; 4] = [TCP, UDP, SCTP, UDPLITE];
 /// Ports in one multiport match; a range takes two.
 const MULTIPORT_SLOTS: usize = 15;
-/// What the kernel keeps of a log prefix.
-const LOG_PREFIX_LEN: usize = 29;
 const COMMENT_LEN: usize = 120;
 
 /// The lines of a chain and what they refer to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rendered {
     pub(super) lines: Vec<Line>,
-    /// For each line, the place of its rule in the list.
-    pub(super) origins: Vec<usize>,
+    /// For each line, the place of the rule in the list that it counts for.
+    pub(super) origins: Vec<Option<usize>>,
     /// Sets made for lists of networks, by name.
     pub(super) helpers: BTreeMap<String, Vec<IpNetwork>>,
     /// Sets of the caller.
@@ -48,16 +48,40 @@ struct Alternative {
     negative: Match,
 }
 
-/// Renders rules in order.
-pub(super) fn render(rules: &[Rule], family: Family, verdicts: &Verdicts) -> Rendered {
+/// Renders rules in order; `id` and `way` say whose.
+pub(super) fn render(
+    rules: &[Rule],
+    (id, way): (&RulesId, Way),
+    family: Family,
+    verdicts: &Verdicts,
+) -> Rendered {
     let mut renderer = Renderer {
         family,
         out: Rendered::default(),
     };
     for (place, rule) in rules.iter().enumerate() {
-        renderer.rule(rule, verdicts);
-        let lines = renderer.out.lines.len();
-        renderer.out.origins.resize(lines, place);
+        let label = |verdict| {
+            let rule = rule.place.unwrap_or(place);
+            let cause = match id {
+                RulesId::Policy(id) => Cause::Policy {
+                    name: name_of(id.as_str()),
+                    rule,
+                },
+                RulesId::Profile(id) => Cause::Profile {
+                    name: name_of(id.as_str()),
+                    rule,
+                },
+            };
+            Label::new(verdict, way, cause)
+        };
+        let logged = match rule.action {
+            Action::Allow => Some(Verdict::Allow),
+            Action::Deny => Some(Verdict::Deny),
+            Action::Log => Some(Verdict::Log),
+            Action::Pass | Action::CountAndStop | Action::CountAndGoOn => None,
+        };
+        let logged = logged.and_then(|verdict| verdicts.log(&label(verdict)));
+        renderer.rule(rule, place, verdicts, logged);
     }
     renderer.out
 }
@@ -68,7 +92,7 @@ struct Renderer {
 }
 
 impl Renderer {
-    fn rule(&mut self, rule: &Rule, verdicts: &Verdicts) {
+    fn rule(&mut self, rule: &Rule, place: usize, verdicts: &Verdicts, logged: Option<Target>) {
         if rule.ip_version.is_some_and(|family| family != self.family) {
             return;
         }
@@ -85,14 +109,21 @@ impl Renderer {
         let target = target(&rule.action, verdicts);
         let note = rule.comment.as_deref().map(|text| clean(text, COMMENT_LEN));
         let note = note.unwrap_or_default();
-        let disjoint = matches!(rule.action, Action::Log { .. } | Action::CountAndGoOn);
+        let disjoint = matches!(rule.action, Action::Log | Action::CountAndGoOn);
         for protocol in protocols {
             let from = self.ports(Side::Src, &rule.src, protocol.number, disjoint);
             let to = self.ports(Side::Dst, &rule.dst, protocol.number, disjoint);
             for src in &from {
                 for dst in &to {
                     let matches = [&protocol.matches, src, dst, &common];
-                    let matches = matches.into_iter().flatten().cloned();
+                    let matches: Vec<Match> = matches.into_iter().flatten().cloned().collect();
+                    // What is handed up is limited, so it is a line of its own that counts for nothing.
+                    if let Some(target) = &logged {
+                        self.out.origins.push(None);
+                        let line = Line::new(matches.clone(), target.clone());
+                        self.out.lines.push(line);
+                    }
+                    self.out.origins.push(Some(place));
                     let line = Line::new(matches, target.clone());
                     self.out.lines.push(line.noted(note.clone()));
                 }
@@ -303,10 +334,7 @@ fn target(action: &Action, verdicts: &Verdicts) -> Target {
         Action::Pass => verdicts.pass.clone(),
         Action::Deny => verdicts.deny.clone(),
         Action::CountAndStop => Target::Return,
-        Action::CountAndGoOn => Target::Next,
-        Action::Log { prefix } => Target::Log {
-            prefix: clean(prefix, LOG_PREFIX_LEN),
-        },
+        Action::CountAndGoOn | Action::Log => Target::Next,
     }
 }
 

@@ -112,8 +112,8 @@ struct RulesState {
     /// Sets made for lists of networks in the last rendering.
     helpers: BTreeMap<(Family, String), Vec<IpNetwork>>,
     sets: BTreeSet<(SetId, SetKind)>,
-    /// For each line of a chain in the last rendering, the place of its rule.
-    origins: BTreeMap<(Family, Way), Vec<usize>>,
+    /// For each line of a chain in the last rendering, the place of the rule that it counts for.
+    origins: BTreeMap<(Family, Way), Vec<Option<usize>>>,
 }
 
 impl RulesState {
@@ -521,6 +521,7 @@ impl State {
     /// Looks at everything again: what the kernel holds may have changed, or what may be deleted.
     pub(super) fn mark_structure(&mut self) {
         self.structure_dirty = true;
+        self.globals_dirty = true;
         self.hosts_dirty = true;
         self.rules_dirty.extend(self.rules.keys().cloned());
     }
@@ -545,7 +546,7 @@ impl State {
                     continue;
                 }
                 for (place, line) in origins.iter().zip(lines) {
-                    if let Some(sum) = hits.get_mut(*place) {
+                    if let Some(sum) = place.and_then(|place| hits.get_mut(place)) {
                         *sum += *line;
                     }
                 }

@@ -8,7 +8,8 @@ use super::{
     hosts,
     names::{Way, short_hash},
     program::{Body, Chain, Line},
-    rules::render,
+    rules::{Rendered, render},
+    state::RulesId,
     types::*,
 };
 use crate::iptables::{self, Variant};
@@ -31,8 +32,22 @@ fn check(name: &str, text: &str) {
 
 const IPTABLES: Backend = Backend::Iptables(Variant::Nft);
 
+/// What is denied is handed up.
 fn verdicts() -> Verdicts {
-    Verdicts::new(&Globals::default(), IPTABLES)
+    handing_up(false)
+}
+
+fn handing_up(allowed: bool) -> Verdicts {
+    let nflog = Some(Nflog {
+        group: 7,
+        denied: true,
+        allowed,
+    });
+    let globals = Globals {
+        nflog,
+        ..Globals::default()
+    };
+    Verdicts::new(&globals, IPTABLES)
 }
 
 fn texts(lines: Vec<Line>, family: Family) -> Vec<String> {
@@ -49,13 +64,36 @@ fn nets(nets: &[&str]) -> Vec<ipnetwork::IpNetwork> {
     nets.iter().map(|net| net.parse().unwrap()).collect()
 }
 
+fn rendered(rule: &Rule, family: Family, verdicts: &Verdicts) -> Rendered {
+    let id = RulesId::Policy("NetworkPolicy/a/b".into());
+    let rules = std::slice::from_ref(rule);
+    render(rules, (&id, Way::Egress), family, verdicts)
+}
+
+#[test]
+fn what_is_handed_up_says_which_rule_and_counts_for_none() {
+    let allow = rule(Action::Allow, |r| r.place = Some(4));
+    let told = |verdicts: &Verdicts| {
+        let rendered = rendered(&allow, Family::V4, verdicts);
+        (rendered.origins, texts(rendered.lines, Family::V4))
+    };
+    assert_eq!(told(&verdicts()).0, [Some(0)]);
+    let (origins, lines) = told(&handing_up(true));
+    assert_eq!(origins, [None, Some(0)]);
+    assert!(
+        lines[0].ends_with("--nflog-prefix \"mgy:AeP4:NetworkPolicy/a/b\""),
+        "{lines:?}"
+    );
+    // Where nobody can listen, a rule that only logs still counts.
+    let log = rule(Action::Log, |_| {});
+    let deaf = Verdicts::new(&Globals::default(), IPTABLES);
+    assert_eq!(rendered(&log, Family::V4, &deaf).origins, [Some(0)]);
+}
+
 /// One rule of each kind, with what it becomes in either family.
 #[test]
 fn each_match_of_a_rule_in_both_families() {
     use Action::{Allow, Deny, Log, Pass};
-    let log = || Log {
-        prefix: "deny \"all\" and more than thirty bytes".to_owned(),
-    };
     let icmp = |icmp_type, code| Some(IcmpMatch { icmp_type, code });
     let ping = |r: &mut Rule| (r.protocol, r.icmp) = (Some(1), icmp(8, Some(0)));
     let named = |r: &mut Rule| {
@@ -150,7 +188,7 @@ fn each_match_of_a_rule_in_both_families() {
             }),
         ),
         ("numbers and names", rule(Allow, named)),
-        ("numbers and names, logged once", rule(log(), named)),
+        ("numbers and names, logged once", rule(Log, named)),
         (
             "not ports",
             rule(Deny, |r| {
@@ -170,7 +208,7 @@ fn each_match_of_a_rule_in_both_families() {
     for (title, rule) in cases {
         writeln!(text, "# {title}").unwrap();
         for family in Family::ALL {
-            let rendered = render(std::slice::from_ref(&rule), family, &verdicts());
+            let rendered = rendered(&rule, family, &verdicts());
             for line in texts(rendered.lines, family) {
                 writeln!(text, "{family}: {}", line.replace('\t', " | ")).unwrap();
             }

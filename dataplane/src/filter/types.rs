@@ -138,11 +138,8 @@ pub enum Action {
     Allow,
     /// Drop (or reject, see [`Globals::deny_action`]).
     Deny,
-    /// Write to the kernel log and go on with the next rule.
-    Log {
-        /// Prefix of the log line; cut to the 29 bytes that the kernel keeps.
-        prefix: String,
-    },
+    /// Hand the packet up to whoever listens (see [`Nflog`]), and go on with the next rule.
+    Log,
     /// Leave the tier; in a profile: go on with the next rule set.
     Pass,
     /// Decide nothing, count what matches, and skip the rest of these rules.
@@ -205,6 +202,8 @@ pub struct Rule {
     pub dst: EntityMatch,
     /// Shown beside the rule in the kernel; reduced to printable ASCII and cut.
     pub comment: Option<String>,
+    /// The number that the rule is logged with; its place in the list when absent.
+    pub place: Option<usize>,
 }
 
 impl Rule {
@@ -221,6 +220,7 @@ impl Rule {
             src: EntityMatch::default(),
             dst: EntityMatch::default(),
             comment: None,
+            place: None,
         }
     }
 }
@@ -360,6 +360,17 @@ pub enum DenyAction {
     Reject,
 }
 
+/// What is handed up to user space, each packet with a [`super::Label`]; at most 100 a second of each rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Nflog {
+    /// The group of `NFLOG` to listen to. Packets matching rules with [`Action::Log`] are always handed up.
+    pub group: u16,
+    /// What is denied too.
+    pub denied: bool,
+    /// What opens a connection that is allowed too.
+    pub allowed: bool,
+}
+
 /// Everything that is not per policy or per endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Globals {
@@ -382,6 +393,8 @@ pub struct Globals {
     /// Packet mark bits that are ours; at least two. iptables takes the lowest two, nftables the next two
     /// if there are such.
     pub mark_mask: u32,
+    /// What is handed up; nothing when absent, as where the kernel lacks `NFLOG`.
+    pub nflog: Option<Nflog>,
     /// Let packets pass that conntrack calls INVALID (asymmetric routing).
     pub disable_conntrack_invalid: bool,
     /// Ports that are open towards the host whatever its policies say.
@@ -402,6 +415,7 @@ impl Default for Globals {
             endpoint_to_host: HostAction::Drop,
             deny_action: DenyAction::Drop,
             mark_mask: 0xffff_0000,
+            nflog: None,
             disable_conntrack_invalid: false,
             failsafe_in: Vec::new(),
             failsafe_out: Vec::new(),

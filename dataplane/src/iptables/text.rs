@@ -6,7 +6,10 @@ use super::{chain::Chain, tables::Key};
 use crate::{
     filter::{
         Family,
-        program::{self, Body, Ifaces, Line, Match, Side, Target, Tracked, group_match},
+        program::{
+            self, Body, Ifaces, LOGGED_A_SECOND, LOGGED_AT_ONCE, Line, Match, Side, Target,
+            Tracked, group_match,
+        },
     },
     ipset::SetType,
 };
@@ -158,8 +161,10 @@ fn target(target: &Target) -> String {
         Target::SetMark(bits) => format!("-j MARK --set-xmark {bits:#x}/{bits:#x}"),
         Target::ClearMark(bits) => format!("-j MARK --set-xmark 0x0/{bits:#x}"),
         Target::NoTrack => "-j CT --notrack".to_owned(),
-        Target::Log { prefix } if prefix.is_empty() => "-j LOG".to_owned(),
-        Target::Log { prefix } => format!("-j LOG --log-prefix \"{prefix}\""),
+        Target::Nflog { group, prefix } => format!(
+            "-m limit --limit {LOGGED_A_SECOND}/second --limit-burst {LOGGED_AT_ONCE} \
+             -j NFLOG --nflog-group {group} --nflog-prefix \"{prefix}\""
+        ),
         Target::SourceNat { address, ports } => source_nat(*address, ports.as_ref()),
     }
 }

@@ -69,7 +69,7 @@ impl Batch {
     }
 
     /// Numbers the requests from `first` on and asks for an acknowledgement of the last.
-    pub(super) fn seal(&mut self, first: u32) -> &[u8] {
+    pub(crate) fn seal(&mut self, first: u32) -> &[u8] {
         let last = self.starts.len().saturating_sub(1);
         self.seal_at(first, last)
     }

@@ -346,7 +346,7 @@ pub(crate) struct Received<'a> {
 
 impl Received<'_> {
     /// The error in an `NLMSG_ERROR` or `NLMSG_DONE`; none when it is an acknowledgement.
-    fn error(&self) -> Option<RequestError> {
+    pub(crate) fn error(&self) -> Option<RequestError> {
         let errno = -(u32_from(self.payload)? as i32);
         if errno == 0 {
             return None;

@@ -46,8 +46,6 @@ const ICMPX_PORT_UNREACHABLE: u8 = 1;
 const RANDOM_FULLY: u32 = 16;
 /// `NF_NAT_RANGE_PROTO_SPECIFIED`.
 const PORTS_GIVEN: u32 = 2;
-/// Of the kernel log: warning, as iptables has it.
-const LOG_LEVEL: u32 = 4;
 
 /// Where a packet goes on.
 #[derive(Clone, Copy, Debug)]
@@ -370,12 +368,19 @@ impl Expressions {
         Request::apart(&mut self.bytes).nest(LIST_ELEMENT, &[], |e| e.string(1, "notrack"));
     }
 
-    pub(super) fn log(&mut self, prefix: &str) {
+    pub(super) fn log(&mut self, group: u16, prefix: &str) {
         self.push("log", |e| {
-            if !prefix.is_empty() {
-                e.string(2, prefix);
-            }
-            e.be32(5, LOG_LEVEL);
+            e.bytes(1, &group.to_be_bytes());
+            e.string(2, prefix);
+        });
+    }
+
+    /// The rule matches at most so many packets a second, after a while without any so many at once.
+    pub(super) fn limit(&mut self, a_second: u64, at_once: u32) {
+        self.push("limit", |e| {
+            e.be64(1, a_second);
+            e.be64(2, 1);
+            e.be32(3, at_once);
         });
     }
 

@@ -13,7 +13,10 @@ use crate::{
     filter::{
         Family,
         names::Way,
-        program::{Body, Chain, Ifaces, Line, Match, Side, Target, Tracked},
+        program::{
+            Body, Chain, Ifaces, LOGGED_A_SECOND, LOGGED_AT_ONCE, Line, Match, Side, Target,
+            Tracked,
+        },
     },
     ipset::SetType,
     iptables::{Rank, Table},
@@ -49,8 +52,10 @@ pub(super) struct Rule {
 
 /// The rules of a chain.
 pub(super) fn chain(family: Family, chain: &Chain) -> Vec<Rule> {
-    let counted = |target: &Target| {
-        chain.rank == Rank::Policy || matches!(target, Target::Drop | Target::Reject)
+    let counted = |target: &Target| match target {
+        Target::Nflog { .. } => false,
+        Target::Drop | Target::Reject => true,
+        _ => chain.rank == Rank::Policy,
     };
     let name = names::chain(family, chain.table, &chain.id);
     let mut rules = Hashed::new(&name);
@@ -221,10 +226,12 @@ impl Renderer {
                     SetType::NetPort => self.out.service_in(family, *side, &set, *not),
                     SetType::NetIface => {
                         self.out.workload_in(family, *side, &set, *not);
-                        // In neither of the two sets. That something is in one of them is not asked for:
-                        // dispatch goes by maps.
-                        let nets = names::set(name, true);
-                        self.out.workload_in(family, *side, &nets, *not);
+                        // In neither of the two sets. That something is in one of them is only asked for as a
+                        // short cut, which prefixes may miss: dispatch goes by maps.
+                        if *not {
+                            let nets = names::set(name, true);
+                            self.out.workload_in(family, *side, &nets, true);
+                        }
                     }
                 }
             }
@@ -260,7 +267,10 @@ impl Renderer {
             Target::SetMark(bits) => self.out.change_mark(*bits, true),
             Target::ClearMark(bits) => self.out.change_mark(*bits, false),
             Target::NoTrack => self.out.no_track(),
-            Target::Log { prefix } => self.out.log(prefix),
+            Target::Nflog { group, prefix } => {
+                self.out.limit(LOGGED_A_SECOND, LOGGED_AT_ONCE);
+                self.out.log(*group, prefix);
+            }
             Target::SourceNat { address, ports } => {
                 self.out.source_nat(*address, ports.as_ref());
             }

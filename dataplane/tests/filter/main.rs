@@ -18,6 +18,7 @@
 mod counters;
 mod drift;
 mod faults;
+mod handed_up;
 mod hosts;
 mod lab;
 mod moves;

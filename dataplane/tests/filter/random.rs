@@ -66,7 +66,7 @@ fn rule() -> impl Strategy<Value = Rule> {
         Just(Action::Allow),
         Just(Action::Deny),
         Just(Action::Pass),
-        any::<String>().prop_map(|prefix| Action::Log { prefix }),
+        Just(Action::Log),
     ];
     let family = option::of(prop_oneof![Just(Family::V4), Just(Family::V6)]);
     let protocol = || option::of(prop_oneof![4 => Just(6), 2 => Just(17), 1 => any::<u8>()]);
@@ -95,6 +95,7 @@ fn rule() -> impl Strategy<Value = Rule> {
             src,
             dst,
             comment,
+            place: None,
         })
 }
 

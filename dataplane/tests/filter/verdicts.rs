@@ -191,9 +191,7 @@ fn tiers_pass_and_default_as_specified(backend: Backend) {
         "first".into(),
         ingress(vec![
             Rule {
-                action: Action::Log {
-                    prefix: "seen \"x\"".into(),
-                },
+                action: Action::Log,
                 ..tcp(Action::Deny, &[80])
             },
             tcp(Action::Pass, &[80]),
@@ -304,6 +302,13 @@ fn outgoing_traffic_is_masqueraded_and_traffic_between_pools_is_not(backend: Bac
         all_pools: pools,
         ..Globals::default()
     };
+    filter.set_globals(globals.clone()).unwrap();
+    let report = apply(&mut filter);
+    assert!(
+        report.restores > 0,
+        "only the first pool brings translation"
+    );
+    globals.all_pools.insert("10.66.0.0/16".parse().unwrap());
     filter.set_globals(globals.clone()).unwrap();
     assert_eq!(apply(&mut filter).restores, 0, "pools are set members");
     assert_eq!(connect(&a.netns, outside4, 80), Some([192, 0, 2, 1].into()));

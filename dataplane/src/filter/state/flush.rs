@@ -33,7 +33,7 @@ impl State {
             self.displace_members(kernel);
         }
         if std::mem::take(&mut self.globals_dirty) {
-            self.flush_globals(kernel);
+            self.flush_globals(kernel, may_delete);
         }
         let structure = std::mem::take(&mut self.structure_dirty);
         if structure {
@@ -73,7 +73,7 @@ impl State {
         self.structure_dirty = false;
     }
 
-    fn flush_globals(&self, kernel: &mut dyn Kernel) {
+    fn flush_globals(&self, kernel: &mut dyn Kernel, may_delete: bool) {
         for family in &self.families {
             for chain in chains::fixed(&self.globals, &self.verdicts, *family) {
                 kernel.set_chain(*family, chain);
@@ -81,6 +81,7 @@ impl State {
             for (table, builtin, target) in chains::HOOKS {
                 kernel.hook(*family, table, builtin, target);
             }
+            self.flush_nat(kernel, *family, may_delete);
             for (name, pools) in [
                 (
                     names::masquerade_set(*family),
@@ -92,6 +93,17 @@ impl State {
                 let entries = own.flat_map(|pool| storable(*pool)).map(Entry::Net);
                 kernel.replace(&name, entries.collect());
             }
+        }
+    }
+
+    /// Translation costs every packet of the host something, also where there is nothing to translate.
+    fn flush_nat(&self, kernel: &mut dyn Kernel, family: Family, may_delete: bool) {
+        let (table, builtin, target) = chains::NAT_HOOK;
+        let pools = &self.globals.masquerade_pools;
+        let left = !may_delete && kernel.has_chain(family, table, &ChainId::Fixed(target));
+        match left || pools.iter().any(|pool| Family::of(pool) == family) {
+            true => kernel.hook(family, table, builtin, target),
+            false => kernel.unhook(family, table, builtin),
         }
     }
 
@@ -119,10 +131,12 @@ impl State {
                     }
                 }
                 for table in tables {
-                    let rendered = match table {
-                        Table::Filter => rules::render(state.of(way), family, &self.verdicts),
-                        _ => rules::render(state.of(way), family, &self.verdicts.early()),
+                    let early = self.verdicts.early();
+                    let verdicts = match table {
+                        Table::Filter => &self.verdicts,
+                        _ => &early,
                     };
+                    let rendered = rules::render(state.of(way), (id, way), family, verdicts);
                     let complete = complete(&rendered, &self.sets);
                     let helpers = rendered.helpers.into_iter();
                     state

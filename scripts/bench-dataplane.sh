@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Policy: the kernel drivers by themselves, then an agent with etcd.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/setup.sh build test demo
+scripts/build.sh
+if [ "${1:-}" != agent ]; then
+  cargo bench -p margay-dataplane --bench policy --locked -- "$@"
+fi
+MARGAY_BIN_DIR="$PWD/dist/bin" exec scripts/as-root.sh target/release/margay-bench-dataplane
