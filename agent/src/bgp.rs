@@ -40,10 +40,16 @@ pub(crate) enum Local {
 /// of this host and must never wait for BGP.
 pub(crate) fn announcer(local: mpsc::UnboundedSender<Local>) -> Announce {
     Box::new(move |announce, withdraw| {
-        for change in [Local::Withdraw(withdraw), Local::Announce(announce)] {
+        let tell = |change| {
             if local.send(change).is_err() {
                 warn!("the speaker's keeper is gone");
             }
+        };
+        if !withdraw.is_empty() {
+            tell(Local::Withdraw(withdraw));
+        }
+        if !announce.is_empty() {
+            tell(Local::Announce(announce));
         }
     })
 }
