@@ -168,6 +168,7 @@ fn floor(index: u32, adding: bool) -> Duration {
             metric: 77,
             kind: 1,
             src: None,
+            mtu: None,
             hops: vec![hop],
         };
         (0..ROUTES)

@@ -5,6 +5,7 @@
 //! The crate knows nothing of the datastore, of BGP or of policy.
 
 pub mod attach;
+pub mod clean;
 pub mod conntrack;
 pub mod filter;
 pub mod ipset;
@@ -17,5 +18,6 @@ pub mod neigh;
 pub mod netlink;
 pub mod nflog;
 pub mod nft;
+pub mod overlay;
 pub mod route_table;
 pub mod sysctl;

@@ -8,6 +8,7 @@ use crate::netlink::{
     Attributes, NetlinkError, Socket, family_of, ifaddrmsg, ifinfomsg, ip_from, string_from,
     u32_from,
 };
+use crate::route_table::route_mtu;
 
 const IFINFOMSG_LEN: usize = 16;
 const IFADDRMSG_LEN: usize = 8;
@@ -146,8 +147,10 @@ pub struct Path {
     pub gateway: Option<IpAddr>,
     /// The source address the kernel would choose.
     pub src: Option<IpAddr>,
-    /// The interface's MTU in bytes.
+    /// The largest packet in bytes: the route's own limit, else the interface's.
     pub mtu: u32,
+    /// The route's own limit to the size of packets, if it has one.
+    pub route_mtu: Option<u32>,
     /// Protocol number of the route that matched: who made it.
     pub protocol: u8,
 }
@@ -176,12 +179,14 @@ pub fn route_get(socket: &mut Socket, dst: IpAddr) -> Result<Option<Path>, Netli
         return Ok(None);
     };
     let protocol = matched.get(5).copied().unwrap_or(libc::RTPROT_UNSPEC);
+    let route_mtu = route_mtu(attributes).map(|mtu| mtu.bytes);
     let link = by_index(socket, index)?;
     Ok(link.map(|link| Path {
         ifname: link.name,
         gateway,
         src,
-        mtu: link.mtu,
+        mtu: route_mtu.map_or(link.mtu, |bytes| bytes.min(link.mtu)),
+        route_mtu,
         protocol,
     }))
 }
@@ -255,6 +260,7 @@ mod tests {
                 gateway: None,
                 src: Some("192.0.2.1".parse().unwrap()),
                 mtu: 1400,
+                route_mtu: None,
                 protocol: libc::RTPROT_KERNEL,
             };
             assert_eq!(path, on_link);
@@ -266,12 +272,13 @@ mod tests {
                 route_get(&mut socket, "198.51.100.1".parse().unwrap()).unwrap(),
                 None
             );
-            ns.ip("route add 198.51.100.0/24 via 192.0.2.2 proto 99");
+            ns.ip("route add 198.51.100.0/24 via 192.0.2.2 mtu lock 1300 proto 99");
             let path = route_get(&mut socket, "198.51.100.1".parse().unwrap())
                 .unwrap()
                 .unwrap();
             assert_eq!(path.gateway, Some("192.0.2.2".parse().unwrap()));
             assert_eq!(path.protocol, 99);
+            assert_eq!((path.mtu, path.route_mtu), (1300, Some(1300)));
             assert_eq!(
                 route_get(&mut socket, "2001:db9::1".parse().unwrap()).unwrap(),
                 None

@@ -12,7 +12,7 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
 use crate::link::{Address, Link};
-use crate::netlink::Messages;
+use crate::netlink::{Messages, u32_from};
 use crate::route_table::{KernelRoute, decode_any};
 
 /// One burst of route changes that the reader may sleep through: about 10,000 events.
@@ -45,6 +45,8 @@ pub enum Event {
     Route(KernelRoute),
     /// A route was removed by somebody. The kernel is silent when it drops routes because their interface goes down.
     RouteGone(KernelRoute),
+    /// A neighbour or an entry of a forwarding table changed on the interface of this index.
+    Neighbour(u32),
     /// Events were lost.
     Resync,
 }
@@ -54,7 +56,7 @@ pub struct Monitor {
     socket: TokioSocket,
     buffer: Vec<u8>,
     pending: VecDeque<Event>,
-    ignored_port: Option<u32>,
+    ignored_ports: Vec<u32>,
 }
 
 impl std::fmt::Debug for Monitor {
@@ -95,13 +97,18 @@ impl Monitor {
             socket,
             buffer: Vec::with_capacity(DATAGRAM_LEN),
             pending: VecDeque::new(),
-            ignored_port: None,
+            ignored_ports: Vec::new(),
         })
     }
 
     /// Leaves out what the socket of this port causes: see [`crate::route_table::RouteTable::port`].
     pub fn ignore_port(&mut self, port: u32) {
-        self.ignored_port = Some(port);
+        self.ignored_ports.push(port);
+    }
+
+    /// Hears of neighbours from here on: a host with many of them should ask only if it needs to know.
+    pub fn hear_neighbours(&mut self) -> io::Result<()> {
+        self.socket.socket_mut().add_membership(libc::RTNLGRP_NEIGH)
     }
 
     /// The next event. Cancel safe: an event is taken only when it is returned.
@@ -141,8 +148,8 @@ impl Monitor {
     }
 
     fn take_in(&mut self) {
-        let ignored = self.ignored_port;
-        let messages = Messages(&self.buffer).filter(|m| m.port == 0 || Some(m.port) != ignored);
+        let ignored = &self.ignored_ports;
+        let messages = Messages(&self.buffer).filter(|m| m.port == 0 || !ignored.contains(&m.port));
         self.pending
             .extend(messages.filter_map(|m| event(m.kind, m.payload)));
     }
@@ -158,6 +165,9 @@ fn event(kind: u16, payload: &[u8]) -> Option<Event> {
         libc::RTM_DELADDR => Address::parse(payload).map(Event::AddressGone),
         libc::RTM_NEWROUTE => decode_any(payload).map(Event::Route),
         libc::RTM_DELROUTE => decode_any(payload).map(Event::RouteGone),
+        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
+            payload.get(4..).and_then(u32_from).map(Event::Neighbour)
+        }
         _ => None,
     }
 }

@@ -170,6 +170,7 @@ mod tests {
             metric: 77,
             kind: 1,
             src: None,
+            mtu: None,
             hops,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::driver::FilterError;
+use super::{driver::FilterError, iptables::Iptables};
 use crate::{
     iptables::{self, Holding, Programs, Variant},
     nft,
@@ -48,6 +48,18 @@ pub enum Wish {
     Iptables,
     /// This one and no other, from the first moment on.
     Exactly(Backend),
+}
+
+/// The backends that hold rules of ours, in the calling thread's network namespace.
+#[must_use]
+pub fn left_behind(programs: &Programs) -> Vec<Backend> {
+    Survey::take(programs).left_behind()
+}
+
+/// The ipsets of ours.
+#[must_use]
+pub fn sets_left_behind() -> Vec<String> {
+    Iptables::sets()
 }
 
 /// What this host has, and what it has of ours.

@@ -13,6 +13,7 @@ use super::{
     label::{Cause, Label, Verdict, name_of},
     names::{self, Way},
     program::{Body, Chain, ChainId, Ifaces, Line, Match, Side, Target, Tracked},
+    tunnels,
     types::{DenyAction, Direction, Family, Globals, HostAction, Nflog, ProfileId, TierDefault},
 };
 use crate::{
@@ -25,7 +26,7 @@ const PASS_CHAIN: ChainId = ChainId::Fixed("mgy-pass");
 const WORKLOAD_TO_HOST: &str = "mgy-wl-host";
 
 const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(super) const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
 /// ICMPv6 that a workload may send from a link-local or no address: neighbour and router
@@ -161,7 +162,7 @@ pub(super) fn dispatch_chain(way: Way) -> &'static str {
 }
 
 /// Packets of the workloads' interfaces.
-fn from_workloads(globals: &Globals) -> Match {
+pub(super) fn from_workloads(globals: &Globals) -> Match {
     Match::In(Ifaces::StartingWith(globals.interface_prefix.clone()))
 }
 
@@ -173,17 +174,15 @@ fn to_workloads(globals: &Globals) -> Match {
 pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> Vec<Chain> {
     let jump = |name| Target::Jump(ChainId::Fixed(name));
     let base = |table, name, lines| Chain::fixed(table, name, Rank::Base, lines);
-    let input = vec![
-        Line::new(
-            [from_workloads(globals)],
-            Target::Goto(ChainId::Fixed(WORKLOAD_TO_HOST)),
-        ),
-        Line::always(jump("mgy-host-in")),
-    ];
-    let output = vec![
-        Line::new([to_workloads(globals)], Target::Accept),
-        Line::always(jump("mgy-host-out")),
-    ];
+    let mut input = vec![Line::new(
+        [from_workloads(globals)],
+        Target::Goto(ChainId::Fixed(WORKLOAD_TO_HOST)),
+    )];
+    input.extend(tunnels::arriving(globals, family));
+    input.push(Line::always(jump("mgy-host-in")));
+    let mut output = vec![Line::new([to_workloads(globals)], Target::Accept)];
+    output.extend(tunnels::leaving(globals, family));
+    output.push(Line::always(jump("mgy-host-out")));
     let chains = vec![
         base(
             Table::Raw,
@@ -212,9 +211,10 @@ pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> V
 /// Packets whose source is not the interface's own go no further.
 fn prerouting(globals: &Globals, verdicts: &Verdicts, family: Family) -> Vec<Line> {
     let from = || from_workloads(globals);
-    // First what nearly every packet is: the rest is for those of which it is not known.
+    let mut lines = tunnels::not_from_workloads(globals, family);
+    // What nearly every packet is: the rest is for those of which it is not known.
     let known = [from(), workload(Side::Src, false, family)];
-    let mut lines = vec![Line::new(known, Target::Return)];
+    lines.push(Line::new(known, Target::Return));
     if family == Family::V6 {
         for source in [link_local(), unspecified()] {
             for icmp_type in LINK_LOCAL_ICMPV6 {
@@ -253,7 +253,7 @@ fn unspecified() -> IpNetwork {
     prefix_of([0u16; 8].into(), 128)
 }
 
-fn prefix_of(address: IpAddr, length: u8) -> IpNetwork {
+pub(super) fn prefix_of(address: IpAddr, length: u8) -> IpNetwork {
     IpNetwork::new(address, length).expect("lengths here are no longer than their addresses")
 }
 
@@ -318,6 +318,7 @@ fn forward(globals: &Globals, verdicts: &Verdicts, family: Family) -> Vec<Line> 
         lines.push(Line::new([from(), INVALID], Target::Drop));
         lines.push(Line::new([to(), INVALID], Target::Drop));
     }
+    lines.extend(tunnels::service_loops(globals, family));
     lines.push(Line::always(chain("mgy-hfwd-in")));
     lines.push(Line::new([from()], chain(dispatch_chain(Way::Egress))));
     lines.push(Line::new([to()], chain(dispatch_chain(Way::Ingress))));
@@ -360,10 +361,13 @@ fn postrouting(globals: &Globals, family: Family) -> Vec<Line> {
         name,
         set_type: SetType::Net,
     };
-    let outgoing = [
+    let mut outgoing = vec![
         pool(Side::Src, false, names::masquerade_set(family)),
         pool(Side::Dst, true, names::pools_set(family)),
     ];
+    if globals.nat_excludes_hosts {
+        outgoing.push(pool(Side::Dst, true, names::hosts_set(family)));
+    }
     let source_nat = |ports| Target::SourceNat {
         address: target,
         ports,
@@ -377,7 +381,8 @@ fn postrouting(globals: &Globals, family: Family) -> Vec<Line> {
         })
     });
     let rest = Line::new(outgoing.clone(), source_nat(None));
-    with_ports.chain([rest]).collect()
+    let own = tunnels::own_sources(globals, family);
+    own.into_iter().chain(with_ports).chain([rest]).collect()
 }
 
 /// From an address and its interface to the group; no group, no packet.

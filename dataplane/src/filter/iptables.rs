@@ -63,11 +63,15 @@ impl Iptables {
 
     /// Whether there are sets of ours.
     pub(super) fn has_sets() -> bool {
+        !Self::sets().is_empty()
+    }
+
+    /// The sets of ours.
+    pub(super) fn sets() -> Vec<String> {
         let found = IpsetSocket::open().and_then(|mut socket| socket.names());
-        let found = found.unwrap_or_default();
+        let mut found = found.unwrap_or_default();
+        found.retain(|name| names::family_of_set(name).is_some());
         found
-            .iter()
-            .any(|name| names::family_of_set(name).is_some())
     }
 
     /// Removes every set of ours, once neither variant refers to it.

@@ -35,17 +35,19 @@ mod sets;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 pub mod types;
 
 pub use self::{
-    backend::{Backend, Wish},
+    backend::{Backend, Wish, left_behind, sets_left_behind},
     driver::{ApplyReport, Config, Failure, Filter, FilterError},
     label::{Cause, Label, Verdict, is_cut, name_of},
     state::{RulesHits, RulesId},
     types::{
         Action, DenyAction, Direction, Endpoint, EndpointId, EntityMatch, Failsafe, Family,
         Globals, HostAction, HostEndpoint, HostInterface, IcmpMatch, Nflog, Phase, PolicyId,
-        PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier, TierDefault, Ways,
+        PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier, TierDefault,
+        Tunnels, Ways,
     },
 };
 pub use crate::iptables::{Hits, Programs, Variant};

@@ -121,6 +121,16 @@ pub(crate) fn pools_set(family: Family) -> String {
     format!("{}-pools", set_prefix(family))
 }
 
+/// The addresses of all hosts.
+pub(crate) fn hosts_set(family: Family) -> String {
+    format!("{}-hosts", set_prefix(family))
+}
+
+/// Ranges of service addresses.
+pub(crate) fn services_set(family: Family) -> String {
+    format!("{}-svc", set_prefix(family))
+}
+
 pub(crate) fn user_set(family: Family, id: &SetId, kind: SetKind) -> String {
     let letter = match kind {
         SetKind::Nets => 's',

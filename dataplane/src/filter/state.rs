@@ -224,6 +224,8 @@ impl State {
             kernel.want(&names::workload_set(*family), SetType::NetIface, *family);
             kernel.want(&names::masquerade_set(*family), SetType::Net, *family);
             kernel.want(&names::pools_set(*family), SetType::Net, *family);
+            kernel.want(&names::hosts_set(*family), SetType::Net, *family);
+            kernel.want(&names::services_set(*family), SetType::Net, *family);
         }
     }
 

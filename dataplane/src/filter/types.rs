@@ -371,6 +371,21 @@ pub struct Nflog {
     pub allowed: bool,
 }
 
+/// Tunnels between hosts. What arrives through one is taken from [`Globals::hosts`] alone, and workloads cannot send
+/// such packets themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tunnels {
+    /// The UDP port of VXLAN over IPv4; none where there is no such tunnel.
+    pub vxlan_v4: Option<u16>,
+    /// The UDP port of VXLAN over IPv6.
+    pub vxlan_v6: Option<u16>,
+    /// IP in IP.
+    pub ipip: bool,
+    /// Devices, and the address on each that the host's own packets must be from, so that answers come back by the
+    /// tunnel too.
+    pub sources: Vec<(String, IpAddr)>,
+}
+
 /// Everything that is not per policy or per endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Globals {
@@ -401,6 +416,16 @@ pub struct Globals {
     pub failsafe_in: Vec<Failsafe>,
     /// Ports that are open from the host whatever its policies say.
     pub failsafe_out: Vec<Failsafe>,
+    /// Tunnels between hosts.
+    pub tunnels: Tunnels,
+    /// The addresses of all hosts.
+    pub hosts: BTreeSet<IpNetwork>,
+    /// Packets to hosts are not masqueraded.
+    pub nat_excludes_hosts: bool,
+    /// Ranges of service addresses. What is sent to one that nobody translated would go round in circles.
+    pub services: BTreeSet<IpNetwork>,
+    /// What becomes of it; nothing if none.
+    pub service_loops: Option<DenyAction>,
 }
 
 impl Default for Globals {
@@ -419,6 +444,11 @@ impl Default for Globals {
             disable_conntrack_invalid: false,
             failsafe_in: Vec::new(),
             failsafe_out: Vec::new(),
+            tunnels: Tunnels::default(),
+            hosts: BTreeSet::new(),
+            nat_excludes_hosts: false,
+            services: BTreeSet::new(),
+            service_loops: Some(DenyAction::Drop),
         }
     }
 }

@@ -14,6 +14,9 @@ use crate::netlink::{
 const RTMSG_LEN: usize = 12;
 const RTNEXTHOP_LEN: usize = 8;
 const RTM_F_CLONED: u32 = 0x200;
+/// Members of `RTA_METRICS`.
+const RTAX_LOCK: u16 = 1;
+const RTAX_MTU: u16 = 2;
 const RTNH_F_ONLINK: u8 = 4;
 
 /// A route in a kernel table.
@@ -29,8 +32,19 @@ pub struct KernelRoute {
     pub kind: u8,
     /// Source address for packets of the host's own.
     pub src: Option<IpAddr>,
+    /// What the route says of the size of packets.
+    pub mtu: Option<RouteMtu>,
     /// Where to; empty for a blackhole, more than one for multipath.
     pub hops: Vec<KernelHop>,
+}
+
+/// The size of packets that a route takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteMtu {
+    /// In bytes.
+    pub bytes: u32,
+    /// Whether it holds whatever routers on the way report.
+    pub locked: bool,
 }
 
 /// One way of a route.
@@ -199,6 +213,12 @@ fn encode(batch: &mut Batch, table: u32, change: &Change) {
         if let Some(src) = route.src {
             m.ip(libc::RTA_PREFSRC, src);
         }
+        if let Some(mtu) = route.mtu {
+            m.nest(libc::RTA_METRICS, &[], |m| {
+                m.u32(RTAX_MTU, mtu.bytes);
+                m.u32(RTAX_LOCK, u32::from(mtu.locked) << RTAX_MTU);
+            });
+        }
         match &route.hops[..] {
             [] => {}
             [hop] => {
@@ -287,7 +307,18 @@ pub(crate) fn decode_any(message: &[u8]) -> Option<KernelRoute> {
             .unwrap_or(0),
         kind,
         src: attributes.find(libc::RTA_PREFSRC).and_then(ip_from),
+        mtu: route_mtu(attributes),
         hops,
+    })
+}
+
+/// What `RTA_METRICS` says of the MTU.
+pub(crate) fn route_mtu(attributes: Attributes<'_>) -> Option<RouteMtu> {
+    let metrics = Attributes::nested(attributes.find(libc::RTA_METRICS)?);
+    let locks = metrics.find(RTAX_LOCK).and_then(u32_from).unwrap_or(0);
+    Some(RouteMtu {
+        bytes: metrics.find(RTAX_MTU).and_then(u32_from)?,
+        locked: locks & (1 << RTAX_MTU) != 0,
     })
 }
 

@@ -25,8 +25,8 @@ use ipnetwork::IpNetwork;
 
 use crate::netlink::{NetlinkError, RequestError, Socket};
 
-pub(crate) use kernel::decode_any;
-pub use kernel::{Action, Change, KernelHop, KernelRoute, RouteKernel};
+pub use kernel::{Action, Change, KernelHop, KernelRoute, RouteKernel, RouteMtu};
+pub(crate) use kernel::{decode_any, route_mtu};
 pub use wanted::{NextHop, Route, Target};
 
 /// Our protocol number in kernel routes. Taken elsewhere, by `/etc/iproute2/rt_protos` and the neighbours in the field:
@@ -357,6 +357,8 @@ impl<K: RouteKernel> RouteTable<K> {
                 }
             }
         }
+        // The gateways of others may be behind what is on a link: IPv6 checks that when a route is added.
+        puts.sort_by_key(|put| put.route.hops.iter().any(|hop| hop.gateway.is_some()));
         let taken = self.send(puts, &mut report, &mut failed);
         self.settle(taken, &mut report, &mut failed);
         let deletes = self.unwanted_of(&due, &failed);

@@ -421,6 +421,7 @@ fn every_kind_of_route_is_installed_and_read_back_the_same() {
                 Route {
                     target: with_src,
                     metric: 500,
+                    mtu: Some(1400),
                 },
             ),
             ("fd00:66::/64", Route::via([hop("2001:db8::2")])),

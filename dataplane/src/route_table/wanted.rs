@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use super::{FailureReason, KernelHop, KernelRoute, METRIC_MARGAY};
+use super::{FailureReason, KernelHop, KernelRoute, METRIC_MARGAY, RouteMtu};
 
 /// A wanted route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Route {
     pub target: Target,
     /// Preference among routes for the same prefix, lowest first.
     pub metric: u32,
+    /// No packet larger than this, in bytes, whatever routers on the way report; the interface's own limit if none.
+    pub mtu: Option<u32>,
 }
 
 /// Where a route leads.
@@ -63,6 +65,13 @@ impl NextHop {
         self.ifname = Some(ifname.into());
         self
     }
+
+    /// The same, taken for reachable on its interface.
+    #[must_use]
+    pub const fn onlink(mut self) -> Self {
+        self.onlink = true;
+        self
+    }
 }
 
 impl Route {
@@ -94,10 +103,18 @@ impl Route {
         self
     }
 
+    /// The same with a limit to the size of packets.
+    #[must_use]
+    pub const fn with_mtu(mut self, mtu: Option<u32>) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
     const fn to(target: Target) -> Self {
         Self {
             target,
             metric: METRIC_MARGAY,
+            mtu: None,
         }
     }
 
@@ -126,6 +143,10 @@ pub(super) fn bare(prefix: IpNetwork, protocol: u8, route: &Route) -> KernelRout
         metric: route.metric,
         kind,
         src: None,
+        mtu: route.mtu.map(|bytes| RouteMtu {
+            bytes,
+            locked: true,
+        }),
         hops: Vec::new(),
     }
 }
@@ -179,5 +200,7 @@ pub(super) fn same(wanted: &KernelRoute, kernel: &KernelRoute) -> bool {
         let place = rest.iter().position(|k| matches(w, k));
         place.map(|place| rest.swap_remove(place)).is_some()
     });
-    all && rest.is_empty() && wanted.kind == kernel.kind && wanted.src == kernel.src
+    let same_otherwise =
+        wanted.kind == kernel.kind && wanted.src == kernel.src && wanted.mtu == kernel.mtu;
+    all && rest.is_empty() && same_otherwise
 }

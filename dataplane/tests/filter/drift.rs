@@ -169,7 +169,7 @@ fn a_fresh_filter_adopts_and_deletes_only_when_told(backend: Backend) {
     let sets = run("ipset -n list");
     assert_eq!(
         sets.lines().filter(|set| set.starts_with("mgy")).count(),
-        if backend == Backend::Nftables { 0 } else { 6 },
+        if backend == Backend::Nftables { 0 } else { 10 },
         "{sets}"
     );
 }
@@ -324,8 +324,8 @@ fn large_sets_are_rewritten_whole(backend: Backend) {
     filter.set_ipset("big".into(), spec(1000));
     assert_eq!(
         apply(&mut filter).set_changes,
-        20_002 + 8,
-        "both halves of 0/0; 8 sets"
+        20_002 + 12,
+        "both halves of 0/0; 12 sets"
     );
     filter.set_ipset("big".into(), spec(12_000));
     assert_eq!(apply(&mut filter).set_changes, 22_000);

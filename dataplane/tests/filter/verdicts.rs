@@ -6,6 +6,7 @@ use std::{
     thread,
 };
 
+use ipnetwork::IpNetwork;
 use margay_dataplane::filter::{
     Action, Backend, DenyAction, Direction, Family, Globals, HostAction, PolicyId, ProfileId, Rule,
     SetId, SetKind, SetMember, SetSpec, Tier, TierDefault,
@@ -22,6 +23,7 @@ crate::all_backends!(
     tiers_pass_and_default_as_specified,
     a_workload_cannot_send_from_another_address,
     outgoing_traffic_is_masqueraded_and_traffic_between_pools_is_not,
+    what_is_sent_to_a_service_that_nobody_translated_ends_here,
     the_host_reaches_its_workloads_and_they_reach_it_only_if_allowed,
     an_endpoint_that_changes_group_keeps_a_verdict_at_each_instant,
     a_missing_policy_or_set_drops,
@@ -323,6 +325,14 @@ fn outgoing_traffic_is_masqueraded_and_traffic_between_pools_is_not(backend: Bac
     filter.set_globals(globals.clone()).unwrap();
     apply(&mut filter);
     assert_eq!(connect(&a.netns, outside4, 80), Some([192, 0, 2, 9].into()));
+    // Whom hosts hear from themselves, when that is asked for: nobody here knows the way back.
+    globals.hosts = [IpNetwork::from(outside4), IpNetwork::from(outside6)].into();
+    globals.nat_excludes_hosts = true;
+    filter.set_globals(globals.clone()).unwrap();
+    apply(&mut filter);
+    run("conntrack -F 2>/dev/null");
+    assert!(!reaches(&a.netns, outside4, 80) && !reaches(&a.netns, outside6, 80));
+    globals.nat_excludes_hosts = false;
     globals.nat_ports = Some(23_000..=23_009);
     filter.set_globals(globals).unwrap();
     apply(&mut filter);
@@ -332,6 +342,41 @@ fn outgoing_traffic_is_masqueraded_and_traffic_between_pools_is_not(backend: Bac
     let tracked = run("for f in ipv4 ipv6; do conntrack -L -f $f 2>/dev/null; done");
     assert_eq!(tracked.matches("dport=2300").count(), 2, "{tracked}");
     assert!(pings(&a.netns, outside4), "without ports");
+}
+
+fn what_is_sent_to_a_service_that_nobody_translated_ends_here(backend: Backend) {
+    let mut lab = Lab::new();
+    let a = lab.workload(1);
+    let outside = lab.outside();
+    // Somebody out there has both: it is our range that makes the difference.
+    run(&format!(
+        "ip -n {outside} addr add 198.51.100.7/32 dev lo; ip -n {outside} addr add 203.0.113.7/32 dev lo; \
+         ip route add 198.51.100.7/32 via 192.0.2.2; ip route add 203.0.113.7/32 via 192.0.2.2"
+    ));
+    let _out = serve(&outside, &[80]);
+    let mut filter = filter(backend);
+    filter.set_profile("open".into(), allow_all());
+    filter.set_endpoint(id(&a), open_endpoint(&a)).unwrap();
+    let (service, other): (IpAddr, IpAddr) = ([198, 51, 100, 7].into(), [203, 0, 113, 7].into());
+    let mut globals = Globals {
+        masquerade_pools: ["10.65.0.0/16".parse().unwrap()].into(),
+        ..Globals::default()
+    };
+    filter.set_globals(globals.clone()).unwrap();
+    apply(&mut filter);
+    assert!(reaches(&a.netns, service, 80) && reaches(&a.netns, other, 80));
+    globals.services = ["198.51.100.0/24".parse().unwrap()].into();
+    for (action, passes) in [
+        (Some(DenyAction::Drop), false),
+        (None, true),
+        (Some(DenyAction::Reject), false),
+    ] {
+        globals.service_loops = action;
+        filter.set_globals(globals.clone()).unwrap();
+        apply(&mut filter);
+        assert_eq!(reaches(&a.netns, service, 80), passes, "{action:?}");
+        assert!(reaches(&a.netns, other, 80), "{action:?}");
+    }
 }
 
 fn the_host_reaches_its_workloads_and_they_reach_it_only_if_allowed(backend: Backend) {

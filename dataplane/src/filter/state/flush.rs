@@ -88,6 +88,8 @@ impl State {
                     &self.globals.masquerade_pools,
                 ),
                 (names::pools_set(*family), &self.globals.all_pools),
+                (names::hosts_set(*family), &self.globals.hosts),
+                (names::services_set(*family), &self.globals.services),
             ] {
                 let own = pools.iter().filter(|pool| Family::of(pool) == *family);
                 let entries = own.flat_map(|pool| storable(*pool)).map(Entry::Net);
