@@ -5,6 +5,7 @@
 
 mod orphans;
 mod sticky;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::cni::{Identity, IpamWish};
+use crate::derive::TunnelKind;
 use crate::graph::StoredEndpoint;
 use crate::world::World;
 
@@ -103,6 +105,10 @@ pub(crate) enum TaskError {
     Empty(String),
     #[error("an endpoint is written by others all the time, gave up")]
     Contention,
+    #[error(
+        "no pool with this tunnel serves this host: one must be enabled, select it, and allow the use Tunnel"
+    )]
+    NoTunnelPool,
 }
 
 impl TaskError {
@@ -114,7 +120,7 @@ impl TaskError {
             }
             Self::Store(error) => matches!(error, StoreError::Unavailable { .. }),
             Self::Ipam(IpamError::Contention { .. }) | Self::Stopped | Self::Contention => true,
-            Self::Ipam(_) | Self::Empty(_) => false,
+            Self::Ipam(_) | Self::Empty(_) | Self::NoTunnelPool => false,
         }
     }
 }
@@ -127,6 +133,8 @@ enum Job {
     AddressesOf(String, Answer<Vec<IpAddr>>),
     ReleaseOrphans(Vec<Held>, Answer<()>),
     View(Answer<View>),
+    Tunnel(TunnelKind, Vec<String>, Answer<IpAddr>),
+    ReleaseTunnel(TunnelKind, Answer<()>),
 }
 
 /// The way to the task.
@@ -316,6 +324,14 @@ impl Task {
                 }
                 Job::ReleaseOrphans(suspects, answer) => {
                     let released = self.release_orphans(suspects).await;
+                    answer.send(released).unwrap_or_default();
+                }
+                Job::Tunnel(kind, pools, answer) => {
+                    let address = self.tunnel_address(kind, pools).await;
+                    answer.send(address).unwrap_or_default();
+                }
+                Job::ReleaseTunnel(kind, answer) => {
+                    let released = self.release_tunnel_address(kind).await;
                     answer.send(released).unwrap_or_default();
                 }
                 Job::View(answer) => {

@@ -28,6 +28,7 @@ mod report;
 mod server;
 mod status;
 mod translate;
+mod tunnels;
 mod wiring;
 mod world;
 

@@ -81,6 +81,40 @@ pub(crate) async fn register(
     bail!("node {name}: others write it all the time, gave up after {ATTEMPTS} attempts")
 }
 
+/// Changes the Node, if it is there and that makes a difference.
+///
+/// # Errors
+/// The datastore's; a stored Node that does not decode.
+pub(crate) async fn change(
+    store: &impl Store,
+    keys: &Keys,
+    name: &str,
+    change: impl Fn(&mut NodeSpec),
+) -> anyhow::Result<()> {
+    let resource_key = ResourceKey::global(Kind::Node, name);
+    let key = keys.resource(&resource_key);
+    for _ in 0..ATTEMPTS {
+        let Some(kv) = store.get(&key).await? else {
+            return Ok(());
+        };
+        let AnyResource::Node(mut node) = decode_stored(&resource_key, &kv.value)? else {
+            return Ok(());
+        };
+        let before = node.spec.clone();
+        change(&mut node.spec);
+        if node.spec == before {
+            return Ok(());
+        }
+        let txn = Txn::default()
+            .when(key.clone(), kv.mod_revision)
+            .put(key.clone(), serde_json::to_vec(&node)?);
+        if let TxnOutcome::Committed(_) = store.txn(txn).await? {
+            return Ok(());
+        }
+    }
+    bail!("node {name}: others write it all the time, gave up after {ATTEMPTS} attempts")
+}
+
 /// Writes the Node again whenever somebody deletes it while this agent runs: without it neighbours have no
 /// sessions with this host, pools do not select it, and its addresses would be cleared as a dead node's.
 pub(crate) async fn keep_registered(

@@ -8,7 +8,7 @@ use margay_api::config::{HostSettings, Setting};
 use margay_dataplane::{attach, filter, sysctl};
 use margay_datastore::{DatastoreType, SyncStatus, Syncer, connect};
 use margay_model::felix_configuration::FelixConfigurationSpec;
-use margay_model::ipam::{IpamKeys, Owner};
+use margay_model::ipam::IpamKeys;
 use margay_model::keys::Keys;
 use margay_speaker::bmp::{BmpConfig, Station};
 use serde_json::{Map, Value};
@@ -36,6 +36,7 @@ use crate::reaper::Reaper;
 use crate::report::Reporter;
 use crate::server::{Server, Services};
 use crate::status::StatusSource;
+use crate::tunnels;
 use crate::world::World;
 
 /// Events between the syncer and the graph; the syncer waits when it is full.
@@ -173,15 +174,16 @@ impl Agent {
             announce: announcer(local),
         })?;
 
+        let mtu = kernel.mtu.clone();
         let (world_tx, world) = watch::channel(Arc::new(World::default()));
         let (bgp_tx, bgp_config) = watch::channel(None);
         let (resources_tx, resources) = mpsc::channel(EVENTS);
         let (affinities_tx, affinities) = mpsc::channel(EVENTS);
-        // Two, so that the watch of the second does not bring every block of the cluster along.
-        let own_blocks = IpamKeys::new(keys.prefix()).affinities(&Owner::Host(name.clone()));
+        // Two, so that the watch of the second brings who owns blocks without what is in them.
+        let [affine, _others] = IpamKeys::new(keys.prefix()).owners();
         let syncers = [
             Syncer::spawn(store.clone(), vec![keys.resources()], resources_tx),
-            Syncer::spawn(store.clone(), vec![own_blocks], affinities_tx),
+            Syncer::spawn(store.clone(), vec![affine], affinities_tx),
         ];
         let memory = Memory::of(&config, &keys, &name);
         let remembered = match (&away, &memory) {
@@ -277,6 +279,14 @@ impl Agent {
             grace: Duration::from_secs(config.leak_grace_secs),
         };
         let collector = tokio::spawn(collector.run(cancel.clone()));
+        let tunnels = tunnels::Keeper {
+            node: name.clone(),
+            keys: keys.clone(),
+            store: store.clone(),
+            ipam: ipam.clone(),
+            world: world.clone(),
+        };
+        tokio::spawn(tunnels.run());
         tokio::spawn(node::keep_registered(
             store.clone(),
             keys.clone(),
@@ -292,6 +302,7 @@ impl Agent {
             ipam,
             reaper,
             journal,
+            mtu,
         );
         let cni = Arc::new(cni);
         tokio::spawn(replay_journal(Arc::clone(&cni), syncers[0].status()));

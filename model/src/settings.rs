@@ -23,7 +23,7 @@ pub struct Parameter {
 }
 
 /// What the agent acts upon, and what it takes where nobody says anything.
-const FELIX: [(&str, &str); 16] = [
+const FELIX: [(&str, &str); 23] = [
     ("defaultEndpointToHostAction", "Drop"),
     ("disableConntrackInvalidCheck", "false"),
     (
@@ -35,6 +35,7 @@ const FELIX: [(&str, &str); 16] = [
         "udp:53, udp:67, tcp:179, tcp:2379, tcp:2380, tcp:5473, tcp:6443, tcp:6666, tcp:6667, udp:3784, udp:4784",
     ),
     ("interfacePrefix", "mgy"),
+    ("ipipMTU", "(found out)"),
     ("ipsetsRefreshInterval", "1m0s"),
     ("iptablesBackend", "Auto"),
     ("iptablesFilterDenyAction", "Drop"),
@@ -42,9 +43,15 @@ const FELIX: [(&str, &str); 16] = [
     ("iptablesRefreshInterval", "1m0s"),
     ("logPrefix", "margay"),
     ("natOutgoingAddress", "(that of the interface)"),
+    ("natOutgoingExclusions", "IPPoolsOnly"),
     ("natPortRange", "(the kernel's)"),
     ("nftablesMode", "Auto"),
     ("routeRefreshInterval", "1m0s"),
+    ("serviceLoopPrevention", "Drop"),
+    ("vxlanMTU", "(found out)"),
+    ("vxlanMTUV6", "(found out)"),
+    ("vxlanPort", "4789"),
+    ("vxlanVNI", "4096"),
     ("workloadSourceSpoofing", "Disabled"),
 ];
 
@@ -194,7 +201,7 @@ mod tests {
 
     #[test]
     fn every_parameter_is_listed_once_and_all_that_are_used_exist() {
-        for (kind, used) in [(Kind::FelixConfiguration, 16), (Kind::BgpConfiguration, 12)] {
+        for (kind, used) in [(Kind::FelixConfiguration, 23), (Kind::BgpConfiguration, 12)] {
             let all = parameters(kind);
             assert!(all.windows(2).all(|pair| pair[0].name < pair[1].name));
             let found = all.iter().filter(|p| p.default.is_some()).count();

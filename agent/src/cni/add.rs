@@ -173,7 +173,7 @@ impl Cni {
             netns: call.netns.clone().into(),
             container_ifname: call.ifname.clone(),
             host_ifname: host_ifname(&world.interface_prefix, &call.container_id, &call.ifname),
-            mtu: call.mtu,
+            mtu: call.mtu.or_else(|| *self.mtu.borrow()),
             // Chosen here rather than by the kernel, so that the endpoint can be written while the
             // interface is being made.
             container_mac: Some(call.mac.unwrap_or_else(random_mac)),

@@ -75,6 +75,8 @@ pub(crate) struct Cni {
     ipam: IpamHandle,
     reaper: Reaper,
     journal: Journal,
+    /// The largest packet that reaches every other host, if that is known.
+    mtu: watch::Receiver<Option<u32>>,
     turns: Turns,
 }
 
@@ -86,6 +88,7 @@ impl Cni {
         ipam: IpamHandle,
         reaper: Reaper,
         journal: Journal,
+        mtu: watch::Receiver<Option<u32>>,
     ) -> Self {
         Self {
             node,
@@ -94,6 +97,7 @@ impl Cni {
             ipam,
             reaper,
             journal,
+            mtu,
             turns: Turns::default(),
         }
     }

@@ -3,18 +3,20 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use margay_dataplane::filter::{Backend, DenyAction, Globals, HostAction, Variant, Wish};
+use margay_dataplane::filter::{Backend, DenyAction, Globals, HostAction, Tunnels, Variant, Wish};
+use margay_dataplane::overlay::{IPIP, VXLAN_V4, VXLAN_V6};
 use margay_model::any::AnyResource;
 use margay_model::felix_configuration::{
     DenyAction as ModelDeny, EndpointToHostAction, FelixConfigurationSpec, IptablesBackend,
     NftablesMode, SourceSpoofing,
 };
-use margay_model::ippool::EncapMode;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_policy::failsafe::Failsafes;
 use margay_policy::selector::Selector;
 use tracing::warn;
 
+use super::announcing::Announcing;
+use super::overlay::{self, TunnelKind};
 use crate::graph::Cache;
 use crate::translate;
 
@@ -85,6 +87,7 @@ pub(crate) fn globals(cache: &Cache, node: &str) -> Globals {
         Some(IpAddr::V6(addr)) => globals.nat_outgoing_v6 = Some(addr),
         None => {}
     }
+    between_hosts(&mut globals, cache, node, &felix);
     for resource in cache.of_kind(Kind::IpPool) {
         let AnyResource::IpPool(pool) = resource else {
             continue;
@@ -92,19 +95,47 @@ pub(crate) fn globals(cache: &Cache, node: &str) -> Globals {
         let network = pool.spec.cidr.network();
         // A disabled pool gives no addresses, but those it gave are still in use.
         globals.all_pools.insert(network);
-        let overlay = |mode: Option<EncapMode>| mode.is_some_and(|m| m != EncapMode::Never);
-        if overlay(pool.spec.vxlan_mode) || overlay(pool.spec.ipip_mode) {
-            let pool = &pool.metadata.name;
-            warn!(
-                pool,
-                "IPPool asks for an overlay, which there is none of: routed plainly"
-            );
-        }
         if pool.spec.nat_outgoing {
             globals.masquerade_pools.insert(network);
         }
     }
     globals
+}
+
+/// Tunnels, what is not masqueraded beside pools, and service addresses that must not loop.
+fn between_hosts(globals: &mut Globals, cache: &Cache, node: &str, felix: &Felix<'_>) {
+    globals.nat_excludes_hosts = felix
+        .first(|f| f.nat_outgoing_exclusions.clone())
+        .is_some_and(|what| what == "IPPoolsAndHostIPs");
+    if let Some(own) = overlay::own_node(cache, node) {
+        let port = |kind: TunnelKind| {
+            let port = overlay::vxlan_port(felix);
+            kind.is_needed(cache, own).then_some(port)
+        };
+        let sources = [
+            (TunnelKind::VxlanV4, VXLAN_V4),
+            (TunnelKind::VxlanV6, VXLAN_V6),
+            (TunnelKind::Ipip, IPIP),
+        ];
+        let sources = sources
+            .into_iter()
+            .filter_map(|(kind, device)| Some((device.to_owned(), kind.address(own)?)));
+        globals.tunnels = Tunnels {
+            vxlan_v4: port(TunnelKind::VxlanV4),
+            vxlan_v6: port(TunnelKind::VxlanV6),
+            ipip: TunnelKind::Ipip.is_needed(cache, own),
+            sources: sources.collect(),
+        };
+    }
+    if globals.nat_excludes_hosts || globals.tunnels != Tunnels::default() {
+        globals.hosts = overlay::every_host(cache).collect();
+    }
+    globals.services = Announcing::of(cache, node).ranges.into_iter().collect();
+    globals.service_loops = match felix.first(|f| f.service_loop_prevention.clone()) {
+        Some(text) if text.eq_ignore_ascii_case("Disabled") => None,
+        Some(text) if text.eq_ignore_ascii_case("Reject") => Some(DenyAction::Reject),
+        _ => Some(DenyAction::Drop),
+    };
 }
 
 /// What the agent itself needs to know.
@@ -161,10 +192,10 @@ fn backend(felix: &Felix<'_>) -> Wish {
 }
 
 /// The objects that hold for a node, the most specific first.
-struct Felix<'a>(Vec<&'a FelixConfigurationSpec>);
+pub(super) struct Felix<'a>(Vec<&'a FelixConfigurationSpec>);
 
 impl<'a> Felix<'a> {
-    fn of(cache: &'a Cache, node: &str) -> Self {
+    pub(super) fn of(cache: &'a Cache, node: &str) -> Self {
         let find =
             |name: String| match cache.get(&ResourceKey::global(Kind::FelixConfiguration, name)) {
                 Some(AnyResource::FelixConfiguration(felix)) => Some(&felix.spec),
@@ -176,7 +207,10 @@ impl<'a> Felix<'a> {
         Self(all.chain(find("default".to_owned())).collect())
     }
 
-    fn first<T>(&self, field: impl Fn(&FelixConfigurationSpec) -> Option<T>) -> Option<T> {
+    pub(super) fn first<T>(
+        &self,
+        field: impl Fn(&FelixConfigurationSpec) -> Option<T>,
+    ) -> Option<T> {
         self.0.iter().find_map(|spec| field(spec))
     }
 }
@@ -299,15 +333,20 @@ mod tests {
     /// `margayctl config show` marks what is not used; whoever uses one more field tells it there.
     #[test]
     fn the_settings_that_are_told_to_be_used_are_those_that_are_read() {
-        let (code, _tests) = include_str!("globals.rs")
+        let (globals, _tests) = include_str!("globals.rs")
             .split_once("#[cfg(test)]")
             .unwrap();
+        let code = [globals, include_str!("overlay.rs")].concat();
         let mut read = BTreeSet::new();
         for rest in code.split("first(|f| f.").skip(1) {
             let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
             let mut words = rest[..end.unwrap()].split('_');
             let mut name = words.next().unwrap().to_owned();
             for word in words {
+                if matches!(word, "mtu" | "vni") {
+                    name += &word.to_uppercase();
+                    continue;
+                }
                 name += &word[..1].to_uppercase();
                 name += &word[1..];
             }

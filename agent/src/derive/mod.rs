@@ -3,11 +3,16 @@
 mod announcing;
 mod filters;
 mod globals;
+mod overlay;
 mod peers;
 mod speaker;
 mod world;
 
 pub(crate) use announcing::Announcing;
 pub(crate) use globals::{globals, tuning};
+pub(crate) use overlay::{
+    Fabric, IPIP_OVERHEAD, Through, TunnelKind, Tunnels, VXLAN_OVERHEAD, VXLAN_V6_OVERHEAD,
+    VxlanTunnel, mac_text,
+};
 pub(crate) use speaker::{Bgp, BgpSettings, bgp};
 pub(crate) use world::{asked, moves, refresh_world, reports};

@@ -1,13 +1,14 @@
 //! The graph task: from what the datastore says to what the kernel and the speaker should have.
 //!
 //! It owns the resources as last seen, the policy calculation and everything derived. Two syncers feed it
-//! (resources; this node's block affinities), and CNI handlers tell it of endpoints that they have just
+//! (resources; all block affinities), and CNI handlers tell it of endpoints that they have just
 //! written, so that an ADD does not wait for the watch to bring its own write back.
 //!
 //! It never touches the kernel: it sends [`Batch`]es to the kernel thread and passes acknowledgements on.
 
 mod cache;
 mod closed;
+mod overlay;
 
 pub(crate) use cache::Cache;
 use closed::closed;
@@ -19,7 +20,7 @@ use ipnetwork::IpNetwork;
 use margay_datastore::SyncEvent;
 use margay_model::any::AnyResource;
 use margay_model::felix_configuration::FelixConfigurationSpec;
-use margay_model::ipam::{BlockAffinity, IpamKey, IpamKeys};
+use margay_model::ipam::{BlockAffinity, BlockCidr, IpamKey, IpamKeys, Owner};
 use margay_model::keys::Keys;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::store::{KeyValue, Revision};
@@ -36,6 +37,7 @@ use crate::derive;
 use crate::kernel::{Acknowledge, Batch, Expect, KernelHandle, Waiting};
 use crate::world::{LocalEndpoint, World};
 use cache::Changed;
+use overlay::Overlay;
 
 /// Events taken in before the results are flushed: large enough that a burst of changes is one batch,
 /// small enough that an ADD behind it waits for milliseconds.
@@ -152,6 +154,7 @@ struct Dirty {
     endpoints: bool,
     moves: bool,
     reports: bool,
+    tunnels: bool,
 }
 
 /// The task's state.
@@ -164,7 +167,9 @@ pub(crate) struct Graph {
     calc: Calc,
     /// This node's endpoints, for the next world.
     endpoints: BTreeMap<ResourceKey, Arc<LocalEndpoint>>,
+    /// This node's.
     blocks: BTreeMap<String, IpNetwork>,
+    overlay: Overlay,
     resources_in_sync: bool,
     affinities_in_sync: bool,
     /// Begun with what an earlier agent saw.
@@ -193,6 +198,7 @@ impl Graph {
             calc: Calc::new(Scope::Node(node.to_owned())),
             endpoints: BTreeMap::new(),
             blocks: BTreeMap::new(),
+            overlay: Overlay::default(),
             resources_in_sync: false,
             affinities_in_sync: false,
             from_snapshot: false,
@@ -205,6 +211,7 @@ impl Graph {
                 endpoints: true,
                 moves: true,
                 reports: true,
+                tunnels: true,
             },
             waiting: Vec::new(),
             world: World::default(),
@@ -358,6 +365,9 @@ impl Graph {
         let dirty = &mut self.dirty;
         match changed.key.kind {
             Kind::WorkloadEndpoint => {
+                let new = self.cache.get(&changed.key);
+                self.overlay
+                    .endpoint(&changed.key, changed.old.as_ref(), new);
                 let local = self.cache.local_endpoint(&changed.key, &self.node);
                 let before = match local {
                     Some(local) => {
@@ -374,18 +384,25 @@ impl Graph {
                 dirty.globals = true;
                 dirty.bgp = true;
                 dirty.world = true;
+                dirty.tunnels = true;
             }
             Kind::FelixConfiguration => {
                 dirty.globals = true;
                 dirty.world = true;
+                dirty.tunnels = true;
             }
             Kind::Node => {
-                // Its labels may choose settings.
-                dirty.globals |= changed.key.name == self.node;
+                // Its labels may choose settings, its addresses are known to rules.
+                dirty.globals = true;
                 dirty.bgp = true;
                 dirty.world = true;
+                dirty.tunnels = true;
             }
-            Kind::BgpConfiguration | Kind::BgpPeer | Kind::BgpFilter => dirty.bgp = true,
+            Kind::BgpConfiguration => {
+                dirty.globals = true;
+                dirty.bgp = true;
+            }
+            Kind::BgpPeer | Kind::BgpFilter => dirty.bgp = true,
             // Its status is our own report.
             Kind::CalicoNodeStatus => {
                 let now = self.cache.get(&changed.key).and_then(derive::asked);
@@ -406,40 +423,61 @@ impl Graph {
                 if let Some(listing) = &mut self.affinity_listing {
                     listing.insert(kv.key.clone());
                 }
-                let block = self.confirmed_block(&kv);
-                let before = match block {
-                    Some(block) => self.blocks.insert(kv.key, block),
-                    None => self.blocks.remove(&kv.key),
-                };
-                self.dirty.blocks |= before != block;
+                self.affinity(&kv);
             }
             SyncEvent::InitDone { .. } => {
                 if let Some(listing) = self.affinity_listing.take() {
                     self.blocks.retain(|key, _| listing.contains(key));
                     self.dirty.blocks = true;
+                    let keys = &self.ipam_keys;
+                    self.overlay
+                        .retain_blocks(|block, node| listing.contains(&key_of(keys, block, node)));
                 }
                 self.affinities_in_sync = true;
             }
             SyncEvent::Delete { key, .. } => {
-                self.dirty.blocks |= self.blocks.remove(&key).is_some()
+                self.dirty.blocks |= self.blocks.remove(&key).is_some();
+                if let Some((node, block)) = self.affine(&key) {
+                    self.overlay.remove_block(block, &node);
+                }
             }
         }
     }
 
-    /// A pending affinity counts as absent: the block may turn out to be another host's.
-    fn confirmed_block(&self, kv: &KeyValue) -> Option<IpNetwork> {
-        let Some(IpamKey::Affinity(_, cidr)) = self.ipam_keys.parse(&kv.key) else {
-            return None;
+    fn affinity(&mut self, kv: &KeyValue) {
+        let Some((node, block)) = self.affine(&kv.key) else {
+            return;
         };
-        match BlockAffinity::decode(&kv.key, &kv.value) {
-            Ok(affinity) if affinity.is_confirmed() => {
-                IpNetwork::new(cidr.network(), cidr.prefix_len()).ok()
-            }
-            Ok(_) => None,
+        // A pending affinity counts as absent: the block may turn out to be another host's.
+        let confirmed = match BlockAffinity::decode(&kv.key, &kv.value) {
+            Ok(affinity) => affinity.is_confirmed(),
             Err(error) => {
                 warn!(key = kv.key, %error, "block affinity ignored");
-                None
+                false
             }
+        };
+        match confirmed {
+            true => self.overlay.add_block(block, &node),
+            false => self.overlay.remove_block(block, &node),
+        }
+        if node == self.node {
+            let block = confirmed.then_some(block);
+            let before = match block {
+                Some(block) => self.blocks.insert(kv.key.clone(), block),
+                None => self.blocks.remove(&kv.key),
+            };
+            self.dirty.blocks |= before != block;
+        }
+    }
+
+    /// The host and the block of an affinity.
+    fn affine(&self, key: &str) -> Option<(String, IpNetwork)> {
+        match self.ipam_keys.parse(key)? {
+            IpamKey::Affinity(Owner::Host(node), cidr) => {
+                let block = IpNetwork::new(cidr.network(), cidr.prefix_len()).ok()?;
+                Some((node, block))
+            }
+            _ => None,
         }
     }
 
@@ -467,6 +505,13 @@ impl Graph {
             blocks: dirty
                 .blocks
                 .then(|| self.blocks.values().copied().collect()),
+            tunnels: dirty
+                .tunnels
+                .then(|| self.overlay.refresh(&self.cache, &self.node)),
+            ways: match self.overlay.is_dirty() {
+                true => self.overlay.changes(&self.cache),
+                false => Vec::new(),
+            },
             waiting: std::mem::take(&mut self.waiting),
         };
         if dirty.world || dirty.endpoints || dirty.reports {
@@ -509,6 +554,14 @@ impl Graph {
         self.outputs
             .world
             .send_replace(Arc::new(self.world.clone()));
+    }
+}
+
+/// Where the affinity of a node to a block is kept.
+fn key_of(keys: &IpamKeys, block: &IpNetwork, node: &str) -> String {
+    match BlockCidr::containing(block.network(), block.prefix()) {
+        Ok(cidr) => keys.affinity(&Owner::Host(node.to_owned()), cidr),
+        Err(_) => String::new(),
     }
 }
 

@@ -9,7 +9,9 @@ use margay_api::policy::RuleCounter;
 use margay_dataplane::filter::{Globals, Wish};
 use margay_model::kind::ResourceKey;
 use margay_policy::program::Update;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::derive::{Through, Tunnels};
 
 /// Answers whoever waits for the kernel: done, or what was refused, in words.
 pub(crate) type Acknowledge = oneshot::Sender<Result<(), String>>;
@@ -25,6 +27,10 @@ pub(crate) struct Batch {
     pub(crate) backend: Option<Wish>,
     /// All blocks of this host, when they changed.
     pub(crate) blocks: Option<BTreeSet<IpNetwork>>,
+    /// The tunnels to other hosts, when they changed.
+    pub(crate) tunnels: Option<Tunnels>,
+    /// Ways to other hosts' prefixes that a pool prescribes, as far as they changed.
+    pub(crate) ways: Vec<(IpNetwork, Option<Through>)>,
     /// Who waits for which endpoint.
     pub(crate) waiting: Vec<Waiting>,
 }
@@ -52,6 +58,8 @@ impl Batch {
             && self.resync.is_none()
             && self.backend.is_none()
             && self.blocks.is_none()
+            && self.tunnels.is_none()
+            && self.ways.is_empty()
             && self.waiting.is_empty()
     }
 }
@@ -62,6 +70,13 @@ pub(crate) struct BgpNextHop {
     pub(crate) addr: IpAddr,
     /// Index of the interface of a link-local address; 0 for any other.
     pub(crate) scope: u32,
+}
+
+impl BgpNextHop {
+    /// A host, by an address that is good everywhere.
+    pub(super) const fn of(addr: IpAddr) -> Self {
+        Self { addr, scope: 0 }
+    }
 }
 
 /// What BGP learned.
@@ -125,6 +140,8 @@ pub(super) enum Input {
 #[derive(Clone, Debug)]
 pub(crate) struct KernelHandle {
     pub(super) inputs: mpsc::Sender<Input>,
+    /// The largest packet in bytes that reaches every other host whole; none while that is not known.
+    pub(crate) mtu: watch::Receiver<Option<u32>>,
 }
 
 /// The thread ended.

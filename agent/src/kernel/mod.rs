@@ -14,6 +14,7 @@ mod handle;
 mod hosts;
 mod local;
 mod next_hops;
+mod overlay;
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +32,7 @@ use margay_dataplane::nft::Watch;
 use margay_dataplane::route_table::PROTO_MARGAY;
 use margay_model::kind::ResourceKey;
 use margay_policy::program::EndpointPlan;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use crate::fault;
@@ -44,6 +45,7 @@ pub(crate) use handle::{
 };
 use hosts::Hosts;
 use local::LocalPrefixes;
+use overlay::Overlay;
 use routes::Routes;
 
 /// Batches that may wait; the graph coalesces further while it is held back.
@@ -68,6 +70,9 @@ const EVENTS: usize = 1024;
 
 /// How long after a hint of drift the routes, or the rules, are looked at: a burst of events is one look.
 const SETTLE: Duration = Duration::from_millis(50);
+
+/// How long until a tunnel device that was not to be had is tried again.
+const TUNNEL_RETRY: Duration = Duration::from_secs(1);
 
 /// Tells the speaker what this host has: prefixes to announce with their interfaces, prefixes to withdraw.
 pub(crate) type Announce = Box<dyn FnMut(Vec<(IpNetwork, String)>, Vec<IpNetwork>) + Send>;
@@ -99,21 +104,24 @@ pub(crate) fn spawn(
         ..filter::Config::default()
     })?;
     let routes = Routes::open()?;
+    let (mtu_sender, mtu) = watch::channel(None);
+    let overlay = Overlay::open(mtu_sender)?;
     std::thread::Builder::new()
         .name("kernel".into())
         .spawn(move || {
-            let result = run(setup, filter, routes, receiver);
+            let result = run(setup, filter, routes, overlay, receiver);
             if let Err(unheard) = ended.send(result.map_err(|e| format!("{e:#}"))) {
                 debug!(result = ?unheard, "the kernel thread ended after the agent");
             }
         })?;
-    Ok((KernelHandle { inputs }, end))
+    Ok((KernelHandle { inputs, mtu }, end))
 }
 
 fn run(
     setup: Setup,
     filter: Filter,
     routes: Routes,
+    overlay: Overlay,
     inputs: mpsc::Receiver<Input>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -126,6 +134,7 @@ fn run(
             routes: true,
         })?;
         monitor.ignore_port(routes.port());
+        monitor.ignore_port(overlay.port());
         let watch = match Watch::open() {
             Ok(watch) => Some(watch),
             Err(error) => {
@@ -136,6 +145,7 @@ fn run(
         let kernel = Kernel {
             filter,
             routes,
+            overlay,
             announce: setup.announce,
             flusher: Flusher::spawn()?,
             plans: BTreeMap::new(),
@@ -165,6 +175,7 @@ fn run(
 struct Kernel {
     filter: Filter,
     routes: Routes,
+    overlay: Overlay,
     announce: Announce,
     flusher: Flusher,
     plans: BTreeMap<ResourceKey, Arc<EndpointPlan>>,
@@ -226,7 +237,12 @@ impl Kernel {
         mut watch: Option<Watch>,
     ) -> anyhow::Result<()> {
         let mut deaf_until = None;
+        let mut hears_neighbours = false;
         loop {
+            if !hears_neighbours && self.overlay.is_wanted() {
+                monitor.hear_neighbours()?;
+                hears_neighbours = true;
+            }
             let look = self.look_at_routes.min(self.look_at_all);
             let look = self.look_at_rules.map_or(look, |rules| rules.min(look));
             let own_port = self.filter.event_port();
@@ -303,6 +319,15 @@ impl Kernel {
                     if let Some(blocks) = batch.blocks {
                         self.routes.set_blocks(blocks);
                     }
+                    if let Some(tunnels) = batch.tunnels {
+                        self.overlay.set(tunnels);
+                        let overlay = &self.overlay;
+                        self.routes.refresh_limits(|through| overlay.limit(through));
+                    }
+                    for (net, through) in batch.ways {
+                        let way = through.map(|through| (through, self.overlay.limit(through)));
+                        self.routes.set_way(net, way);
+                    }
                     waiting.extend(batch.waiting);
                 }
                 Input::InSync(done) => {
@@ -333,6 +358,7 @@ impl Kernel {
             // First everything wanted, then what nobody wants any more goes.
             self.apply();
             self.filter.allow_deletes();
+            self.overlay.allow_deletes();
             self.allow_route_deletes();
         }
         self.try_again_for(&waiting);
@@ -407,8 +433,17 @@ impl Kernel {
                 }
             }
             Event::Link(link) => {
+                if self.overlay.is_ours(link.index) {
+                    self.overlay.invalidate();
+                }
                 self.routes.on_link_event(&link.name);
                 self.look_soon();
+            }
+            Event::Neighbour(index) => {
+                if self.overlay.is_ours(index) {
+                    self.overlay.invalidate();
+                    self.apply_soon();
+                }
             }
             // What an attachment brings about: the gateway's address, and the kernel's own routes for it.
             Event::Address(address) | Event::AddressGone(address)
@@ -421,7 +456,12 @@ impl Kernel {
             | Event::AddressGone(_)
             | Event::Route(_)
             | Event::RouteGone(_)
-            | Event::Resync => self.look_soon(),
+            | Event::Resync => {
+                if !matches!(event, Event::Route(_) | Event::RouteGone(_)) {
+                    self.overlay.invalidate();
+                }
+                self.look_soon();
+            }
         }
     }
 
@@ -440,6 +480,7 @@ impl Kernel {
             self.look_at_all = now + self.resync;
             self.look_at_routes = now;
             self.look_at_rules = Some(now);
+            self.overlay.invalidate();
         }
         if self.look_at_rules.is_some_and(|at| now >= at) {
             self.look_at_rules = None;
@@ -452,6 +493,13 @@ impl Kernel {
         if now >= self.look_at_routes {
             self.look_at_routes = self.look_at_all;
             self.hosts.interfaces_changed();
+            if self.overlay.refresh() {
+                let overlay = &self.overlay;
+                self.routes.refresh_limits(|through| overlay.limit(through));
+            }
+            for problem in self.overlay.prepare() {
+                debug!(problem, "a tunnel is not as it should be");
+            }
             self.routes.refresh_next_hops();
             let (drift, _) = self.routes.resync();
             if drift > 0 {
@@ -469,7 +517,9 @@ impl Kernel {
         }
         let filter = self.filter.apply();
         fault::point("after-policy");
+        let mut tunnels = self.overlay.prepare();
         let routes = self.routes.apply();
+        tunnels.extend(self.overlay.prune());
         if filter.drift > 0 {
             info!(
                 objects = filter.drift,
@@ -487,6 +537,7 @@ impl Kernel {
                     .chain(&routes.conflicts)
                     .map(ToString::to_string),
             )
+            .chain(tunnels.iter().cloned())
             .collect();
         for problem in failing
             .iter()
@@ -495,14 +546,10 @@ impl Kernel {
             warn!(problem, "the kernel refused, will be tried again");
         }
         self.failing = failing;
-        self.retry = match (filter.retry_in, routes.retry_after) {
-            (None, None) => None,
-            (a, b) => a
-                .into_iter()
-                .chain(b)
-                .min()
-                .map(|wait| Instant::now() + wait),
-        };
+        let waits = [filter.retry_in, routes.retry_after];
+        let tunnels = (!tunnels.is_empty()).then_some(TUNNEL_RETRY);
+        let wait = waits.into_iter().flatten().chain(tunnels).min();
+        self.retry = wait.map(|wait| Instant::now() + wait);
         self.advertise();
     }
 

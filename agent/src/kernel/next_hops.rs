@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use margay_dataplane::link;
+use margay_dataplane::link::{self, Link};
 use margay_dataplane::netlink::{NetlinkError, Socket};
 use margay_dataplane::route_table::{NextHop, PROTO_MARGAY};
 use tracing::{debug, warn};
@@ -15,7 +15,15 @@ use super::BgpNextHop;
 /// Next hops seen so far and what they resolve to; none while there is no way.
 pub(super) struct Resolver {
     socket: Socket,
-    known: BTreeMap<BgpNextHop, Option<NextHop>>,
+    known: BTreeMap<BgpNextHop, Option<Resolved>>,
+}
+
+/// A next hop on a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Resolved {
+    pub(super) hop: NextHop,
+    /// The limit to the size of packets that the route to it has: it holds for what goes the same way.
+    pub(super) mtu: Option<u32>,
 }
 
 impl Resolver {
@@ -27,7 +35,7 @@ impl Resolver {
     }
 
     /// What `next_hop` resolves to; asked of the kernel once, until the next refresh.
-    pub(super) fn resolve(&mut self, next_hop: BgpNextHop) -> Option<NextHop> {
+    pub(super) fn resolve(&mut self, next_hop: BgpNextHop) -> Option<Resolved> {
         if let Some(known) = self.known.get(&next_hop) {
             return known.clone();
         }
@@ -56,13 +64,17 @@ impl Resolver {
     }
 }
 
-fn ask(socket: &mut Socket, next_hop: BgpNextHop) -> Option<NextHop> {
+fn ask(socket: &mut Socket, next_hop: BgpNextHop) -> Option<Resolved> {
     let asked = if next_hop.scope == 0 {
         by_route(socket, next_hop)
     } else {
         // A link-local address is on the link that it was heard on, and nowhere else.
         let link = link::by_index(socket, next_hop.scope);
-        link.map(|link| link.map(|link| NextHop::new(next_hop.addr).on(&link.name)))
+        let resolved = |link: Link| Resolved {
+            hop: NextHop::new(next_hop.addr).on(&link.name),
+            mtu: None,
+        };
+        link.map(|link| link.map(resolved))
     };
     asked.unwrap_or_else(|error| {
         warn!(?next_hop, %error, "cannot resolve a next hop");
@@ -70,9 +82,12 @@ fn ask(socket: &mut Socket, next_hop: BgpNextHop) -> Option<NextHop> {
     })
 }
 
-fn by_route(socket: &mut Socket, next_hop: BgpNextHop) -> Result<Option<NextHop>, NetlinkError> {
+fn by_route(socket: &mut Socket, next_hop: BgpNextHop) -> Result<Option<Resolved>, NetlinkError> {
     let path = link::route_get(socket, next_hop.addr)?;
     // A next hop that only our own routes lead to would resolve through itself.
     let path = path.filter(|path| path.protocol != PROTO_MARGAY);
-    Ok(path.map(|path| NextHop::new(path.gateway.unwrap_or(next_hop.addr)).on(&path.ifname)))
+    Ok(path.map(|path| Resolved {
+        hop: NextHop::new(path.gateway.unwrap_or(next_hop.addr)).on(&path.ifname),
+        mtu: path.route_mtu,
+    }))
 }

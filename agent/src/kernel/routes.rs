@@ -1,18 +1,21 @@
-//! The routes of this host: its endpoints, its blocks, and what BGP learned.
+//! The routes of this host: its endpoints, its blocks, ways that pools prescribe, and what BGP learned.
 //!
-//! For one prefix an endpoint of our own wins over a block, and a block over what a peer says.
+//! For one prefix an endpoint of our own wins over a block, a block over a prescribed way, and that over what a peer
+//! says: a peer's more specific routes inside of it do not count, for they would lead around the tunnel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use margay_dataplane::netlink::NetlinkError;
+use margay_dataplane::overlay::{IPIP, VXLAN_V4, VXLAN_V6};
 use margay_dataplane::route_table::{ApplyReport, Config, NextHop, Route, RouteTable};
 use margay_model::kind::ResourceKey;
 use tracing::warn;
 
 use super::BgpNextHop;
 use super::next_hops::Resolver;
+use crate::derive::Through;
 
 /// Everything that wants a route, and the table.
 pub(super) struct Routes {
@@ -23,6 +26,10 @@ pub(super) struct Routes {
     of_endpoint: BTreeMap<ResourceKey, Vec<IpNetwork>>,
     blocks: BTreeSet<IpNetwork>,
     learned: BTreeMap<IpNetwork, Vec<BgpNextHop>>,
+    /// What pools prescribe, and the largest packet where that is less than the device's.
+    ways: BTreeMap<IpNetwork, (Through, Option<u32>)>,
+    /// How many of them have each length.
+    way_lengths: BTreeMap<u8, usize>,
     /// The table was brought in line with the kernel at least once.
     adopted: bool,
 }
@@ -36,6 +43,8 @@ impl Routes {
             of_endpoint: BTreeMap::new(),
             blocks: BTreeSet::new(),
             learned: BTreeMap::new(),
+            ways: BTreeMap::new(),
+            way_lengths: BTreeMap::new(),
             adopted: false,
         })
     }
@@ -104,13 +113,69 @@ impl Routes {
         self.decide(prefix);
     }
 
+    /// A pool prescribes the way to a prefix, or does no more.
+    pub(super) fn set_way(&mut self, prefix: IpNetwork, way: Option<(Through, Option<u32>)>) {
+        let length = prefix.prefix();
+        let (before, is_set) = match way {
+            Some(way) => (self.ways.insert(prefix, way), true),
+            None => (self.ways.remove(&prefix), false),
+        };
+        if before.is_some() != is_set {
+            let count = self.way_lengths.entry(length).or_default();
+            match is_set {
+                true => *count += 1,
+                false => *count -= 1,
+            }
+            if *count == 0 {
+                self.way_lengths.remove(&length);
+            }
+            let inside = self.learned.range(prefix..).map(|(net, _)| *net);
+            let inside = inside.take_while(|net| prefix.contains(net.network()));
+            for net in inside.collect::<Vec<_>>() {
+                self.decide(net);
+            }
+        }
+        self.decide(prefix);
+    }
+
+    /// The limits of ways may have changed.
+    pub(super) fn refresh_limits(&mut self, limit: impl Fn(Through) -> Option<u32>) {
+        let mut changed = Vec::new();
+        for (prefix, (through, known)) in &mut self.ways {
+            let now = limit(*through);
+            if std::mem::replace(known, now) != now {
+                changed.push(*prefix);
+            }
+        }
+        for prefix in changed {
+            self.decide(prefix);
+        }
+    }
+
+    /// Whether a way leads to a network that the prefix is in.
+    fn has_way(&self, prefix: IpNetwork) -> bool {
+        let lengths = self.way_lengths.range(..=prefix.prefix());
+        lengths.into_iter().any(|(length, _)| {
+            let around = IpNetwork::new(prefix.network(), *length);
+            let around = around
+                .ok()
+                .and_then(|net| IpNetwork::new(net.network(), *length).ok());
+            around.is_some_and(|net| self.ways.contains_key(&net))
+        })
+    }
+
     /// The host's own routes, links or addresses changed: next hops may resolve to something else.
     pub(super) fn refresh_next_hops(&mut self) {
-        let used: BTreeSet<BgpNextHop> = self.learned.values().flatten().copied().collect();
+        let plain = self.ways.values().filter_map(|(through, _)| match through {
+            Through::Plain(host) => Some(BgpNextHop::of(*host)),
+            _ => None,
+        });
+        let learned = self.learned.values().flatten().copied();
+        let used: BTreeSet<BgpNextHop> = learned.chain(plain).collect();
         self.resolver.retain(|next_hop| used.contains(next_hop));
         if self.resolver.refresh() {
-            let prefixes: Vec<_> = self.learned.keys().copied().collect();
-            for prefix in prefixes {
+            let prefixes = self.learned.keys().chain(self.ways.keys()).copied();
+            for prefix in prefixes.collect::<Vec<_>>() {
                 self.decide(prefix);
             }
         }
@@ -162,28 +227,54 @@ impl Routes {
     }
 
     fn decide(&mut self, prefix: IpNetwork) {
-        if let Some((_, ifname)) = self.endpoints.get(&prefix) {
-            self.table.set(prefix, Route::device(ifname));
+        let route = if let Some((_, ifname)) = self.endpoints.get(&prefix) {
+            Some(Route::device(ifname))
         } else if self.blocks.contains(&prefix) {
-            self.table.set(prefix, Route::blackhole());
-        } else if let Some(via) = self.resolved(prefix) {
-            self.table.set(prefix, Route::via(via));
+            Some(Route::blackhole())
+        } else if let Some((through, limit)) = self.ways.get(&prefix).copied() {
+            self.by_way(prefix, through, limit)
+        } else if self.has_way(prefix) {
+            None
         } else {
-            self.table.remove(prefix);
+            self.by_next_hops(prefix)
+        };
+        match route {
+            Some(route) => self.table.set(prefix, route),
+            None => self.table.remove(prefix),
         }
     }
 
-    fn resolved(&mut self, prefix: IpNetwork) -> Option<Vec<NextHop>> {
+    fn by_way(&mut self, prefix: IpNetwork, through: Through, limit: Option<u32>) -> Option<Route> {
+        let vxlan = match prefix.is_ipv4() {
+            true => VXLAN_V4,
+            false => VXLAN_V6,
+        };
+        let route = match through {
+            Through::Plain(host) => {
+                let resolved = self.resolver.resolve(BgpNextHop::of(host))?;
+                return Some(Route::via([resolved.hop]).with_mtu(resolved.mtu));
+            }
+            Through::Vtep => Route::device(vxlan),
+            Through::Vxlan { vtep, .. } => Route::via([NextHop::new(vtep).on(vxlan).onlink()]),
+            Through::Ipip(host) => Route::via([NextHop::new(host).on(IPIP).onlink()]),
+        };
+        Some(route.with_mtu(limit))
+    }
+
+    fn by_next_hops(&mut self, prefix: IpNetwork) -> Option<Route> {
         let next_hops = self.learned.get(&prefix)?;
         let mut via: Vec<NextHop> = Vec::with_capacity(next_hops.len());
+        let mut mtu: Option<u32> = None;
         for next_hop in next_hops {
+            let Some(resolved) = self.resolver.resolve(*next_hop) else {
+                continue;
+            };
             // Several next hops may lie behind one gateway, which the kernel wants to hear of once.
-            if let Some(resolved) = self.resolver.resolve(*next_hop)
-                && !via.contains(&resolved)
-            {
-                via.push(resolved);
+            if !via.contains(&resolved.hop) {
+                via.push(resolved.hop);
             }
+            mtu = mtu.into_iter().chain(resolved.mtu).min();
         }
-        (!via.is_empty()).then_some(via)
+        (!via.is_empty()).then(|| Route::via(via).with_mtu(mtu))
     }
 }

@@ -1,0 +1,192 @@
+use margay_model::manifest::decode_manifest;
+
+use super::*;
+
+/// A cache with these resources, each `KIND NAME SPEC`.
+pub(crate) fn cache(resources: &[(&str, &str, &str)]) -> Cache {
+    let mut cache = Cache::default();
+    for (kind, name, spec) in resources {
+        let manifest = format!(
+            "apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+        );
+        for document in decode_manifest(&manifest, &|_| Ok(())) {
+            let resource = document.result.unwrap();
+            cache.apply(resource.key(), Some(resource), 1);
+        }
+    }
+    cache
+}
+
+const H1: (&str, &str, &str) = (
+    "Node",
+    "h1",
+    "{bgp: {ipv4Address: 192.0.2.1/25, ipv6Address: '2001:db8::1/64', ipv4IPIPTunnelAddr: 10.66.1.0}, \
+     ipv4VXLANTunnelAddr: 10.65.1.0, vxlanTunnelMACAddr: '66:01:02:03:04:05', \
+     ipv6VXLANTunnelAddr: 'fd00:65:1::'}",
+);
+/// In the same subnets.
+const H2: (&str, &str, &str) = (
+    "Node",
+    "h2",
+    "{bgp: {ipv4Address: 192.0.2.2/25, ipv6Address: '2001:db8::2/64', ipv4IPIPTunnelAddr: 10.66.2.0}, \
+     ipv4VXLANTunnelAddr: 10.65.2.0, vxlanTunnelMACAddr: '66:00:00:00:00:02', \
+     ipv6VXLANTunnelAddr: 'fd00:65:2::'}",
+);
+/// In others.
+const H3: (&str, &str, &str) = (
+    "Node",
+    "h3",
+    "{bgp: {ipv4Address: 192.0.2.130/25, ipv6Address: '2001:db8:1::3/64', ipv4IPIPTunnelAddr: 10.66.3.0}, \
+     ipv4VXLANTunnelAddr: 10.65.3.0, ipv6VXLANTunnelAddr: 'fd00:65:3::'}",
+);
+/// Has told of no tunnel yet.
+const H4: (&str, &str, &str) = ("Node", "h4", "{bgp: {ipv4Address: 192.0.2.131/25}}");
+
+fn pool(name: &'static str, spec: &'static str) -> (&'static str, &'static str, &'static str) {
+    ("IPPool", name, spec)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn net(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn with_hosts(pools: &[(&str, &str, &str)]) -> Cache {
+    cache(&[&[H1, H2, H3, H4], pools].concat())
+}
+
+fn fabric(pools: &[(&str, &str, &str)]) -> Fabric {
+    Fabric::of(&with_hosts(pools), "h1")
+}
+
+#[test]
+fn always_wraps_for_every_host_that_told_where_to() {
+    let fabric = fabric(&[
+        pool("v4", "{cidr: 10.65.0.0/16, vxlanMode: Always}"),
+        pool("v6", "{cidr: 'fd00:65::/32', vxlanMode: Always}"),
+    ]);
+    let vxlan = |vtep: &str, host: &str| {
+        let (vtep, host) = (ip(vtep), ip(host));
+        Some(Through::Vxlan { vtep, host })
+    };
+    let block = net("10.65.2.0/26");
+    assert_eq!(fabric.through(block, "h2"), vxlan("10.65.2.0", "192.0.2.2"));
+    assert_eq!(
+        fabric.through(block, "h3"),
+        vxlan("10.65.3.0", "192.0.2.130")
+    );
+    assert_eq!(fabric.through(block, "h4"), None);
+    assert_eq!(fabric.through(block, "h1"), None, "its own");
+    assert_eq!(fabric.through(block, "nobody"), None);
+    let block = net("fd00:65:0:2::/122");
+    assert_eq!(
+        fabric.through(block, "h2"),
+        vxlan("fd00:65:2::", "2001:db8::2")
+    );
+    assert_eq!(fabric.through(net("10.99.0.0/26"), "h2"), None, "no pool");
+    let vteps: Vec<_> = fabric.vteps_v6().collect();
+    assert_eq!(vteps, [net("fd00:65:2::/128"), net("fd00:65:3::/128")]);
+}
+
+#[test]
+fn cross_subnet_wraps_only_for_hosts_elsewhere() {
+    for (mode, wrapped) in [
+        (
+            "vxlanMode",
+            Through::Vxlan {
+                vtep: ip("10.65.3.0"),
+                host: ip("192.0.2.130"),
+            },
+        ),
+        ("ipipMode", Through::Ipip(ip("192.0.2.130"))),
+    ] {
+        let spec: &'static str = format!("{{cidr: 10.65.0.0/16, {mode}: CrossSubnet}}").leak();
+        let fabric = fabric(&[pool("v4", spec)]);
+        let near = Some(Through::Plain(ip("192.0.2.2")));
+        assert_eq!(fabric.through(net("10.65.2.0/26"), "h2"), near, "{mode}");
+        let far = fabric.through(net("10.65.3.7/32"), "h3");
+        assert_eq!(far, Some(wrapped), "{mode}");
+    }
+}
+
+#[test]
+fn plain_pools_are_nothing_of_ours() {
+    let fabric = fabric(&[pool("v4", "{cidr: 10.65.0.0/16, vxlanMode: Never}")]);
+    assert!(!fabric.is_active());
+    assert_eq!(fabric.through(net("10.65.2.0/26"), "h2"), None);
+    assert_eq!(fabric.vteps_v6().count(), 0);
+}
+
+#[test]
+fn devices_follow_pools_settings_and_what_the_node_still_tells() {
+    let pools = [pool(
+        "v4",
+        "{cidr: 10.65.0.0/16, vxlanMode: Always, disabled: true}",
+    )];
+    let felix = (
+        "FelixConfiguration",
+        "default",
+        "{vxlanPort: 8472, vxlanVNI: 77, vxlanMTU: 1400}",
+    );
+    let mut resources = vec![H1, H2, H3, H4, felix];
+    resources.extend(pools);
+    let with_pool = cache(&resources);
+    let tunnels = Fabric::of(&with_pool, "h1").tunnels(&with_pool, "h1");
+    let vxlan = tunnels.vxlan_v4.unwrap();
+    assert_eq!((vxlan.vni, vxlan.port, vxlan.mtu), (77, 8472, Some(1400)));
+    assert_eq!(vxlan.local, ip("192.0.2.1"));
+    assert_eq!(vxlan.mac, [0x66, 1, 2, 3, 4, 5]);
+    assert_eq!(vxlan.address, Some(ip("10.65.1.0")));
+    let peers: Vec<_> = vxlan.peers.keys().copied().collect();
+    assert_eq!(peers, [ip("10.65.2.0"), ip("10.65.3.0")]);
+    // As the established system makes it of the name, where the host does not say.
+    assert_eq!(
+        vxlan.peers[&ip("10.65.3.0")].mac,
+        [0x66, 0x8d, 0xbc, 0x60, 0x58, 0xe0]
+    );
+    // No pool asks, but the Node still tells the others to send.
+    assert!(tunnels.vxlan_v6.is_some() && tunnels.ipip.is_some());
+
+    let bare = cache(&[H4]);
+    let tunnels = Fabric::of(&bare, "h4").tunnels(&bare, "h4");
+    assert!(tunnels.vxlan_v4.is_none() && tunnels.ipip.is_none());
+    let only_v4 = cache(&[H4, pool("v6", "{cidr: 'fd00:65::/32', vxlanMode: Always}")]);
+    let tunnels = Fabric::of(&only_v4, "h4").tunnels(&only_v4, "h4");
+    assert!(tunnels.vxlan_v6.is_none(), "the host has no IPv6 address");
+}
+
+#[test]
+fn the_room_for_headers_is_that_of_the_way_to_each_host() {
+    let all = with_hosts(&[
+        pool("v4", "{cidr: 10.65.0.0/16, vxlanMode: CrossSubnet}"),
+        pool("other", "{cidr: 10.66.0.0/16, ipipMode: Always}"),
+        pool("v6", "{cidr: 'fd00:65::/32', vxlanMode: Always}"),
+    ]);
+    let tunnels = Fabric::of(&all, "h1").tunnels(&all, "h1");
+    assert_eq!(tunnels.hosts[&ip("192.0.2.2")], 20);
+    assert_eq!(tunnels.hosts[&ip("192.0.2.130")], 50);
+    assert_eq!(tunnels.hosts[&ip("2001:db8::2")], 70);
+    assert_eq!(tunnels.own[&ip("192.0.2.1")], 50);
+    assert!(!tunnels.hosts.contains_key(&ip("192.0.2.1")));
+}
+
+#[test]
+fn hardware_addresses_are_read_as_they_are_written() {
+    assert_eq!(
+        parse_mac("66:0a:Ff:00:01:02"),
+        Some([0x66, 10, 255, 0, 1, 2])
+    );
+    assert_eq!(mac_text([0x66, 10, 255, 0, 1, 2]), "66:0a:ff:00:01:02");
+    for wrong in [
+        "",
+        "66:0a",
+        "66:0a:ff:00:01:02:03",
+        "01:00:00:00:00:00",
+        "zz:0:0:0:0:0",
+    ] {
+        assert_eq!(parse_mac(wrong), None, "{wrong}");
+    }
+}

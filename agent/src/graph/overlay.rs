@@ -1,0 +1,182 @@
+//! Which prefix leads to which other host by a way that a pool prescribes, kept by what changes.
+//!
+//! Other hosts' blocks come from their affinities, so that no route changes when a container comes or goes; an address
+//! outside of its host's blocks (borrowed, or moved with its identity) has a route of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnetwork::IpNetwork;
+use margay_model::any::AnyResource;
+use margay_model::kind::{Kind, ResourceKey};
+use margay_model::workload_endpoint::WorkloadEndpoint;
+
+use super::Cache;
+use crate::derive::{Fabric, Through, Tunnels};
+use crate::translate::networks;
+
+/// The state; of no cost where no pool asks for a tunnel.
+#[derive(Debug, Default)]
+pub(super) struct Overlay {
+    fabric: Fabric,
+    /// Every host's blocks.
+    blocks: BTreeMap<IpNetwork, String>,
+    /// Prefixes of endpoints that are not in a block of their host's.
+    borrowed: BTreeMap<IpNetwork, BTreeMap<ResourceKey, String>>,
+    told: BTreeMap<IpNetwork, Through>,
+    /// To be decided anew.
+    dirty: BTreeSet<IpNetwork>,
+    all_dirty: bool,
+    /// `borrowed` is to be made anew.
+    borrowed_stale: bool,
+}
+
+impl Overlay {
+    /// Pools, hosts or settings changed.
+    pub(super) fn refresh(&mut self, cache: &Cache, node: &str) -> Tunnels {
+        self.fabric = Fabric::of(cache, node);
+        self.all_dirty = true;
+        self.borrowed_stale = true;
+        self.fabric.tunnels(cache, node)
+    }
+
+    /// A host has a block.
+    pub(super) fn add_block(&mut self, block: IpNetwork, node: &str) {
+        let before = self.blocks.insert(block, node.to_owned());
+        match before {
+            Some(before) if before == node => return,
+            Some(_) => self.borrowed_stale = true,
+            None => {
+                let inside = self.borrowed.range(block..);
+                let inside = inside.take_while(|(net, _)| block.contains(net.network()));
+                let inside: Vec<_> = inside.map(|(net, _)| *net).collect();
+                for net in inside {
+                    self.dirty.insert(net);
+                    if let Some(owners) = self.borrowed.get_mut(&net) {
+                        owners.retain(|_, owner| owner != node);
+                    }
+                }
+            }
+        }
+        self.dirty.insert(block);
+    }
+
+    /// A host has a block no more.
+    pub(super) fn remove_block(&mut self, block: IpNetwork, node: &str) {
+        if self.blocks.get(&block).is_some_and(|owner| owner == node) {
+            self.blocks.remove(&block);
+            self.dirty.insert(block);
+            self.borrowed_stale = true;
+        }
+    }
+
+    /// Only these blocks are anybody's.
+    pub(super) fn retain_blocks(&mut self, keep: impl Fn(&IpNetwork, &str) -> bool) {
+        let gone = self.blocks.iter().filter(|(net, node)| !keep(net, node));
+        let gone: Vec<_> = gone.map(|(net, node)| (*net, node.clone())).collect();
+        for (net, node) in gone {
+            self.remove_block(net, &node);
+        }
+    }
+
+    /// An endpoint changed.
+    pub(super) fn endpoint(
+        &mut self,
+        key: &ResourceKey,
+        old: Option<&AnyResource>,
+        new: Option<&AnyResource>,
+    ) {
+        if !self.fabric.is_active() || self.borrowed_stale {
+            return;
+        }
+        if let Some(AnyResource::WorkloadEndpoint(old)) = old {
+            for net in networks(&old.spec.ip_networks) {
+                if let Some(owners) = self.borrowed.get_mut(&net)
+                    && owners.remove(key).is_some()
+                {
+                    self.dirty.insert(net);
+                }
+            }
+        }
+        if let Some(AnyResource::WorkloadEndpoint(new)) = new {
+            self.note(key, new);
+        }
+    }
+
+    fn note(&mut self, key: &ResourceKey, endpoint: &WorkloadEndpoint) {
+        let node = &endpoint.spec.node;
+        for net in networks(&endpoint.spec.ip_networks) {
+            if self.fabric.concerns(net) && self.owner_of(net) != Some(node) {
+                let owners = self.borrowed.entry(net).or_default();
+                owners.insert(key.clone(), node.clone());
+                self.dirty.insert(net);
+            }
+        }
+    }
+
+    /// Whose block a prefix is in. Blocks do not overlap.
+    fn owner_of(&self, net: IpNetwork) -> Option<&String> {
+        let (block, owner) = self.blocks.range(..=net).next_back()?;
+        block.contains(net.network()).then_some(owner)
+    }
+
+    /// Whether [`Overlay::changes`] has something to look at.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.all_dirty || self.borrowed_stale || !self.dirty.is_empty()
+    }
+
+    /// What differs from what was told before.
+    pub(super) fn changes(&mut self, cache: &Cache) -> Vec<(IpNetwork, Option<Through>)> {
+        if self.borrowed_stale {
+            self.dirty.extend(self.borrowed.keys());
+            self.borrowed.clear();
+            if self.fabric.is_active() {
+                for resource in cache.of_kind(Kind::WorkloadEndpoint) {
+                    if let AnyResource::WorkloadEndpoint(endpoint) = resource {
+                        self.note(&resource.key(), endpoint);
+                    }
+                }
+            }
+            self.borrowed_stale = false;
+        }
+        if std::mem::take(&mut self.all_dirty) {
+            self.dirty.extend(self.told.keys());
+            if self.fabric.is_active() {
+                self.dirty.extend(self.blocks.keys());
+                self.dirty.extend(self.borrowed.keys());
+                self.dirty.extend(self.fabric.vteps_v6());
+            }
+        }
+        let vteps: BTreeSet<IpNetwork> = self.fabric.vteps_v6().collect();
+        let mut changes = Vec::new();
+        for net in std::mem::take(&mut self.dirty) {
+            let through = self.decide(net, &vteps);
+            let before = match through {
+                Some(through) => self.told.insert(net, through),
+                None => self.told.remove(&net),
+            };
+            if before != through {
+                changes.push((net, through));
+            }
+            if self.borrowed.get(&net).is_some_and(BTreeMap::is_empty) {
+                self.borrowed.remove(&net);
+            }
+        }
+        changes
+    }
+
+    fn decide(&self, net: IpNetwork, vteps: &BTreeSet<IpNetwork>) -> Option<Through> {
+        if !self.fabric.is_active() {
+            return None;
+        }
+        if vteps.contains(&net) {
+            return Some(Through::Vtep);
+        }
+        let owners = self.borrowed.get(&net).into_iter().flatten();
+        let mut owners = owners.map(|(_, node)| node).chain(self.blocks.get(&net));
+        owners.find_map(|node| self.fabric.through(net, node))
+    }
+}
+
+#[cfg(test)]
+#[path = "overlay_tests.rs"]
+mod tests;
