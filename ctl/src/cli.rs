@@ -17,6 +17,7 @@ use crate::verbs::datastore::DatastoreCommand;
 use crate::verbs::diags::{ClusterCommand, NodeDiags};
 use crate::verbs::diff::Diff;
 use crate::verbs::get::Get;
+use crate::verbs::node_clean::Clean;
 use crate::verbs::policy::PolicyCommand;
 use crate::verbs::selector::SelectorCommand;
 use crate::verbs::validate::Validate;
@@ -212,6 +213,9 @@ preference 0. Nothing is withdrawn: what has no other path stays. Kept in the No
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Remove from this host everything of ours: interfaces, routes, rules, sets, tunnel devices
+    #[command(after_help = crate::verbs::node_clean::HELP)]
+    Clean(Clean),
     /// Remove a host that is gone for good: its endpoints, addresses, handles, blocks and its Node
     #[command(after_help = "\
 Example:

@@ -259,6 +259,9 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
             verbs::checksystem::checksystem(args, &context.host, &mut context.streams)
         }
         Command::Node(NodeCommand::Diags(args)) => verbs::diags::node(args, context).await,
+        Command::Node(NodeCommand::Clean(args)) => {
+            verbs::node_clean::run(args, &context.socket, &mut context.streams)
+        }
         Command::Datastore(command) => verbs::datastore::run(command, context).await,
         Command::Ipam(command) => ipam(command, context).await,
         Command::Bgp(command) => verbs::bgp::online(command, context).await,

@@ -15,6 +15,7 @@ pub(crate) mod ipam_check;
 pub(crate) mod ipam_report;
 pub(crate) mod modify;
 pub(crate) mod node;
+pub(crate) mod node_clean;
 pub(crate) mod node_drain;
 pub(crate) mod node_remove;
 pub(crate) mod policy;
