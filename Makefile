@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic install
+.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic install test-vm
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -12,6 +12,7 @@ help:
 	@echo 'make demo KEEP=1     leaves the lab up and tells how to look around'
 	@echo 'make check           format, lints, unit tests'
 	@echo 'make test            everything'
+	@echo 'make test-vm         tunnel devices on a Debian kernel, in a virtual machine (about 3 minutes)'
 	@echo 'make bench           benchmarks'
 	@echo 'make bench-bgp       passing routes on, beside BIRD, FRR and GoBGP (about 25 minutes; ARGS="--rounds 1 --divisor 10")'
 	@echo 'make soak-bgp        ten minutes: 1 s keepalives and 50 ms BFD under a million routes (SECS=n ROUTES=n)'
@@ -41,6 +42,10 @@ demo-single:
 
 check:
 	scripts/check.sh
+
+test-vm:
+	scripts/setup.sh build test
+	scripts/test-vm.sh
 
 test:
 	scripts/test.sh

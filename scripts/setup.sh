@@ -40,6 +40,10 @@ test:bsdutils:script
 test:systemd:systemd-analyze
 test:fish:fish
 test:zsh:zsh
+test:qemu-system-x86:qemu-system-x86_64
+test:cpio:cpio
+test:kmod:depmod
+test:xz-utils:xz
 "
 
 check=no
