@@ -59,7 +59,10 @@ fn cross_subnet_wraps_between_subnets_alone() -> Result<()> {
     eventually(SOON, "the addresses are given back", || {
         let url = lab.etcd.url();
         let get = "get --prefix --keys-only /calico/ipam/v2/handle/";
-        let handles = lab.lab.store.exec(&format!("etcdctl --endpoints {url} {get}"))?;
+        let handles = lab
+            .lab
+            .store
+            .exec(&format!("etcdctl --endpoints {url} {get}"))?;
         ensure!(!handles.contains("tunnel-addr"), "{handles}");
         ensure!(handles.contains("demo"), "no container has one: {handles}");
         Ok::<_, anyhow::Error>(())
