@@ -135,6 +135,7 @@ enum Job {
     View(Answer<View>),
     Tunnel(TunnelKind, Vec<String>, Answer<IpAddr>),
     ReleaseTunnel(TunnelKind, Answer<()>),
+    Run(Box<Request>, Answer<Outcome>),
 }
 
 /// The way to the task.
@@ -158,6 +159,11 @@ impl IpamHandle {
     /// The addresses that a handle holds in the store.
     pub(crate) async fn addresses_of(&self, handle_id: String) -> Result<Vec<IpAddr>, TaskError> {
         self.ask(|answer| Job::AddressesOf(handle_id, answer)).await
+    }
+
+    /// Makes any one change, for handlers whose addresses and endpoints come in different calls.
+    pub(crate) async fn run(&self, request: Request) -> Result<Outcome, TaskError> {
+        self.ask(|answer| Job::Run(Box::new(request), answer)).await
     }
 
     async fn ask<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> Result<T, TaskError> {
@@ -318,6 +324,10 @@ impl Task {
                     ));
                     waiting.push(Waiting::Assign(assign, answer));
                 }
+                Job::Run(request, answer) => {
+                    requests.push(*request);
+                    waiting.push(Waiting::Run(answer));
+                }
                 Job::Release(release, answer) => {
                     requests.push(self.release_request(&release));
                     waiting.push(Waiting::Release(release, answer));
@@ -356,6 +366,11 @@ impl Task {
                         .map_err(TaskError::from)
                         .and_then(|outcome| written(*assign, &outcome));
                     answer.send(written).unwrap_or_default();
+                }
+                Waiting::Run(answer) => {
+                    answer
+                        .send(outcome.map_err(TaskError::from))
+                        .unwrap_or_default();
                 }
                 Waiting::Release(release, answer) => {
                     let released = self.follow_up(release, outcome).await;
@@ -494,6 +509,7 @@ impl Task {
 enum Waiting {
     Assign(Box<Assign>, Answer<Written>),
     Release(Release, Answer<()>),
+    Run(Answer<Outcome>),
 }
 
 fn ips_of(given: &[IpAddr], assigned: &[Address]) -> Vec<IpAddr> {

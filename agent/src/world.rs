@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use margay_model::calico_node_status::CalicoNodeStatusSpec;
@@ -12,6 +13,10 @@ use margay_model::net::Cidr;
 use margay_model::node::Node;
 use margay_model::store::Revision;
 use margay_model::workload_endpoint::WorkloadEndpoint;
+use tokio::sync::watch;
+
+/// How long a call waits for an agent that is still reading the store.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A consistent view at one moment; replaced whole, never changed.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +57,14 @@ pub(crate) struct LocalEndpoint {
 }
 
 impl World {
+    /// The world once the agent is in sync; `None` if that takes too long.
+    pub(crate) async fn synced(world: &watch::Receiver<Arc<Self>>) -> Option<Arc<Self>> {
+        let mut world = world.clone();
+        let synced = tokio::time::timeout(SYNC_TIMEOUT, world.wait_for(|w| w.in_sync)).await;
+        let world = synced.ok()?.ok()?;
+        Some(Arc::clone(&world))
+    }
+
     /// Whether addresses are chosen by the same pools, settings and labels.
     pub(crate) fn same_rules(&self, other: &Self) -> bool {
         let same_node = match (&self.node, &other.node) {

@@ -32,7 +32,10 @@ pub(crate) use add::now_rfc3339;
 pub(crate) use identity::Identity;
 use journal::Entry;
 pub(crate) use journal::Journal;
+pub(crate) use mac::{format_mac, parse_mac};
+pub(crate) use naming::host_ifname;
 pub(crate) use netconf::IpamWish;
+pub(crate) use turns::Turns;
 
 use crate::causes::in_full;
 use crate::fault;
@@ -41,20 +44,19 @@ use crate::ipam_task::{IpamHandle, Release};
 use crate::reaper::Reaper;
 use crate::world::World;
 use netconf::Call;
-use turns::Turns;
 
 /// Why nothing is attached while somebody works on the datastore as a whole.
 pub(crate) const LOCKED: &str = "the datastore is locked (ClusterInformation default has datastoreReady: \
                                  false): it is being migrated, or margayctl datastore unlock is due";
 
+/// Why nothing is attached or detached by an agent that has just started.
+pub(crate) const NOT_SYNCED: &str = "the agent has not read the datastore yet";
+
 /// Version of an error told before the configuration's own is known.
 const NEWEST: &str = "1.1.0";
 
-/// How long a call waits for an agent that is still reading the store.
-const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// How long the kernel may take to acknowledge policy and route.
-const PROGRAM_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const PROGRAM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where an endpoint of ours says which handle holds its addresses: a field the established layout does
 /// not have, for the audit of what a crash or a reboot left.
@@ -77,7 +79,7 @@ pub(crate) struct Cni {
     journal: Journal,
     /// The largest packet that reaches every other host, if that is known.
     mtu: watch::Receiver<Option<u32>>,
-    turns: Turns,
+    turns: Arc<Turns>,
 }
 
 impl Cni {
@@ -87,6 +89,7 @@ impl Cni {
         graph: GraphHandle,
         ipam: IpamHandle,
         reaper: Reaper,
+        turns: Arc<Turns>,
         journal: Journal,
         mtu: watch::Receiver<Option<u32>>,
     ) -> Self {
@@ -98,7 +101,7 @@ impl Cni {
             reaper,
             journal,
             mtu,
-            turns: Turns::default(),
+            turns,
         }
     }
 
@@ -262,15 +265,8 @@ impl Cni {
 
     /// The world once the agent is in sync.
     async fn synced_world(&self) -> Result<Arc<World>, CniError> {
-        let mut world = self.world.clone();
-        let synced = tokio::time::timeout(SYNC_TIMEOUT, world.wait_for(|w| w.in_sync)).await;
-        match synced {
-            Ok(Ok(world)) => Ok(Arc::clone(&world)),
-            _ => Err(CniError::new(
-                code::TRY_AGAIN_LATER,
-                "the agent has not read the datastore yet",
-            )),
-        }
+        let synced = World::synced(&self.world).await;
+        synced.ok_or_else(|| CniError::new(code::TRY_AGAIN_LATER, NOT_SYNCED))
     }
 }
 

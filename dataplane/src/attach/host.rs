@@ -1,7 +1,7 @@
 //! The host's side: making and removing the pair, and the switches of its host end.
 
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ const CARRIER_WAIT: Duration = Duration::from_secs(1);
 pub(super) fn create_link(
     socket: &mut Socket,
     spec: &AttachSpec,
-    netns: &File,
+    netns: Option<&File>,
 ) -> Result<Attached, AttachError> {
     let name = &spec.host_ifname;
     let container_mac = spec.container_mac.unwrap_or_else(|| mac_of(name));
@@ -137,7 +137,7 @@ pub(super) fn prepare(
     ] {
         conf(key, value)?;
     }
-    add_gateway(socket, link).map_err(AttachError::kernel(
+    add_gateway(socket, link.host_ifindex, GATEWAY_V6).map_err(AttachError::kernel(
         "add the gateway's link-local address",
         name,
     ))
@@ -180,7 +180,7 @@ fn push_group<S: AsRef<str>>(batch: &mut Batch, names: &[S], group: u32) {
     }
 }
 
-fn push_veth(batch: &mut Batch, spec: &AttachSpec, netns: &File, container_mac: [u8; 6]) {
+fn push_veth(batch: &mut Batch, spec: &AttachSpec, netns: Option<&File>, container_mac: [u8; 6]) {
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     let end = |m: &mut Request<'_>, name: &str, mac: &[u8; 6]| {
         m.string(libc::IFLA_IFNAME, name);
@@ -199,7 +199,9 @@ fn push_veth(batch: &mut Batch, spec: &AttachSpec, netns: &File, container_mac: 
             m.nest(libc::IFLA_INFO_DATA, &[], |m| {
                 m.nest(VETH_INFO_PEER, &ifinfomsg(0, 0, 0), |m| {
                     end(m, &spec.container_ifname, &container_mac);
-                    m.u32(libc::IFLA_NET_NS_FD, netns.as_raw_fd() as u32);
+                    if let Some(netns) = netns {
+                        m.u32(libc::IFLA_NET_NS_FD, netns.as_raw_fd() as u32);
+                    }
                 });
             });
         });
@@ -283,15 +285,19 @@ fn not_created(socket: &mut Socket, spec: &AttachSpec, error: &RequestError) -> 
     }
 }
 
-fn add_gateway(socket: &mut Socket, link: &Attached) -> Result<(), NetlinkError> {
-    let gateway = IpAddr::V6(GATEWAY_V6);
+pub(super) fn add_gateway(
+    socket: &mut Socket,
+    host_ifindex: u32,
+    gateway: Ipv6Addr,
+) -> Result<(), NetlinkError> {
+    let gateway = IpAddr::V6(gateway);
     let nodad = libc::IFA_F_NODAD as u8;
     let header = ifaddrmsg(
         family_of(gateway),
         64,
         nodad,
         libc::RT_SCOPE_LINK,
-        link.host_ifindex,
+        host_ifindex,
     );
     let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
     let added = socket.request(libc::RTM_NEWADDR, flags, &header, |m| {

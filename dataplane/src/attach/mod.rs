@@ -19,6 +19,7 @@ mod check;
 mod container;
 mod host;
 mod netns;
+mod pair;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use netns::Netns;
 
 pub use check::check;
 pub use host::{remove, remove_many};
+pub use pair::{GATEWAYS, add_host_address, create_pair, gateways, is_here, serve_gateways};
 
 /// The hardware address of every host end.
 pub const HOST_MAC: [u8; 6] = [0xee; 6];
@@ -176,7 +178,7 @@ pub fn create_link(spec: &AttachSpec) -> Result<Pending, AttachError> {
     let netns = Netns::open(&spec.netns)?;
     let open = AttachError::kernel("open a netlink socket", &spec.host_ifname);
     let mut host = Socket::route().map_err(open)?;
-    let link = host::create_link(&mut host, spec, netns.file())?;
+    let link = host::create_link(&mut host, spec, Some(netns.file()))?;
     let prepared =
         host::prepare(&mut host, spec, &link).and_then(|()| netns.run(|| container::prepare(spec)));
     match prepared {

@@ -359,3 +359,72 @@ fn a_spoofed_source_is_dropped_unless_allowed() {
         assert_eq!(line.split_whitespace().nth(1), Some(passed), "{counters}");
     }
 }
+
+/// What a runtime does that moves the container's end in by itself: no neighbour entry is there to begin with, and
+/// the host has no default route, which proxy ARP would need.
+#[test]
+fn a_pair_that_another_moves_in_is_reachable_by_gateways_that_answer() {
+    let (host, c) = (NetNs::new(), NetNs::new());
+    let pair = |number: u8| AttachSpec {
+        netns: Default::default(),
+        container_ifname: format!("tmp{number}"),
+        host_ifname: format!("mgy{number}"),
+        ..spec(&c, "")
+    };
+    host.run(|| {
+        crate::sysctl::host_forwarding_on().unwrap();
+        let mut routes = RouteTable::open(Config::default()).unwrap();
+        for number in [0, 1] {
+            let spec = pair(number);
+            assert!(!is_here(&spec).unwrap());
+            create_pair(&spec).unwrap();
+            assert!(is_here(&spec).unwrap());
+            serve_gateways(&spec.host_ifname, number, true).unwrap();
+            serve_gateways(&spec.host_ifname, number, true).unwrap();
+            for address in [format!("10.65.0.{number}"), format!("fd00:65::{number}")] {
+                let address: IpAddr = address.parse().unwrap();
+                routes.set(address.into(), Route::device(&spec.host_ifname));
+            }
+        }
+        assert!(routes.apply().failed.is_empty());
+    });
+    for number in [0, 1] {
+        host.ip(&format!(
+            "link set tmp{number} netns {} name eth{number}",
+            c.name()
+        ));
+        c.ip(&format!("addr add 10.65.0.{number}/32 dev eth{number}"));
+        c.ip(&format!(
+            "addr add fd00:65::{number}/128 dev eth{number} nodad"
+        ));
+        c.ip(&format!("link set eth{number} up"));
+        let (v4, v6) = gateways(number);
+        c.ip(&format!("route add {v4}/32 dev eth{number} scope link"));
+        c.ip(&format!("-6 route add {v6}/128 dev eth{number}"));
+        c.ip(&format!("route add 192.0.2.{number}/32 via {v4}"));
+        c.ip(&format!(
+            "-6 route add 2001:db8::{number}/128 via {v6} dev eth{number}"
+        ));
+        host.run(|| assert!(!is_here(&pair(number)).unwrap()));
+    }
+    for address in [
+        "192.0.2.0/32",
+        "192.0.2.1/32",
+        "2001:db8::0/128",
+        "2001:db8::1/128",
+    ] {
+        host.ip(&format!("addr add {address} dev lo"));
+    }
+    for to in ["192.0.2.0", "192.0.2.1", "2001:db8::0", "2001:db8::1"] {
+        // The container's link-local address may still be tentative.
+        let (passed, output) = c.command(&format!("ping -c 1 -w 5 {to}"));
+        assert!(passed, "{to}: {output}");
+    }
+    // The host's own packets do not come from a gateway.
+    host.ip("addr add 198.51.100.1/32 dev lo");
+    let (_, output) = host.command("ip route get 10.65.0.1");
+    assert!(
+        output.contains("src 192.0.2.0") || output.contains("src 198.51.100.1"),
+        "{output}"
+    );
+}
