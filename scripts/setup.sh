@@ -36,6 +36,9 @@ test:jq:jq
 test:containernetworking-plugins:/usr/lib/cni/ptp
 test:openssl:openssl
 test:busybox-static:busybox
+test:docker.io:dockerd
+test:tini:tini
+test:bind9-dnsutils:dig
 test:bsdutils:script
 test:systemd:systemd-analyze
 test:fish:fish
@@ -105,7 +108,7 @@ fi
 "${root[@]}" apt-get update -q
 "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
 if [ -d /run/systemd/system ]; then
-  for service in etcd:etcd-server bird:bird2 frr:frr gobgpd:gobgpd; do
+  for service in etcd:etcd-server bird:bird2 frr:frr gobgpd:gobgpd docker:docker.io containerd:docker.io; do
     case " ${missing[*]} " in
       *" ${service#*:} "*) "${root[@]}" systemctl disable --quiet "${service%%:*}" || true ;;
     esac

@@ -13,6 +13,8 @@ use margay_model::settings;
 use margay_speaker::bmp::BmpConfig;
 use serde::Deserialize;
 
+use crate::dns::DnsConfig;
+use crate::docker::DockerConfig;
 use crate::flows::FlowsConfig;
 
 /// Plain data, read once at start. What can change while running is in the datastore instead.
@@ -66,6 +68,10 @@ pub(crate) struct Config {
     /// Packets that policy decides about: of which `margayctl flows` tells (`capture: none`, `denied` or `all`), which
     /// are told of in the log (`log: none`, `rules`, `denied` or `all`), the `group` of NFLOG that they come through.
     pub(crate) flows: FlowsConfig,
+    /// Docker's plugin interface; not served when absent. `{}` has it served with all defaults.
+    pub(crate) docker: Option<DockerConfig>,
+    /// A responder for the names of workloads; none when absent. `{}` has it listen on 169.254.1.53.
+    pub(crate) dns: Option<DnsConfig>,
     /// Filter directives for the log, for example `info` or `margay_speaker=debug,info`.
     pub(crate) log: String,
 }
@@ -113,6 +119,8 @@ impl Default for Config {
             felix_env: serde_json::Map::new(),
             env_errors: Vec::new(),
             flows: FlowsConfig::default(),
+            docker: None,
+            dns: None,
             log: "info".to_owned(),
         }
     }
@@ -154,6 +162,9 @@ impl Config {
             bail!("{}", errors.join("; "));
         }
         config.node_networks()?;
+        if let Some(Err(error)) = config.dns.as_ref().map(DnsConfig::check) {
+            bail!("{error}");
+        }
         let audit = config.audit_interval_secs;
         if !(1..=86_400).contains(&audit) {
             bail!("audit_interval_secs is {audit}, must be 1 to 86400");
@@ -252,6 +263,26 @@ mod tests {
             "felix.chainInsertMode: found \"Sideways\", allowed: Insert, Append; felix.logPrefx: found an \
              unknown field, did you mean \"logPrefix\"?"
         );
+    }
+
+    #[test]
+    fn docker_and_names_are_off_until_named_and_then_have_defaults() {
+        let config = Config::parse("").unwrap();
+        assert_eq!((config.docker, config.dns), (None, None));
+        let config = Config::parse("docker: {}\ndns: {zone: lab.internal}").unwrap();
+        let socket = config.docker.unwrap().socket;
+        assert_eq!(socket, Path::new("/run/docker/plugins/margay.sock"));
+        assert_eq!(
+            config.dns.unwrap().listen,
+            ["169.254.1.53:53".parse().unwrap()]
+        );
+        let error = Config::parse("dns: {ttl_secs: 9999}").unwrap_err();
+        assert!(
+            error.to_string().contains("dns.ttl_secs is 9999"),
+            "{error}"
+        );
+        let error = Config::parse("docker: {sockt: /x}").unwrap_err();
+        assert!(error.to_string().contains("sockt"), "{error}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ mod cni;
 mod collect;
 mod config;
 mod derive;
+mod dns;
+mod docker;
 mod fault;
 mod flows;
 mod graph;

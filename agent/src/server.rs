@@ -92,7 +92,8 @@ impl Server {
         self.accept(|stream| serve(stream, services.clone())).await;
     }
 
-    async fn accept<F>(&self, serve: impl Fn(UnixStream) -> F)
+    /// Serves each connection by itself, until the future is dropped.
+    pub(crate) async fn accept<F>(&self, serve: impl Fn(UnixStream) -> F)
     where
         F: Future<Output = io::Result<()>> + Send + 'static,
     {

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::bgp::BgpHandle;
 use crate::cni::LOCKED;
+use crate::dns::Responder;
 use crate::flows::FlowsHandle;
 use crate::kernel::KernelHandle;
 use crate::world::World;
@@ -31,6 +32,8 @@ pub(crate) struct StatusSource {
     pub(crate) flows: FlowsHandle,
     /// None when BGP is off.
     pub(crate) bgp: Option<BgpHandle>,
+    /// None when names are not served.
+    pub(crate) names: Option<Arc<Responder>>,
 }
 
 impl StatusSource {

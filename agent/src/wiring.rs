@@ -16,15 +16,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::answers::Answers;
 use crate::audit;
 use crate::bgp::{BgpHandle, Keeper, announcer};
-use crate::cni::{Cni, Journal};
+use crate::cni::{Cni, Journal, Turns};
 use crate::collect::Collector;
 use crate::config::Config;
 use crate::derive::BgpSettings;
+use crate::dns::Responder;
+use crate::docker;
 use crate::flows::Flows;
 use crate::graph::{Graph, Inputs, Outputs};
 use crate::kernel::{self, LEARNED, Setup};
@@ -137,6 +140,9 @@ struct Agent {
     /// Gives up its claims at the end.
     collector: JoinHandle<()>,
     cancel: CancellationToken,
+    /// Removes the plugin socket when it ends.
+    _docker: Option<AbortOnDropHandle<()>>,
+    _names: Vec<AbortOnDropHandle<()>>,
     _syncers: [Syncer; 2],
 }
 
@@ -200,10 +206,12 @@ impl Agent {
             restarting,
             secrets: config.secrets_dir.clone(),
         };
+        let names = config.dns.clone().map(|dns| Arc::new(Responder::new(dns)));
         let outputs = Outputs {
             kernel: kernel.clone(),
             bgp: bgp_tx,
             world: world_tx,
+            names: names.clone(),
         };
         for error in &config.env_errors {
             warn!(error, "environment: setting ignored");
@@ -219,6 +227,10 @@ impl Agent {
             graph.remember(resources, affinities);
         }
         let graph_task = tokio::spawn(graph.run(inputs));
+        // Names are answered also while the datastore is away.
+        let names_tasks = names
+            .as_ref()
+            .map(|names| names.spawn(store.clone(), keys.prefix()));
 
         let cancel = CancellationToken::new();
         let bgp = config.bgp.then(|| {
@@ -254,6 +266,7 @@ impl Agent {
             flows: flows.spawn(name.clone(), kernel.clone()),
             kernel,
             bgp: bgp_handle,
+            names,
         };
         if let Some(manager) = Notifier::from_env() {
             let (world, kernel) = (world.clone(), status.kernel.clone());
@@ -295,12 +308,36 @@ impl Agent {
             world.clone(),
         ));
         let reaper = Reaper::spawn(|names| attach::remove_many(names).map_err(|e| e.to_string()));
+        let turns = Arc::new(Turns::default());
+        let mut docker_task = None;
+        if let Some(docker) = config.docker.clone() {
+            let socket = Server::bind(&docker.socket)
+                .with_context(|| format!("docker.socket {}", docker.socket.display()))?;
+            let parts = docker::Parts {
+                node: name.clone(),
+                keys: keys.clone(),
+                store: store.clone(),
+                world: world.clone(),
+                graph: graph_handle.clone(),
+                ipam: ipam.clone(),
+                reaper: reaper.clone(),
+                turns: Arc::clone(&turns),
+                mtu: mtu.clone(),
+                interval: audit_interval,
+                grace: Duration::from_secs(config.leak_grace_secs),
+            };
+            let driver = Arc::new(docker::Driver::new(docker, parts));
+            docker_task = Some(AbortOnDropHandle::new(tokio::spawn(docker::serve(
+                driver, socket,
+            ))));
+        }
         let cni = Cni::new(
             name.clone(),
             world.clone(),
             graph_handle,
             ipam,
             reaper,
+            turns,
             journal,
             mtu,
         );
@@ -329,6 +366,8 @@ impl Agent {
             stations,
             collector,
             cancel,
+            _docker: docker_task,
+            _names: names_tasks.unwrap_or_default(),
             _syncers: syncers,
         })
     }

@@ -34,6 +34,7 @@ use tracing::{info, warn};
 
 use crate::cni::is_sticky;
 use crate::derive;
+use crate::dns::{Record, Responder};
 use crate::kernel::{Acknowledge, Batch, Expect, KernelHandle, Waiting};
 use crate::world::{LocalEndpoint, World};
 use cache::Changed;
@@ -117,6 +118,8 @@ pub(crate) struct Outputs {
     /// The speaker's whole configuration; `None` until the store was read.
     pub(crate) bgp: watch::Sender<Option<derive::Bgp>>,
     pub(crate) world: watch::Sender<Arc<World>>,
+    /// Told of every endpoint of the cluster, where names are served.
+    pub(crate) names: Option<Arc<Responder>>,
 }
 
 /// Where the graph hears from.
@@ -368,6 +371,13 @@ impl Graph {
                 let new = self.cache.get(&changed.key);
                 self.overlay
                     .endpoint(&changed.key, changed.old.as_ref(), new);
+                if let Some(names) = &self.outputs.names {
+                    let record = match self.cache.get(&changed.key) {
+                        Some(AnyResource::WorkloadEndpoint(endpoint)) => Record::of(endpoint),
+                        _ => None,
+                    };
+                    names.set(changed.key.clone(), record);
+                }
                 let local = self.cache.local_endpoint(&changed.key, &self.node);
                 let before = match local {
                     Some(local) => {

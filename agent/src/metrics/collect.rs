@@ -7,6 +7,7 @@ use margay_api::status::NodeStatus;
 use margay_speaker::{PeerStatus, State, Totals};
 
 use super::text::{Kind, Text};
+use crate::dns::Responder;
 use crate::status::StatusSource;
 use crate::world::World;
 
@@ -26,6 +27,9 @@ pub(super) async fn collect(source: &StatusSource) -> String {
         }
     }
     addresses(&source.world.borrow(), &mut text);
+    if let Some(responder) = &source.names {
+        names(responder, &mut text);
+    }
     process(&mut text);
     text.finish()
 }
@@ -270,6 +274,18 @@ fn addresses(world: &World, text: &mut Text) {
         .map(|(pool, count)| (vec![("ippool", pool.to_owned())], count as f64));
     let help = "Addresses of this node's endpoints, by the pool that they are in.";
     text.metric(Kind::Gauge, "margay_ipam_endpoint_addresses", help, samples);
+}
+
+fn names(responder: &Responder, text: &mut Text) {
+    let help = "Endpoints that have a name in DNS.";
+    let named = responder.named() as f64;
+    text.single(Kind::Gauge, "margay_dns_endpoints", help, named);
+    let samples = responder
+        .counters()
+        .all()
+        .map(|(result, count)| (vec![("result", result.to_owned())], count as f64));
+    let help = "DNS queries, by what became of them.";
+    text.metric(Kind::Counter, "margay_dns_queries_total", help, samples);
 }
 
 fn contains(pool: &margay_model::ippool::IpPool, addr: IpAddr) -> bool {
