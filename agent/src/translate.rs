@@ -9,8 +9,12 @@ use ipnetwork::IpNetwork;
 use margay_dataplane::filter as to;
 use margay_model::kind::ResourceKey;
 use margay_model::net::Cidr;
+use margay_model::qos::QosControls;
 use margay_policy::failsafe::Failsafe;
 use margay_policy::program as from;
+
+/// Of packets a second that can be limited; iptables knows no more.
+const MOST_PACKETS: u64 = 1_000_000;
 
 pub(crate) fn set_id(id: &from::SetId) -> to::SetId {
     to::SetId::new(id.as_str())
@@ -140,6 +144,28 @@ pub(crate) fn endpoint(plan: &from::EndpointPlan) -> to::Endpoint {
         profiles: plan.profiles.iter().map(|name| profile_id(name)).collect(),
         admin_up: plan.admin_up,
         allowed_source_prefixes: networks(&plan.allowed_source_prefixes),
+        limits: limits(&plan.qos),
+    }
+}
+
+fn limits(qos: &QosControls) -> to::Limits {
+    let way = |rate: Option<u64>, burst, connections| to::WayLimits {
+        packets_a_second: rate.map(|rate| rate.clamp(1, MOST_PACKETS)),
+        packets_at_once: burst,
+        connections,
+    };
+    to::Limits {
+        ingress: way(
+            qos.ingress_packet_rate,
+            qos.ingress_packet_burst,
+            qos.ingress_max_connections,
+        ),
+        egress: way(
+            qos.egress_packet_rate,
+            qos.egress_packet_burst,
+            qos.egress_max_connections,
+        ),
+        dscp: qos.dscp,
     }
 }
 

@@ -176,6 +176,7 @@ mod tests {
             profiles: vec!["open".into()],
             admin_up: true,
             allowed_source_prefixes: Vec::new(),
+            limits: Default::default(),
         };
         filter.set_endpoint("e".into(), endpoint).unwrap();
         let report = filter.apply();

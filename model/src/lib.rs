@@ -34,6 +34,7 @@ mod order;
 pub mod policy;
 pub mod profile;
 pub mod protocol;
+pub mod qos;
 pub mod rule;
 mod schema;
 pub mod settings;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use margay_model::kind::ResourceKey;
 use margay_model::net::Cidr;
 pub use margay_model::policy::PolicyType as Direction;
+use margay_model::qos::QosControls;
 pub use margay_model::rule::Action;
 
 /// Identity of a set: its meaning, hashed. Sets that mean the same are one set. About 40 characters of
@@ -264,6 +265,8 @@ pub struct EndpointPlan {
     pub admin_up: bool,
     /// Further sources it may send from.
     pub allowed_source_prefixes: Vec<Cidr>,
+    /// How many packets and connections it may have.
+    pub qos: QosControls,
 }
 
 impl EndpointPlan {

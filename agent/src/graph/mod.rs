@@ -354,6 +354,12 @@ impl Graph {
                 }
             },
         };
+        if let Some(AnyResource::WorkloadEndpoint(endpoint)) = &resource
+            && endpoint.spec.node == self.node
+            && let Err(error) = endpoint.spec.qos_controls()
+        {
+            warn!(key = kv.key, error, "limits of an endpoint ignored");
+        }
         let changed = self.cache.apply(key, resource, kv.mod_revision);
         self.take(changed);
     }

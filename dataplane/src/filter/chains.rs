@@ -11,6 +11,7 @@ use ipnetwork::IpNetwork;
 use super::{
     backend::Backend,
     label::{Cause, Label, Verdict, name_of},
+    limits::{self, Limited},
     names::{self, Way},
     program::{Body, Chain, ChainId, Ifaces, Line, Match, Side, Target, Tracked},
     tunnels,
@@ -171,7 +172,16 @@ fn to_workloads(globals: &Globals) -> Match {
 }
 
 /// Every chain that does not depend on policies or endpoints.
-pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> Vec<Chain> {
+pub(super) fn fixed(
+    globals: &Globals,
+    limited: &Limited,
+    verdicts: &Verdicts,
+    family: Family,
+) -> Vec<Chain> {
+    let limits = |way: Way| {
+        let some = limits::any(limited, way).then(|| limits::dispatch_chain(way));
+        some.map(|name| Target::Jump(ChainId::Fixed(name)))
+    };
     let jump = |name| Target::Jump(ChainId::Fixed(name));
     let base = |table, name, lines| Chain::fixed(table, name, Rank::Base, lines);
     let mut input = vec![Line::new(
@@ -193,13 +203,13 @@ pub(super) fn fixed(globals: &Globals, verdicts: &Verdicts, family: Family) -> V
             Table::Filter,
             WORKLOAD_TO_HOST,
             Rank::Host,
-            workload_to_host(globals, family),
+            workload_to_host(globals, limits(Way::Egress), family),
         ),
         base(Table::Filter, "mgy-INPUT", input),
         base(
             Table::Filter,
             "mgy-FORWARD",
-            forward(globals, verdicts, family),
+            forward(globals, &limits, verdicts, family),
         ),
         base(Table::Filter, "mgy-OUTPUT", output),
         base(Table::Nat, "mgy-POSTROUTING", postrouting(globals, family)),
@@ -303,15 +313,23 @@ fn to_dhcp_server() -> Vec<Match> {
 
 pub(super) const ESTABLISHED: Match = Match::Tracked(Tracked::Established);
 pub(super) const INVALID: Match = Match::Tracked(Tracked::Invalid);
+pub(super) const NEW: Match = Match::Tracked(Tracked::New);
 pub(super) const TRANSLATED: Match = Match::Tracked(Tracked::Translated);
 
-fn forward(globals: &Globals, verdicts: &Verdicts, family: Family) -> Vec<Line> {
+fn forward(
+    globals: &Globals,
+    limits: &dyn Fn(Way) -> Option<Target>,
+    verdicts: &Verdicts,
+    family: Family,
+) -> Vec<Line> {
     let (from, to) = (|| from_workloads(globals), || to_workloads(globals));
     let chain = |name| Target::Jump(ChainId::Fixed(name));
     let unknown = workload(Side::Dst, true, family);
     let unknown = [to(), unknown];
     let dropped = verdicts.denied(&unknown, Way::Ingress, Cause::NoSuchWorkload, &Target::Drop);
     let mut lines: Vec<Line> = dropped.map(|l| l.noted("no such workload")).collect();
+    lines.extend(limits(Way::Egress).map(|jump| Line::new([from()], jump)));
+    lines.extend(limits(Way::Ingress).map(|jump| Line::new([to()], jump)));
     lines.push(Line::new([from(), ESTABLISHED], Target::Accept));
     lines.push(Line::new([to(), ESTABLISHED], Target::Accept));
     if !globals.disable_conntrack_invalid {
@@ -328,8 +346,9 @@ fn forward(globals: &Globals, verdicts: &Verdicts, family: Family) -> Vec<Line> 
     lines
 }
 
-fn workload_to_host(globals: &Globals, family: Family) -> Vec<Line> {
-    let mut lines = vec![Line::new([ESTABLISHED], Target::Accept)];
+fn workload_to_host(globals: &Globals, limits: Option<Target>, family: Family) -> Vec<Line> {
+    let mut lines: Vec<Line> = limits.into_iter().map(Line::always).collect();
+    lines.push(Line::new([ESTABLISHED], Target::Accept));
     if family == Family::V6 {
         let accept = |icmp| Line::new(icmpv6(icmp), Target::Accept);
         lines.extend(LINK_LOCAL_ICMPV6.map(accept));

@@ -27,6 +27,7 @@ mod hosts;
 mod iptables;
 pub(crate) mod kernel;
 mod label;
+mod limits;
 mod members;
 pub(crate) mod names;
 pub(crate) mod program;
@@ -45,9 +46,9 @@ pub use self::{
     state::{RulesHits, RulesId},
     types::{
         Action, DenyAction, Direction, Endpoint, EndpointId, EntityMatch, Failsafe, Family,
-        Globals, HostAction, HostEndpoint, HostInterface, IcmpMatch, Nflog, Phase, PolicyId,
-        PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier, TierDefault,
-        Tunnels, Ways,
+        Globals, HostAction, HostEndpoint, HostInterface, IcmpMatch, Limits, Nflog, Phase,
+        PolicyId, PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier,
+        TierDefault, Tunnels, WayLimits, Ways,
     },
 };
 pub use crate::iptables::{Hits, Programs, Variant};

@@ -82,6 +82,13 @@ pub(crate) fn host_chain(way: HostWay, interface: &HostInterface) -> String {
     format!("{prefix}{}", short_hash(name))
 }
 
+pub(crate) fn limit_chain(way: Way, ifname: &str) -> String {
+    match way {
+        Way::Ingress => format!("mgy-li-{ifname}"),
+        Way::Egress => format!("mgy-lo-{ifname}"),
+    }
+}
+
 /// The group of a chain that [`group_chain`] named.
 pub(crate) fn group_of_chain(chain: &str) -> Option<&str> {
     let group = chain

@@ -26,6 +26,8 @@ pub(crate) enum ChainId {
     Group(Way, String),
     /// An interface of the host.
     Host(HostWay, HostInterface),
+    /// The limits of a workload, by its interface.
+    Limit(Way, String),
 }
 
 impl ChainId {
@@ -37,6 +39,7 @@ impl ChainId {
             Self::Profile(way, id) => names::profile_chain(*way, id),
             Self::Group(way, group) => names::group_chain(*way, group),
             Self::Host(way, interface) => names::host_chain(*way, interface),
+            Self::Limit(way, ifname) => names::limit_chain(*way, ifname),
         }
     }
 }
@@ -53,6 +56,8 @@ pub(crate) enum Side {
 pub(crate) enum Tracked {
     /// Of a connection that is known, or related to one.
     Established,
+    /// Opens a connection.
+    New,
     /// Opens a connection whose destination was translated.
     Translated,
     Invalid,
@@ -107,6 +112,15 @@ pub(crate) enum Match {
         set: bool,
     },
     Tracked(Tracked),
+    /// More packets than so many a second, or at once, came here.
+    PacketsOver {
+        rate: u64,
+        at_once: u32,
+        /// What the count goes by.
+        name: String,
+    },
+    /// More connections than so many came here and are not over. Only behind a match on new ones.
+    ConnectionsOver(u32),
     /// The source is an address of this host.
     FromHost,
 }
@@ -131,6 +145,8 @@ pub(crate) enum Target {
     SetMark(u32),
     ClearMark(u32),
     NoTrack,
+    /// Mark with a differentiated services code point, and go on.
+    Dscp(u8),
     /// Hand it up, so often, and go on with the next line.
     Nflog {
         group: u16,

@@ -11,11 +11,12 @@ use super::{
     chains::Verdicts,
     hosts::Hosts,
     kernel::Kernel,
+    limits::Limited,
     members::{entries, group_name, hold_one, member_entries, release_one, set_type},
     names::{self, Way},
     program::ChainId,
     types::{
-        Direction, Endpoint, EndpointId, Family, Globals, HostEndpoint, Phase, PolicyId,
+        Direction, Endpoint, EndpointId, Family, Globals, HostEndpoint, Limits, Phase, PolicyId,
         PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec,
     },
 };
@@ -174,6 +175,10 @@ pub(super) struct State {
     hosts: Hosts,
     /// What `hosts` asks about its own packets that were translated.
     late: BTreeSet<RulesId>,
+    /// What endpoints may have, by interface.
+    limited: Limited,
+    limit_chains: BTreeSet<(Table, ChainId)>,
+    limits_dirty: bool,
     /// Chains of `hosts` as last rendered.
     host_chains: BTreeSet<(Table, ChainId)>,
     /// How many endpoints hold each (network, interface).
@@ -204,6 +209,9 @@ impl State {
             endpoints: BTreeMap::new(),
             hosts: Hosts::new(),
             late: BTreeSet::new(),
+            limited: Limited::new(),
+            limit_chains: BTreeSet::new(),
+            limits_dirty: true,
             host_chains: BTreeSet::new(),
             workloads: HashMap::new(),
             programmed: BTreeSet::new(),
@@ -251,6 +259,8 @@ impl State {
         }
         self.verdicts = Verdicts::new(&self.globals, kernel.backend());
         self.host_chains.clear();
+        self.limit_chains.clear();
+        self.limits_dirty = true;
         self.programmed.clear();
         self.helpers.clear();
         self.globals_dirty = true;
@@ -277,6 +287,7 @@ impl State {
             self.verdicts = verdicts;
         }
         self.globals = globals;
+        self.limits_dirty = true;
         self.globals_dirty = true;
         self.hosts_dirty = true;
     }
@@ -423,6 +434,7 @@ impl State {
         if self.endpoint(&id) == Some(&endpoint) {
             return;
         }
+        self.limit(&endpoint.ifname, endpoint.limits.clone());
         let group = self.join_group(kernel, &endpoint);
         let entries = member_entries(&endpoint, &self.families);
         let attached = Attached {
@@ -437,8 +449,20 @@ impl State {
         }
     }
 
+    fn limit(&mut self, ifname: &str, limits: Limits) {
+        let before = match limits == Limits::default() {
+            true => self.limited.remove(ifname),
+            false => self.limited.insert(ifname.to_owned(), limits),
+        };
+        if before.as_ref() != self.limited.get(ifname) {
+            self.limits_dirty = true;
+            self.globals_dirty = true;
+        }
+    }
+
     pub(super) fn remove_endpoint(&mut self, kernel: &mut dyn Kernel, id: &EndpointId) {
         if let Some(old) = self.endpoints.remove(id) {
+            self.limit(&old.endpoint.ifname, Limits::default());
             self.release(kernel, &old);
         }
     }
@@ -524,6 +548,7 @@ impl State {
     pub(super) fn mark_structure(&mut self) {
         self.structure_dirty = true;
         self.globals_dirty = true;
+        self.limits_dirty = true;
         self.hosts_dirty = true;
         self.rules_dirty.extend(self.rules.keys().cloned());
     }

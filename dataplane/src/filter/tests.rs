@@ -6,6 +6,7 @@ use super::{
     backend::Backend,
     chains::{self, Verdicts},
     hosts,
+    limits::Limited,
     names::{Way, short_hash},
     program::{Body, Chain, Line},
     rules::{Rendered, render},
@@ -238,7 +239,7 @@ fn the_fixed_chains() {
     let mut text = String::new();
     for family in Family::ALL {
         writeln!(text, "# {family}").unwrap();
-        for chain in chains::fixed(&globals, &verdicts(), family) {
+        for chain in chains::fixed(&globals, &Limited::new(), &verdicts(), family) {
             write_chain(&mut text, &chain, family);
         }
     }
@@ -342,7 +343,7 @@ fn mark_bits_are_the_lowest_of_the_mask() {
         ..Globals::default()
     };
     let verdicts = Verdicts::new(&globals, IPTABLES);
-    let fixed = chains::fixed(&globals, &verdicts, Family::V4);
+    let fixed = chains::fixed(&globals, &Limited::new(), &verdicts, Family::V4);
     let lines: Vec<String> = fixed
         .iter()
         .flat_map(|chain| iptables::lines(&chain.body, Family::V4))

@@ -13,6 +13,8 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
+use super::names::Way;
+
 /// One address family; every kernel object of the filter belongs to exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -293,6 +295,46 @@ pub struct Endpoint {
     pub admin_up: bool,
     /// Further prefixes that the workload may send from; it gets traffic to them too.
     pub allowed_source_prefixes: Vec<IpNetwork>,
+    /// How much it may have.
+    pub limits: Limits,
+}
+
+/// Limits of one workload, each family for itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Of what it receives, but for what comes from its own host.
+    pub ingress: WayLimits,
+    /// Of what it sends.
+    pub egress: WayLimits,
+    /// Differentiated services code point, 0 to 63, of what it sends to addresses in no pool.
+    pub dscp: Option<u8>,
+}
+
+/// Limits of one way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WayLimits {
+    /// Packets a second, 1 to 1,000,000; further ones are dropped.
+    pub packets_a_second: Option<u64>,
+    /// Packets at once after a while with few; 5 when absent.
+    pub packets_at_once: Option<u32>,
+    /// Connections at a time; further ones are denied.
+    pub connections: Option<u32>,
+}
+
+impl Limits {
+    pub(crate) fn of(&self, way: Way) -> &WayLimits {
+        match way {
+            Way::Ingress => &self.ingress,
+            Way::Egress => &self.egress,
+        }
+    }
+}
+
+impl WayLimits {
+    /// Whether there are any.
+    pub(crate) fn any(&self) -> bool {
+        self.packets_a_second.is_some() || self.connections.is_some()
+    }
 }
 
 /// Policy for both directions.

@@ -116,6 +116,17 @@ fn condition(condition: &Match, family: Family) -> String {
         Match::Tracked(Tracked::Translated) => {
             "-m conntrack --ctstate NEW -m conntrack --ctstate DNAT".to_owned()
         }
+        Match::Tracked(Tracked::New) => "-m conntrack --ctstate NEW".to_owned(),
+        Match::PacketsOver {
+            rate,
+            at_once,
+            name,
+        } => format!(
+            "-m hashlimit --hashlimit-above {rate}/second --hashlimit-burst {at_once} --hashlimit-name {name}"
+        ),
+        Match::ConnectionsOver(most) => {
+            format!("-m connlimit --connlimit-above {most} --connlimit-mask 0")
+        }
         Match::FromHost => "-m addrtype --src-type LOCAL".to_owned(),
         Match::Tracked(Tracked::Invalid) => "-m conntrack --ctstate INVALID".to_owned(),
     }
@@ -160,6 +171,7 @@ fn target(target: &Target) -> String {
         Target::Goto(chain) => format!("-g {}", chain.name()),
         Target::SetMark(bits) => format!("-j MARK --set-xmark {bits:#x}/{bits:#x}"),
         Target::ClearMark(bits) => format!("-j MARK --set-xmark 0x0/{bits:#x}"),
+        Target::Dscp(value) => format!("-j DSCP --set-dscp {value}"),
         Target::NoTrack => "-j CT --notrack".to_owned(),
         Target::Nflog { group, prefix } => format!(
             "-m limit --limit {LOGGED_A_SECOND}/second --limit-burst {LOGGED_AT_ONCE} \

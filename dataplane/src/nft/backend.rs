@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 use super::{
     dispatch::Dispatch,
     driver::{Desired, Nftables, is_of},
+    element::Kind,
     names, render,
     set::Set,
 };
@@ -16,7 +17,7 @@ use crate::{
         program::{Chain, ChainId},
     },
     ipset::{Entry, SetType},
-    iptables::{ChainHits, Rank, Table},
+    iptables::{ChainHits, Hits, Rank, Table},
 };
 
 impl Kernel for Nftables {
@@ -32,20 +33,11 @@ impl Kernel for Nftables {
         if filter_names::is_group_set(set) {
             return;
         }
+        if set_type == SetType::Net {
+            return self.want_parted(set, family);
+        }
         for (name, kind) in Self::kinds_of(set, set_type, family) {
-            let set = self.sets.entry(name.clone()).or_insert_with(|| {
-                let mut set = Set::new(kind);
-                if let Some(found) = self.found.sets.remove(&name) {
-                    self.misshapen |= !is_of(kind, &found);
-                    set.adopt(Some(&found.members));
-                }
-                set
-            });
-            set.wanted = true;
-            self.strangers.remove(&name);
-            if !set.in_sync() {
-                self.dirty_sets.insert(name);
-            }
+            self.want_set(name, kind);
         }
     }
 
@@ -56,6 +48,7 @@ impl Kernel for Nftables {
             }
             return;
         }
+        self.unwant_parted(set);
         for prefixes in [false, true] {
             let name = names::set(set, prefixes);
             self.edit(name, |set| {
@@ -72,6 +65,7 @@ impl Kernel for Nftables {
             }
             return;
         }
+        self.need_parts(set, entries.iter());
         let mut parts: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
         for prefixes in [false, true] {
             parts.entry(names::set(set, prefixes)).or_default();
@@ -94,7 +88,10 @@ impl Kernel for Nftables {
                     dispatch.insert(group, entry);
                 }
             }
-            None => self.edit(Self::set_of(set, &entry), |set| set.insert(entry)),
+            None => {
+                self.need_parts(set, std::iter::once(&entry));
+                self.edit(Self::set_of(set, &entry), |set| set.insert(entry));
+            }
         }
     }
 
@@ -126,17 +123,14 @@ impl Kernel for Nftables {
 
     fn set_chain(&mut self, family: Family, chain: Chain) {
         let name = names::chain(family, chain.table, &chain.id);
-        let desired = Desired {
-            rules: render::chain(family, &chain),
-            hook: None,
-            rank: chain.rank,
-            owner: Some((family, chain.table, chain.id)),
-        };
-        self.want_chain(name, desired);
+        self.render(name.clone(), family, &chain);
+        self.remember(&name, family, chain);
     }
 
     fn remove_chain(&mut self, family: Family, table: Table, id: &ChainId) {
-        self.unwant_chain(names::chain(family, table, id));
+        let name = names::chain(family, table, id);
+        self.programs.remove(&name);
+        self.unwant_chain(name);
     }
 
     fn hook(&mut self, family: Family, table: Table, point: &'static str, target: &'static str) {
@@ -205,7 +199,7 @@ impl Kernel for Nftables {
         for (name, chain) in &self.desired {
             if let (Some((family, table, id)), Some(hits)) = (&chain.owner, read.remove(name)) {
                 let of_family = all.entry(*family).or_default();
-                of_family.insert((*table, id.name()), hits);
+                of_family.insert((*table, id.name()), by_line(&chain.lines, &hits));
             }
         }
         Ok(all)
@@ -218,7 +212,47 @@ impl Kernel for Nftables {
     }
 }
 
+/// What the rules of each line counted; nothing where others changed the chain.
+fn by_line(lines: &[usize], hits: &[Hits]) -> Vec<Hits> {
+    let mut sums = vec![Hits::default(); lines.last().map_or(0, |last| last + 1)];
+    if lines.len() == hits.len() {
+        for (line, hits) in lines.iter().zip(hits) {
+            sums[*line] += *hits;
+        }
+    }
+    sums
+}
+
 impl Nftables {
+    pub(super) fn want_set(&mut self, name: String, kind: Kind) {
+        let set = self.sets.entry(name.clone()).or_insert_with(|| {
+            let mut set = Set::new(kind);
+            if let Some(found) = self.found.sets.remove(&name) {
+                self.misshapen |= !is_of(kind, &found);
+                set.adopt(Some(&found.members));
+            }
+            set
+        });
+        set.wanted = true;
+        self.strangers.remove(&name);
+        if !set.in_sync() {
+            self.dirty_sets.insert(name);
+        }
+    }
+
+    /// Renders a chain with the sets as they are parted at the moment.
+    pub(super) fn render(&mut self, name: String, family: Family, chain: &Chain) {
+        let (rules, lines) = render::chain(family, chain, &self.parts);
+        let desired = Desired {
+            rules,
+            hook: None,
+            rank: chain.rank,
+            owner: Some((family, chain.table, chain.id.clone())),
+            lines,
+        };
+        self.want_chain(name, desired);
+    }
+
     fn dispatch_of(&mut self, set: &str) -> Option<&mut Dispatch> {
         let family = filter_names::family_of_set(set)?;
         self.dispatch.get_mut(&family)

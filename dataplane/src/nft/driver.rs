@@ -10,6 +10,7 @@ use super::{
     edge::{self, Edge},
     element::{Kind, Shape},
     names,
+    parts::Parted,
     plan::{About, Backoff, Plan, blame},
     read::{Found, FoundChain, FoundSet, Hook},
     render::{self, Rule},
@@ -17,7 +18,11 @@ use super::{
     wire::{Message, Transaction, chain, rule, set as set_flags},
 };
 use crate::{
-    filter::{Family, FilterError, kernel::Pass, program::ChainId},
+    filter::{
+        Family, FilterError,
+        kernel::Pass,
+        program::{Chain, ChainId},
+    },
     ipset::{Entry, SetType},
     iptables::{Rank, Table},
     netlink::NetlinkError,
@@ -73,6 +78,8 @@ pub(super) struct Desired {
     pub(super) rank: Rank,
     /// Where its counters belong; base chains have none.
     pub(super) owner: Option<(Family, Table, ChainId)>,
+    /// Which line of the program each rule is for.
+    pub(super) lines: Vec<usize>,
 }
 
 impl Desired {
@@ -106,6 +113,10 @@ pub(crate) struct Nftables {
     pub(super) sets: BTreeMap<String, Set>,
     pub(super) dirty_sets: BTreeSet<String>,
     pub(super) dispatch: BTreeMap<Family, Dispatch>,
+    /// What there is of each set of addresses.
+    pub(super) parts: Parted,
+    /// Chains that refer to such sets.
+    pub(super) programs: BTreeMap<String, (Family, Chain)>,
     /// What was read of sets and maps that nobody wants yet.
     pub(super) found: Found,
     /// Sets in our table that nobody wants.
@@ -139,6 +150,8 @@ impl Nftables {
             dirty: BTreeSet::new(),
             sets: BTreeMap::new(),
             dirty_sets: BTreeSet::new(),
+            parts: Parted::default(),
+            programs: BTreeMap::new(),
             found: Found::default(),
             strangers: BTreeSet::new(),
             table: false,
@@ -217,7 +230,10 @@ impl Nftables {
             map: false,
         };
         match set_type {
-            SetType::Net => vec![(names::set(name, false), kind(Shape::Nets))],
+            SetType::Net => vec![
+                (names::set(name, false), kind(Shape::Hosts)),
+                (names::set(name, true), kind(Shape::Nets)),
+            ],
             SetType::NetPort => vec![(names::set(name, false), kind(Shape::Services))],
             SetType::NetIface => vec![
                 (names::set(name, false), kind(Shape::Workloads)),
@@ -230,7 +246,7 @@ impl Nftables {
     pub(super) fn set_of(name: &str, entry: &Entry) -> String {
         let net = entry.net();
         let width = if net.is_ipv4() { 32 } else { 128 };
-        let prefixes = matches!(entry, Entry::NetIface(..)) && net.prefix() != width;
+        let prefixes = !matches!(entry, Entry::NetPort(..)) && net.prefix() != width;
         names::set(name, prefixes)
     }
 
@@ -262,6 +278,7 @@ impl Nftables {
             hook: Some(BaseHook::of(table, point)),
             rank: Rank::Base,
             owner: None,
+            lines: Vec::new(),
         };
         self.want_chain(name, desired);
     }

@@ -27,6 +27,8 @@ const IFNAME_LEN: usize = 16;
 /// What a set is keyed by and how it is searched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
+    /// Addresses, by hash.
+    Hosts,
     /// Networks, as intervals in a tree.
     Nets,
     /// Network, protocol and port, as ranges of each field.
@@ -53,7 +55,7 @@ impl Kind {
             Family::V6 => (TYPE_IPV6, 16),
         };
         match self.shape {
-            Shape::Nets => vec![address],
+            Shape::Hosts | Shape::Nets => vec![address],
             Shape::Services => vec![address, (TYPE_PROTOCOL, 1), (TYPE_SERVICE, 2)],
             Shape::Workloads | Shape::WorkloadNets => {
                 vec![(TYPE_IFNAME, IFNAME_LEN as u32), address]
@@ -65,7 +67,7 @@ impl Kind {
         let shape = match self.shape {
             Shape::Nets => set::INTERVAL,
             Shape::Services | Shape::WorkloadNets => set::INTERVAL | set::CONCAT,
-            Shape::Workloads => 0,
+            Shape::Hosts | Shape::Workloads => 0,
         };
         shape | if self.map { set::MAP } else { 0 }
     }
@@ -247,8 +249,15 @@ pub(super) fn be32_from(value: &[u8]) -> Option<u32> {
 /// What a set was found to hold. `None` when something in it is no entry of ours, such as an interval
 /// that is no network.
 pub(super) fn read(kind: Kind, found: &[Raw]) -> Option<Vec<(Entry, Option<String>)>> {
-    if kind.shape == Shape::Nets {
-        return intervals(kind.family, found);
+    match kind.shape {
+        Shape::Nets => return intervals(kind.family, found),
+        Shape::Hosts => {
+            let hosts = found.iter().map(|raw| ip_from(&raw.key));
+            return hosts
+                .map(|ip| Some((Entry::Net(ip?.into()), None)))
+                .collect();
+        }
+        Shape::Services | Shape::Workloads | Shape::WorkloadNets => {}
     }
     let entry = |raw: &Raw| {
         let end = raw.key_end.as_ref().unwrap_or(&raw.key);
@@ -273,7 +282,7 @@ enum Rest {
 fn parse_key(kind: Kind, key: &[u8]) -> Option<(IpAddr, Rest)> {
     let length = if kind.family == Family::V4 { 4 } else { 16 };
     match kind.shape {
-        Shape::Nets => None,
+        Shape::Hosts | Shape::Nets => None,
         Shape::Services => {
             let rest = key.get(length..)?;
             let port = u16::from_be_bytes([*rest.get(4)?, *rest.get(5)?]);

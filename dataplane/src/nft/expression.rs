@@ -39,6 +39,11 @@ const NFT_JUMP: i32 = -3;
 const NFT_GOTO: i32 = super::wire::NFT_GOTO;
 const NFT_RETURN: i32 = -5;
 
+/// `NFT_LIMIT_F_INV` and `NFT_CONNLIMIT_F_INV`.
+const INVERTED: u32 = 1;
+/// `NFT_PAYLOAD_CSUM_INET`.
+const CHECKSUM_INET: u32 = 1;
+
 /// Answer with an ICMP message of the packet's family.
 const REJECT_ICMPX: u32 = 2;
 const ICMPX_PORT_UNREACHABLE: u8 = 1;
@@ -375,12 +380,46 @@ impl Expressions {
         });
     }
 
-    /// The rule matches at most so many packets a second, after a while without any so many at once.
-    pub(super) fn limit(&mut self, a_second: u64, at_once: u32) {
+    /// The rule matches at most so many packets a second, after a while without any so many at once; or only those
+    /// that are `over` that.
+    pub(super) fn limit(&mut self, a_second: u64, at_once: u32, over: bool) {
         self.push("limit", |e| {
             e.be64(1, a_second);
             e.be64(2, 1);
             e.be32(3, at_once);
+            if over {
+                e.be32(5, INVERTED);
+            }
+        });
+    }
+
+    /// More than so many of the connections that came here are not over.
+    pub(super) fn connections_over(&mut self, most: u32) {
+        self.push("connlimit", |e| {
+            e.be32(1, most);
+            e.be32(2, INVERTED);
+        });
+    }
+
+    /// Another differentiated services code point: the upper six bits of the byte behind the version and what else is
+    /// in the first one.
+    pub(super) fn set_dscp(&mut self, family: Family, value: u8) {
+        let (keep, set) = match family {
+            Family::V4 => ([0xff, 0x03], [0, value << 2]),
+            Family::V6 => ([0xf0, 0x3f], [value >> 2, value << 6]),
+        };
+        self.family(family);
+        self.payload(FIRST, NETWORK_HEADER, 0, 2);
+        self.bitwise(&keep, &set);
+        self.push("payload", |e| {
+            e.be32(5, FIRST);
+            e.be32(2, NETWORK_HEADER);
+            e.be32(3, 0);
+            e.be32(4, 2);
+            if family == Family::V4 {
+                e.be32(6, CHECKSUM_INET);
+                e.be32(7, 10);
+            }
         });
     }
 

@@ -5,7 +5,7 @@
 //! `v4-policy-in/NetworkPolicy/shop/web`). Two verdict maps a family lead from (interface, address) to the
 //! chain of the endpoint's group, so that a packet costs the same whatever the number of endpoints; maps
 //! with prefixes beside them serve endpoints that may use whole networks and are empty otherwise. Members
-//! of selectors are in sets with intervals, named ports in sets of (address, protocol, port).
+//! of selectors are in sets by hash, and their networks in sets with intervals beside them; named ports in sets of (address, protocol, port).
 //!
 //! **Changes.** Everything that differs goes into one transaction, which the kernel takes as a whole or
 //! refuses as a whole and then says which messages it minded. Their objects are left out, a chain that is
@@ -23,6 +23,7 @@ mod edge;
 mod element;
 mod expression;
 mod names;
+mod parts;
 mod plan;
 mod read;
 mod render;

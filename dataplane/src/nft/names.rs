@@ -44,6 +44,7 @@ pub(super) fn chain(family: Family, table: Table, id: &ChainId) -> String {
         ChainId::Group(Way::Ingress, group) => format!("to-group/{group}"),
         ChainId::Group(Way::Egress, group) => format!("from-group/{group}"),
         ChainId::Host(way, interface) => host(*way, interface),
+        ChainId::Limit(way, ifname) => format!("limit-{}/{}", in_or_out(*way), clean(ifname)),
     };
     prefix + &rest
 }
@@ -104,7 +105,7 @@ pub(super) fn map(family: Family, way: Way, prefixes: bool) -> String {
     format!("{}-{way}-workload{nets}", family_word(family))
 }
 
-/// The set that goes by this name among ipsets; those of workloads have one for prefixes beside it.
+/// The set that goes by this name among ipsets; those of addresses have one for prefixes beside it.
 pub(super) fn set(name: &str, prefixes: bool) -> String {
     let family = match name.get(..4) {
         Some("mgy4") => "v4",
@@ -112,15 +113,19 @@ pub(super) fn set(name: &str, prefixes: bool) -> String {
     };
     let rest = name.get(4..).unwrap_or_default();
     let words = match rest.split_once(':') {
-        Some(("s", hash)) => format!("members/{hash}"),
+        Some(("s", hash)) if prefixes => format!("members/{hash}"),
+        Some(("s", hash)) => format!("hosts/{hash}"),
         Some(("n", hash)) => format!("ports/{hash}"),
-        Some(("h", hash)) => format!("nets/{hash}"),
+        Some(("h", hash)) if prefixes => format!("nets/{hash}"),
+        Some(("h", hash)) => format!("addresses/{hash}"),
         Some((kind, hash)) => format!("{kind}/{hash}"),
         None => match rest {
             "-wl" if prefixes => "workload-nets".to_owned(),
             "-wl" => "workloads".to_owned(),
-            "-masq" => "masquerade".to_owned(),
-            other => other.trim_start_matches('-').to_owned(),
+            "-masq" if prefixes => "masquerade".to_owned(),
+            "-masq" => "masquerade-hosts".to_owned(),
+            other if prefixes => other.trim_start_matches('-').to_owned(),
+            other => format!("{}-hosts", other.trim_start_matches('-')),
         },
     };
     format!("{family}-{words}")

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{
     expression::{Device, Expressions, Verdict},
     names,
+    parts::Parted,
 };
 use crate::{
     filter::{
@@ -50,8 +51,8 @@ pub(super) struct Rule {
     pub(super) hash: String,
 }
 
-/// The rules of a chain.
-pub(super) fn chain(family: Family, chain: &Chain) -> Vec<Rule> {
+/// The rules of a chain, and which line each is for.
+pub(super) fn chain(family: Family, chain: &Chain, parts: &Parted) -> (Vec<Rule>, Vec<usize>) {
     let counted = |target: &Target| match target {
         Target::Nflog { .. } => false,
         Target::Drop | Target::Reject => true,
@@ -59,23 +60,37 @@ pub(super) fn chain(family: Family, chain: &Chain) -> Vec<Rule> {
     };
     let name = names::chain(family, chain.table, &chain.id);
     let mut rules = Hashed::new(&name);
+    let mut places = Vec::new();
     match &chain.body {
         Body::Lines(lines) => {
-            for line in lines {
-                let mut renderer = Renderer::new(family, chain.table);
-                for condition in &line.matches {
-                    renderer.condition(condition);
+            for (place, line) in lines.iter().enumerate() {
+                for choice in choices(line, parts) {
+                    let mut renderer = Renderer::new(family, chain.table);
+                    renderer.conditions(line, parts, choice);
+                    if counted(&line.target) {
+                        renderer.out.counter();
+                    }
+                    renderer.target(line);
+                    rules.push(renderer, &line.note);
+                    places.push(place);
                 }
-                if counted(&line.target) {
-                    renderer.out.counter();
-                }
-                renderer.target(line);
-                rules.push(renderer, &line.note);
             }
         }
-        Body::Dispatch { way, .. } => dispatch(&mut rules, family, *way),
+        Body::Dispatch { way, .. } => {
+            dispatch(&mut rules, family, *way);
+            places.extend(0..rules.rules.len());
+        }
     }
-    rules.rules
+    (rules.rules, places)
+}
+
+/// One rule for each part of the sets that the packet is to be in: a bit of each choice for each set that has both.
+fn choices(line: &Line, parts: &Parted) -> std::ops::Range<u32> {
+    let both = |condition: &&Match| {
+        matches!(condition, Match::Set { not: false, name, set_type: SetType::Net, .. }
+            if parts.of(name).both())
+    };
+    0..1 << line.matches.iter().filter(both).count()
 }
 
 /// Addresses first, then prefixes; what is in neither map is dropped.
@@ -193,6 +208,45 @@ impl Renderer {
         }
     }
 
+    fn conditions(&mut self, line: &Line, parts: &Parted, mut choice: u32) {
+        // Who only counts or tells must not do so twice.
+        let once = matches!(line.target, Target::Next | Target::Nflog { .. });
+        for condition in &line.matches {
+            let Match::Set {
+                side,
+                not,
+                name,
+                set_type: SetType::Net,
+            } = condition
+            else {
+                self.condition(condition);
+                continue;
+            };
+            let parts = parts.of(name);
+            let (hosts, nets) = (names::set(name, false), names::set(name, true));
+            let mut lookup = |set, not| self.out.address_in(self.family, *side, set, not);
+            match (parts.both(), *not) {
+                (false, not) if parts.nets => lookup(&nets, not),
+                (false, not) => lookup(&hosts, not),
+                (true, true) => {
+                    lookup(&hosts, true);
+                    lookup(&nets, true);
+                }
+                (true, false) => {
+                    match (choice & 1 == 1, once) {
+                        (true, true) => {
+                            lookup(&hosts, true);
+                            lookup(&nets, false);
+                        }
+                        (true, false) => lookup(&nets, false),
+                        (false, _) => lookup(&hosts, false),
+                    }
+                    choice >>= 1;
+                }
+            }
+        }
+    }
+
     fn condition(&mut self, condition: &Match) {
         let family = self.family;
         match condition {
@@ -222,6 +276,7 @@ impl Renderer {
             } => {
                 let set = names::set(name, false);
                 match set_type {
+                    // Those in parts are dealt with by whoever knows the parts.
                     SetType::Net => self.out.address_in(family, *side, &set, *not),
                     SetType::NetPort => self.out.service_in(family, *side, &set, *not),
                     SetType::NetIface => {
@@ -237,6 +292,9 @@ impl Renderer {
             }
             Match::Mark { bits, set } => self.out.mark(*bits, *set),
             Match::Tracked(Tracked::Established) => self.out.tracked(ESTABLISHED | RELATED),
+            Match::Tracked(Tracked::New) => self.out.tracked(NEW),
+            Match::PacketsOver { rate, at_once, .. } => self.out.limit(*rate, *at_once, true),
+            Match::ConnectionsOver(most) => self.out.connections_over(*most),
             Match::Tracked(Tracked::Invalid) => self.out.tracked(INVALID),
             Match::Tracked(Tracked::Translated) => {
                 self.out.tracked(NEW);
@@ -266,9 +324,10 @@ impl Renderer {
             Target::Goto(id) => self.out.verdict(Verdict::Goto(&chain(id))),
             Target::SetMark(bits) => self.out.change_mark(*bits, true),
             Target::ClearMark(bits) => self.out.change_mark(*bits, false),
+            Target::Dscp(value) => self.out.set_dscp(self.family, *value),
             Target::NoTrack => self.out.no_track(),
             Target::Nflog { group, prefix } => {
-                self.out.limit(LOGGED_A_SECOND, LOGGED_AT_ONCE);
+                self.out.limit(LOGGED_A_SECOND, LOGGED_AT_ONCE, false);
                 self.out.log(*group, prefix);
             }
             Target::SourceNat { address, ports } => {

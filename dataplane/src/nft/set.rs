@@ -75,7 +75,7 @@ impl Set {
 
     /// Of addresses alone, none of which lies in another.
     fn is_flat(&self) -> bool {
-        self.kind.shape == Shape::Workloads
+        matches!(self.kind.shape, Shape::Hosts | Shape::Workloads)
     }
 
     fn take(&mut self, delta: &Delta) {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     filter::{
-        Action, Direction, Endpoint, Family, Filter, PolicyRules, Rule, SetKind, SetMember,
+        Action, Direction, Endpoint, Family, Filter, Limits, PolicyRules, Rule, SetKind, SetMember,
         SetSpec, Tier, TierDefault,
     },
     lab::NetNs,
@@ -151,6 +151,7 @@ fn endpoint(policy: &str) -> Endpoint {
         profiles: Vec::new(),
         admin_up: true,
         allowed_source_prefixes: Vec::new(),
+        limits: Limits::default(),
     }
 }
 

@@ -332,7 +332,7 @@ fn large_sets_are_rewritten_whole(backend: Backend) {
     filter.resync();
     let report = apply(&mut filter);
     assert_eq!((report.drift, report.set_changes), (0, 0));
-    assert_eq!(run("ipset -n list").lines().count(), 8);
+    assert_eq!(run("ipset -n list").lines().count(), 12);
 }
 
 fn the_variant_in_use_is_found_and_the_other_one_cleaned(backend: Backend) {

@@ -14,8 +14,8 @@ use std::{
 };
 
 use margay_dataplane::filter::{
-    Action, Backend, Config, Direction, Endpoint, EndpointId, Filter, PolicyId, PolicyRules,
-    ProfileId, Rule, Tier, TierDefault, Variant, Wish,
+    Action, Backend, Config, Direction, Endpoint, EndpointId, Filter, Limits, PolicyId,
+    PolicyRules, ProfileId, Rule, Tier, TierDefault, Variant, Wish,
 };
 use nix::sched::{CloneFlags, setns};
 
@@ -266,6 +266,7 @@ pub(crate) fn endpoint(workload: &Workload, ingress: Direction, egress: Directio
         profiles: vec![ProfileId::from("open")],
         admin_up: true,
         allowed_source_prefixes: Vec::new(),
+        limits: Limits::default(),
     }
 }
 

@@ -21,6 +21,7 @@ mod faults;
 mod handed_up;
 mod hosts;
 mod lab;
+mod limits;
 mod moves;
 mod nftables;
 mod random;

@@ -9,6 +9,7 @@ use margay_model::host_endpoint::HostEndpoint;
 use margay_model::kind::ResourceKey;
 use margay_model::meta::StringMap;
 use margay_model::net::Cidr;
+use margay_model::qos::QosControls;
 use margay_model::workload_endpoint::{EndpointPort, WorkloadEndpoint};
 
 use super::compile::NamedPort;
@@ -113,6 +114,8 @@ pub(super) struct LocalWorkload {
     pub(super) addresses: Vec<Cidr>,
     pub(super) profiles: Vec<String>,
     pub(super) allowed_source_prefixes: Vec<Cidr>,
+    /// What it asks for, if that can be read: limits are no protection.
+    pub(super) qos: QosControls,
 }
 
 /// An endpoint or network set as it was given.
@@ -157,6 +160,7 @@ impl<'a> ItemInput<'a> {
                 addresses: spec.ip_networks.clone(),
                 profiles: spec.profiles.clone(),
                 allowed_source_prefixes: spec.allow_spoofed_source_prefixes.clone(),
+                qos: spec.qos_controls().unwrap_or_default(),
             }))
         });
         Self {

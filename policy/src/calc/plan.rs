@@ -77,6 +77,7 @@ impl Calc {
             profiles: local.profiles.clone(),
             admin_up: !local.ifname.is_empty(),
             allowed_source_prefixes: local.allowed_source_prefixes.clone(),
+            qos: local.qos.clone(),
         })
     }
 

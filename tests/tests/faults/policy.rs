@@ -276,7 +276,7 @@ fn what_others_break_in_nftables_is_repaired_at_once() {
     open(&allowed);
     let listing = host.exec("nft list table inet margay").unwrap();
     let mut words = listing.split(|c: char| c.is_whitespace() || c == ',');
-    let set = words.find(|word| word.starts_with("v4-members/")).unwrap();
+    let set = words.find(|word| word.starts_with("v4-hosts/")).unwrap();
     let breakages = [
         format!("nft flush set inet margay {set}"),
         "nft flush chain inet margay v4-from-workloads".to_owned(),

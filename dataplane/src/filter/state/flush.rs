@@ -7,9 +7,11 @@ use crate::{
     filter::{
         chains, hosts,
         kernel::Kernel,
+        limits,
         names::{self, Way},
         program::{Chain, ChainId, Line, Target},
         rules::{self, Rendered},
+        tunnels,
         types::{Family, HostEndpoint, Phase, SetId, SetSpec},
     },
     ipset::{Entry, SetType, storable},
@@ -31,6 +33,9 @@ impl State {
     pub(in crate::filter) fn flush(&mut self, kernel: &mut dyn Kernel, may_delete: bool) {
         if !may_delete {
             self.displace_members(kernel);
+        }
+        if std::mem::take(&mut self.limits_dirty) {
+            self.flush_limits(kernel, may_delete);
         }
         if std::mem::take(&mut self.globals_dirty) {
             self.flush_globals(kernel, may_delete);
@@ -75,7 +80,7 @@ impl State {
 
     fn flush_globals(&self, kernel: &mut dyn Kernel, may_delete: bool) {
         for family in &self.families {
-            for chain in chains::fixed(&self.globals, &self.verdicts, *family) {
+            for chain in chains::fixed(&self.globals, &self.limited, &self.verdicts, *family) {
                 kernel.set_chain(*family, chain);
             }
             for (table, builtin, target) in chains::HOOKS {
@@ -98,12 +103,35 @@ impl State {
         }
     }
 
+    fn flush_limits(&mut self, kernel: &mut dyn Kernel, may_delete: bool) {
+        let mut now = BTreeSet::new();
+        for family in self.families.iter().copied() {
+            for chain in limits::render(&self.limited, &self.verdicts, family) {
+                now.insert((chain.table, chain.id.clone()));
+                kernel.set_chain(family, chain);
+            }
+            let (table, builtin, target) = limits::MARK_HOOK;
+            let id = ChainId::Fixed(target);
+            let left = !may_delete && kernel.has_chain(family, table, &id);
+            match left || now.contains(&(table, id)) {
+                true => kernel.hook(family, table, builtin, target),
+                false => kernel.unhook(family, table, builtin),
+            }
+            for (table, id) in self.limit_chains.difference(&now) {
+                kernel.remove_chain(family, *table, id);
+            }
+        }
+        self.limit_chains = now;
+    }
+
     /// Translation costs every packet of the host something, also where there is nothing to translate.
     fn flush_nat(&self, kernel: &mut dyn Kernel, family: Family, may_delete: bool) {
         let (table, builtin, target) = chains::NAT_HOOK;
         let pools = &self.globals.masquerade_pools;
         let left = !may_delete && kernel.has_chain(family, table, &ChainId::Fixed(target));
-        match left || pools.iter().any(|pool| Family::of(pool) == family) {
+        let wanted = pools.iter().any(|pool| Family::of(pool) == family)
+            || !tunnels::own_sources(&self.globals, family).is_empty();
+        match left || wanted {
             true => kernel.hook(family, table, builtin, target),
             false => kernel.unhook(family, table, builtin),
         }

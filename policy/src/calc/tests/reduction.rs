@@ -42,6 +42,7 @@ fn plan() -> EndpointPlan {
         profiles: Vec::new(),
         admin_up: true,
         allowed_source_prefixes: Vec::new(),
+        qos: Default::default(),
     }
 }
 
