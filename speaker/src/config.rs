@@ -185,7 +185,7 @@ pub struct PeerConfig {
     /// How far away the peer may be.
     #[serde(default)]
     pub ttl: Ttl,
-    /// TCP MD5 key (RFC 2385), 1 to 80 octets.
+    /// TCP MD5 key (RFC 2385), 1 to 80 octets: written out, `!file PATH` or `!env NAME`.
     #[serde(default)]
     pub password: Option<Secret>,
     /// Families to offer.
@@ -270,6 +270,10 @@ pub struct LongLivedConfig {
     /// Longest that we keep the peer's, whatever it asks for; `stale_time_secs` by default.
     #[serde(default)]
     pub max_stale_time_secs: Option<u32>,
+    /// Not every router of our AS has it: an internal peer is told what is kept with LOCAL_PREF 0, and
+    /// one without the capability with NO_EXPORT (section 4.6), instead of not at all.
+    #[serde(default)]
+    pub partial_deployment: bool,
 }
 
 /// BFD with a peer. One hop (RFC 5881), or several (RFC 5883) where `ttl` lets the peer be further away.
@@ -486,9 +490,6 @@ impl PeerConfig {
         let allowed = "nothing for a peer on an interface";
         if self.password.is_some() {
             return Wrong::value("password", &"set", allowed);
-        }
-        if self.bfd.is_some() {
-            return Wrong::value("bfd", &"set", allowed);
         }
         if let Some(source) = self.source {
             return Wrong::value("source", &source, allowed);

@@ -200,6 +200,10 @@ pub struct PeerRestart {
 pub struct LongLivedPeer {
     /// It sent the capability: it may be told long-lived stale routes.
     pub capable: bool,
+    /// Our AS has routers without it: internal peers are told long-lived stale routes with
+    /// LOCAL_PREF 0, those without the capability with NO_EXPORT as well (section 4.6). Otherwise
+    /// they are not told at all.
+    pub partial: bool,
     /// F by family: it kept forwarding.
     pub forwarding: Families,
 }

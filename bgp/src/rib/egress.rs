@@ -10,14 +10,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{
     PeerId, Rib,
     export::Export,
-    group::{Group, GroupKey, Marker, Next, Readers, Told},
+    group::{Group, GroupKey, Marker, Next, Readers, StaleTold, Told},
     held::Held,
     table::{LOCAL, Source, Table},
 };
 use crate::{
     prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix},
     wire::{
-        MessageType, NextHop, Nlri, header,
+        MessageType, NextHop, Nlri, PeerKind, header,
         nlri::PutNlri,
         update_encode::{
             AttrsTooLong, announce_mp, announce_v4, end_of_rib, withdraw_mp, withdraw_v4,
@@ -122,7 +122,13 @@ impl Rib {
                 .send
                 .contains(family)
                 .then_some(config.paths_sent),
-            hides_long_lived: info.long_lived.is_some_and(|peer| !peer.capable),
+            long_lived: match info.long_lived {
+                Some(peer) if peer.partial && config.kind == PeerKind::Ibgp => StaleTold::Last {
+                    no_export: !peer.capable,
+                },
+                Some(peer) if !peer.capable => StaleTold::NotAtAll,
+                _ => StaleTold::AsTheyAre,
+            },
             export: std::sync::Arc::clone(&config.export),
         })
     }

@@ -9,14 +9,17 @@ use super::{
     NextHopMode, PathLimit, PeerId, Rib,
     attr_store::{DEFAULT_LOCAL_PREF, Kind},
     decision::{self, Candidate},
-    group::GroupKey,
+    group::{GroupKey, StaleTold},
     index::NONE,
     table::{LOCAL, Source},
 };
 use crate::{
     policy::{self, Facts, Operation},
     prefix::{Family, Prefix},
-    wire::{ExtCommunity, NextHop, PathAttrs, PeerKind, attrs::community::GRACEFUL_SHUTDOWN},
+    wire::{
+        ExtCommunity, NextHop, PathAttrs, PeerKind,
+        attrs::community::{GRACEFUL_SHUTDOWN, NO_EXPORT},
+    },
 };
 
 /// A route as a group is told it.
@@ -92,7 +95,7 @@ impl Rib {
         if set.no_advertise || (to_ebgp && set.no_export) {
             return None;
         }
-        if set.long_lived_stale && key.hides_long_lived {
+        if set.long_lived_stale && key.long_lived == StaleTold::NotAtAll {
             return None;
         }
         // RFC 4456, section 6: between internal peers only to or from a client.
@@ -175,6 +178,14 @@ impl Rib {
             operate(&mut attrs, &[Operation::AddCommunity(GRACEFUL_SHUTDOWN)]);
             if key.kind == PeerKind::Ibgp {
                 attrs.local_pref = Some(0);
+            }
+        }
+        if let StaleTold::Last { no_export } = key.long_lived
+            && self.attrs.set(export.set).long_lived_stale
+        {
+            attrs.local_pref = Some(0);
+            if no_export {
+                operate(&mut attrs, &[Operation::AddCommunity(NO_EXPORT)]);
             }
         }
         let next_hop = self.told_next_hop(key, export, origin)?;

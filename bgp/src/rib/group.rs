@@ -35,10 +35,22 @@ pub(super) struct GroupKey {
     pub(super) remove_private_as: bool,
     /// Several paths of a prefix are told, with identifiers (RFC 7911).
     pub(super) add_path: Option<PathLimit>,
-    /// We have long-lived graceful restart and they have not: they are not told routes that only
-    /// it keeps (RFC 9494, section 4.3).
-    pub(super) hides_long_lived: bool,
+    pub(super) long_lived: StaleTold,
     pub(super) export: Arc<Filter>,
+}
+
+/// How long-lived stale routes are told (RFC 9494).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StaleTold {
+    /// As they are.
+    AsTheyAre,
+    /// Not to those without the capability (section 4.3).
+    NotAtAll,
+    /// For the last resort, where not everyone has the capability (section 4.6).
+    Last {
+        /// They have not.
+        no_export: bool,
+    },
 }
 
 impl PartialEq for GroupKey {
@@ -57,7 +69,7 @@ impl PartialEq for GroupKey {
             as_override,
             remove_private_as,
             add_path,
-            hides_long_lived,
+            long_lived,
             export,
         } = self;
         *family == other.family
@@ -73,7 +85,7 @@ impl PartialEq for GroupKey {
             && *as_override == other.as_override
             && *remove_private_as == other.remove_private_as
             && *add_path == other.add_path
-            && *hides_long_lived == other.hides_long_lived
+            && *long_lived == other.long_lived
             && (Arc::ptr_eq(export, &other.export) || *export == other.export)
     }
 }

@@ -298,6 +298,7 @@ impl Peer {
             },
             long_lived: self.offers_long_lived().then(|| LongLivedPeer {
                 capable: negotiated.long_lived.is_some(),
+                partial: self.config.long_lived.is_some_and(|l| l.partial_deployment),
                 forwarding: Family::ALL
                     .into_iter()
                     .filter(|f| negotiated.long_lived_preserved(*f))

@@ -29,7 +29,7 @@ const CONFIG: &str = "router bgp 65002
 
 /// Running zebra and bgpd.
 pub(crate) struct Frr<'a> {
-    _daemons: [Process; 2],
+    daemons: [Process; 2],
     dir: &'a Path,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Frr<'a> {
         })?;
         let bgpd = Self::daemon(lab, "bgpd")?;
         Ok(Self {
-            _daemons: [zebra, bgpd],
+            daemons: [zebra, bgpd],
             dir,
         })
     }
@@ -71,6 +71,11 @@ impl<'a> Frr<'a> {
             Some(&lab.them),
             &dir.join(format!("{name}.log")),
         )
+    }
+
+    /// kill -9 of both.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.daemons.iter_mut().rev().try_for_each(Process::kill)
     }
 
     pub(crate) fn ask(&self, command: &str) -> Result<String> {

@@ -1,14 +1,16 @@
-//! Long-lived graceful restart (RFC 9494) against BIRD, as root in namespaces of their own.
+//! Long-lived graceful restart (RFC 9494) against BIRD and FRR, as root in namespaces of their own.
 //!
 //! 1. BIRD is gone for longer than its restart time: its route stays, marked, and is as before once
 //!    it is back.
 //! 2. We are gone for longer than ours: BIRD keeps our route, marked, until we are back.
+//! 3. The same both ways with FRR.
 
 use anyhow::{Result, ensure};
 use margay_bgp::wire::attrs::community::LLGR_STALE;
 use margay_lab::eventually;
 use margay_speaker::{GracefulRestartConfig, LongLivedConfig, PeerConfig, Shutdown, SpeakerConfig};
 
+use crate::frr::Frr;
 use crate::support::{Lab, Ours, PATIENCE, config, local_routes, them};
 
 const BIRD: &str = "graceful restart on; graceful restart time 1;
@@ -22,6 +24,7 @@ fn patient(restarting: bool) -> SpeakerConfig {
     let long_lived = Some(LongLivedConfig {
         stale_time_secs: 600,
         max_stale_time_secs: None,
+        partial_deployment: false,
     });
     SpeakerConfig {
         graceful_restart,
@@ -73,4 +76,55 @@ fn rfc9494_bird_keeps_our_routes_while_we_are_gone_for_long() -> Result<()> {
     ours.is_up()?;
     bird.shows_no(route, "(65535,6)")?;
     bird.shows(route, "BGP.community: (65001,7)")
+}
+
+const FRR: &str = "router bgp 65002
+ bgp router-id 192.0.2.2
+ no bgp ebgp-requires-policy
+ no bgp network import-check
+ bgp graceful-restart
+ bgp graceful-restart preserve-fw-state
+ bgp graceful-restart restart-time 1
+ bgp graceful-restart stalepath-time 1
+ bgp long-lived-graceful-restart stale-time 600
+ neighbor 192.0.2.1 remote-as 65001
+ neighbor 192.0.2.1 timers 3 9
+ neighbor 192.0.2.1 timers connect 1
+ address-family ipv4 unicast
+  network 10.1.0.0/24
+ exit-address-family
+";
+
+#[test]
+fn rfc9494_an_frr_that_is_gone_for_long_costs_no_route() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut frr = Frr::start(&lab, FRR)?;
+    let ours = lab.speaker(&patient(false))?;
+    ours.learns("10.1.0.0/24")?;
+    frr.kill()?;
+    is_marked(&ours, true)?;
+    ensure!(ours.best("10.1.0.0/24")?.stale);
+    drop(frr);
+    let _frr = Frr::start(&lab, FRR)?;
+    ours.is_up()?;
+    ours.learns("10.1.0.0/24")?;
+    is_marked(&ours, false)
+}
+
+#[test]
+fn rfc9494_frr_keeps_our_routes_while_we_are_gone_for_long() -> Result<()> {
+    let lab = Lab::new()?;
+    let frr = Frr::start(&lab, FRR)?;
+    let route = "show bgp ipv4 unicast 198.51.100.0/24";
+    let ours = lab.speaker(&patient(false))?;
+    ours.originate(&["198.51.100.0/24"], true)?;
+    frr.shows(route, "Community: 65001:7", true)?;
+    ours.runtime
+        .block_on(ours.speaker.shutdown(Shutdown::Restart));
+    frr.shows(route, "llgr-stale", true)?;
+    let routes = local_routes(&["198.51.100.0/24"], true)?;
+    let ours = lab.speaker_with(&patient(true), routes)?;
+    ours.is_up()?;
+    frr.shows(route, "llgr-stale", false)?;
+    frr.shows(route, "Community: 65001:7", true)
 }

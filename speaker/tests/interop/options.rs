@@ -3,10 +3,13 @@
 //! 1. Messages beyond 4096 octets where both sides have them (RFC 8654).
 //! 2. AS numbers of four octets on a session of two: we find ours in AS4_PATH, and are AS_TRANS to
 //!    FRR (RFC 6793).
-//! 3. BIRD asks for our routes once more (RFC 2918, RFC 7313) and nothing is lost meanwhile.
+//! 3. BIRD asks for our routes once more (RFC 2918, RFC 7313) and nothing is lost meanwhile; it tells all
+//!    of its own anew between the marks of RFC 7313, and nothing is lost either.
 //! 4. local-as, allow-own-as, remove-private-as, as-override.
 //! 5. We reflect routes between internal peers (RFC 4456).
 //! 6. Without filters nothing goes either way (RFC 8212).
+//! 7. Next hops (RFC 4271 section 5.1.3): ours to an external peer, unless it is to be kept; kept to an
+//!    internal one, unless it is to be ours.
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::eventually;
@@ -92,6 +95,36 @@ route-map longer permit 10
     );
     // FRR looks for no AS4_PATH from one that could have sent four octets.
     frr.shows("show bgp ipv4 unicast 198.51.100.0/24", "\n  23456\n", true)
+}
+
+#[test]
+fn rfc7313_4_what_bird_tells_anew_between_its_marks_stays() -> Result<()> {
+    let lab = Lab::new()?;
+    let text = String::from("log stderr all;\n") + &bird(65002, "65001", "debug all;", "");
+    let bird = lab.bird_with(&text)?;
+    let ours = lab.speaker(&config(them()))?;
+    ours.learns("10.1.0.0/24")?;
+    ours.is_up()?;
+    let before = ours.status()?.updates_received;
+    bird.ask("reload out p1")?;
+    eventually(PATIENCE, "BIRD has told all anew", || {
+        let log = bird.process.log_tail(1000);
+        ensure!(
+            log.contains("Sending BEGIN-OF-RR") && log.contains("Sending END-OF-RR"),
+            "{log}"
+        );
+        let now = ours.status()?.updates_received;
+        ensure!(now > before, "{before}, {now}");
+        Ok(())
+    })?;
+    // What the end of it would drop is gone when it has been read: BIRD's next word says that it was.
+    bird.ask("disable s4")?;
+    ours.loses("10.1.0.0/24")?;
+    bird.ask("enable s4")?;
+    ours.learns("10.1.0.0/24")?;
+    let status = ours.status()?;
+    ensure!(status.established_count == 1, "{status:?}");
+    Ok(())
 }
 
 #[test]
@@ -252,5 +285,40 @@ fn rfc8212_without_filters_nothing_goes_either_way() -> Result<()> {
     );
     ensure!(ours.status()?.routes.iter().all(|f| f.advertised == 0));
     ensure!(!bird.ask("show route")?.contains("198.51.100.0/24"));
+    Ok(())
+}
+
+#[test]
+fn rfc4271_5_1_3_next_hops_are_ours_or_kept_as_the_peer_is_to_be_told() -> Result<()> {
+    let route = "show route all 10.3.0.0/24";
+    for (asn, usual, changed) in [
+        (65002, "192.0.2.1", "192.0.2.3"),
+        (65001, "192.0.2.3", "192.0.2.1"),
+    ] {
+        let lab = Lab::new()?;
+        let bird = lab.bird_with(&bird(asn, "65001", "", ""))?;
+        let mut config = config(PeerConfig {
+            remote_as: asn.into(),
+            ..them()
+        });
+        let third: std::net::IpAddr = [192, 0, 2, 3].into();
+        let source = PeerConfig {
+            remote_as: RemoteAs::External,
+            passive: true,
+            ..them()
+        };
+        config.peers.insert(third.into(), source);
+        let mut ours = lab.speaker(&config)?;
+        // In our namespace, for BIRD takes no address of its own for a next hop.
+        let _source = lab.source(&lab.us, 3, 1, &["10.3.0.0/24"])?;
+        bird.shows(route, &format!("BGP.next_hop: {usual}"))?;
+        for peer in config.peers.values_mut() {
+            (peer.next_hop_keep, peer.next_hop_self) = (asn == 65002, asn == 65001);
+        }
+        ours.runtime.block_on(ours.speaker.configure(config))?;
+        bird.shows(route, &format!("BGP.next_hop: {changed}"))?;
+        let all = ours.runtime.block_on(ours.speaker.status())?;
+        ensure!(all.iter().all(|p| p.established_count == 1), "{all:?}");
+    }
     Ok(())
 }

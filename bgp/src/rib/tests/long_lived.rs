@@ -14,13 +14,17 @@ use crate::{
     },
     wire::{
         AsPath, AttrContext, PathAttrs, PeerKind,
-        attrs::community::{LLGR_STALE, NO_LLGR},
+        attrs::community::{LLGR_STALE, NO_EXPORT, NO_LLGR},
     },
 };
 
 const EBGP: AttrContext = AttrContext {
     four_octet_as: true,
     peer: PeerKind::Ebgp,
+};
+const IBGP: AttrContext = AttrContext {
+    four_octet_as: true,
+    peer: PeerKind::Ibgp,
 };
 const RESTART: Duration = Duration::from_secs(120);
 const LONG: Duration = Duration::from_secs(3600);
@@ -42,9 +46,14 @@ impl Bench {
 
     /// A peer towards which we have the capability.
     fn peer(&mut self, capable: bool) -> PeerId {
-        let peer = self.rib.add_peer(open_peer(PeerKind::Ebgp)).unwrap();
+        self.peer_of(PeerKind::Ebgp, capable, false)
+    }
+
+    fn peer_of(&mut self, kind: PeerKind, capable: bool, partial: bool) -> PeerId {
+        let peer = self.rib.add_peer(open_peer(kind)).unwrap();
         let long_lived = Some(LongLivedPeer {
             capable,
+            partial,
             forwarding: Families::ALL,
         });
         let info = SessionInfo {
@@ -92,6 +101,7 @@ impl Bench {
             }),
             long_lived: Some(LongLivedPeer {
                 capable: true,
+                partial: false,
                 forwarding,
             }),
             ..session(0)
@@ -186,6 +196,27 @@ fn rfc9494_4_3_only_peers_with_the_capability_are_told() {
     does_not.drain(&mut bench.rib, other, &EBGP);
     assert_eq!(does_not.routes.len(), 0);
     assert_eq!(knows.routes[&p("10.0.0.0/8")].0.communities, [LLGR_STALE]);
+}
+
+#[test]
+fn rfc9494_4_6_in_an_as_where_some_lack_it_internal_peers_are_told_for_the_last_resort() {
+    let mut bench = Bench::new();
+    let peer = bench.peer(true);
+    let [capable, other] = [true, false].map(|can| bench.peer_of(PeerKind::Ibgp, can, true));
+    let outside = bench.peer_of(PeerKind::Ebgp, false, true);
+    bench.announce(peer, &[65001], &[], "10.0.0.0/8");
+    bench.lose(peer, Families::NONE, LONG);
+    let told = |bench: &mut Bench, to: PeerId, ctx: &AttrContext| {
+        let mut receiver = Receiver::default();
+        receiver.drain(&mut bench.rib, to, ctx);
+        let (attrs, _) = receiver.routes.remove(&p("10.0.0.0/8"))?;
+        Some((attrs.local_pref, attrs.communities))
+    };
+    let knows = Some((Some(0), vec![LLGR_STALE]));
+    assert_eq!(told(&mut bench, capable, &IBGP), knows);
+    let does_not = Some((Some(0), vec![LLGR_STALE, NO_EXPORT]));
+    assert_eq!(told(&mut bench, other, &IBGP), does_not);
+    assert_eq!(told(&mut bench, outside, &EBGP), None);
 }
 
 #[test]
