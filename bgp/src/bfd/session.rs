@@ -179,6 +179,13 @@ impl Session {
         }
     }
 
+    /// This side did not run for so long: that it heard nothing meanwhile says little of the other.
+    pub fn handle_pause(&mut self, pause: Duration) {
+        if let Some(at) = &mut self.detect_at {
+            *at += pause;
+        }
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.detect_at.is_some_and(|at| at <= now) {
@@ -388,6 +395,25 @@ mod tests {
         pair.cut = false;
         pair.run(MS * 3000);
         assert_eq!(pair.changes[0], [Change::Up, down, Change::Up]);
+    }
+
+    #[test]
+    fn a_pause_of_our_own_is_no_silence_of_theirs() {
+        let mut pair = Pair::new(config(50, 50, 3), config(50, 50, 3));
+        pair.run(MS * 3000);
+        // The machine stood still.
+        pair.now += MS * 400;
+        for end in &mut pair.ends {
+            end.handle_pause(MS * 400);
+        }
+        pair.run(MS * 3000);
+        assert_eq!(pair.changes, [[Change::Up], [Change::Up]]);
+        // A path that died meanwhile is noticed once it can be.
+        pair.cut = true;
+        pair.now += MS * 400;
+        pair.ends[0].handle_pause(MS * 400);
+        pair.run(MS * 152);
+        assert_eq!(pair.ends[0].state(), State::Down);
     }
 
     #[test]

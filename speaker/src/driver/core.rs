@@ -1,35 +1,30 @@
 //! The core: the one owner of sessions and RIB.
 
 mod configure;
+mod links;
+mod sessions;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::RandomState},
     hash::BuildHasher,
-    io,
-    net::SocketAddr,
-    ops::Range,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use margay_bgp::{
     bfd::Change,
-    prefix::Family,
-    rib::{KeepStale, Multipath, RefreshKind, Rib, RibConfig, UpdateOutcome},
-    session::{Accepted, ConnId, DownReason, Output, Session},
-    wire::{Kind, Notification, RouteRefresh, UpdateFrame, WireError, header, refresh},
+    rib::{Multipath, Rib, RibConfig},
+    wire::{Kind, Notification},
 };
 use tokio::{
-    net::TcpStream,
     sync::mpsc,
     task::JoinSet,
     time::{sleep_until, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::info;
 
 use crate::{
     bfd::Bfd,
-    config::{MaxPrefixesAction, SpeakerConfig},
+    config::SpeakerConfig,
     driver::{
         EVENTS, Event,
         link::{Link, LinkId},
@@ -37,14 +32,11 @@ use crate::{
         peer::Peer,
         sync::InitialSync,
         table, views,
-        watch::{self, Watchers},
+        watch::Watchers,
     },
     handle::{Command, FibBatch, LocalAction, LocalRouteChange, Shutdown, SpeakerError},
-    local_addrs::LocalAddrs,
     peer_key::PeerKey,
-    socket,
     view::Totals,
-    watch::{Held, WatchEvent},
 };
 
 /// The peers by key.
@@ -58,10 +50,6 @@ const TURN_EVENTS: usize = 64;
 const TURN: Duration = Duration::from_millis(200);
 /// A turn that takes longer lets all tasks run before the next.
 const SHORT: Duration = Duration::from_millis(10);
-/// Octets of routes to hold for a peer that reads slowly; the RIB keeps the rest as state.
-const SEND_QUEUE: usize = 256 << 10;
-/// Octets to write to one peer before others get their turn.
-const SEND_TURN: usize = 1 << 20;
 /// Routes for the FIB in one batch: some 2 MiB, where a full table would be a hundred.
 const FIB_BATCH: usize = 16 << 10;
 /// How long connections may take to close when the speaker stops.
@@ -290,87 +278,6 @@ impl Core {
         }
     }
 
-    /// Writes to every peer what it may be told, as far as its socket takes it.
-    fn transmit(&mut self, now: Instant) {
-        self.due.send = false;
-        let ready: Vec<(PeerKey, LinkId)> = self
-            .peers
-            .values()
-            .filter_map(|p| p.established.map(|link| (p.key, link)))
-            .filter(|(_, link)| self.links.get(link).is_some_and(|l| !l.blocked))
-            .collect();
-        for (key, id) in ready {
-            self.transmit_to(&key, id, now);
-        }
-    }
-
-    fn transmit_to(&mut self, key: &PeerKey, id: LinkId, now: Instant) {
-        let mut turn = 0;
-        loop {
-            let (Some(peer), Some(link)) = (self.peers.get_mut(key), self.links.get_mut(&id))
-            else {
-                return;
-            };
-            while link.queued() < SEND_QUEUE && self.rib.pending(peer.rib) {
-                let Some(messages) = self.rib.poll_transmit_shared(peer.rib) else {
-                    break;
-                };
-                peer.octets_sent += messages.len() as u64;
-                link.push(messages);
-            }
-            if link.is_drained() {
-                return;
-            }
-            let before = link.queued();
-            self.flush(id, now);
-            turn += before;
-            match self.links.get(&id) {
-                Some(link) if !link.blocked => {}
-                _ => return,
-            }
-            if turn >= SEND_TURN {
-                self.due.send = true;
-                return;
-            }
-        }
-    }
-
-    /// Writes what is queued for a link.
-    fn flush(&mut self, id: LinkId, now: Instant) {
-        let Some(link) = self.links.get_mut(&id) else {
-            return;
-        };
-        if link.blocked {
-            return;
-        }
-        let (result, written) = link.write();
-        let (key, conn) = (link.peer, link.conn);
-        match result {
-            Ok(drained) => {
-                if !drained {
-                    link.blocked = true;
-                    let stream = std::sync::Arc::clone(&link.stream);
-                    let events = self.events_tx.clone();
-                    tokio::spawn(async move {
-                        // An error shows up at the next write.
-                        drop(stream.writable().await);
-                        drop(events.send(Event::Writable(id)).await);
-                    });
-                }
-                let Some(peer) = self.peers.get_mut(&key) else {
-                    return;
-                };
-                if written > 0 {
-                    peer.session.handle_sent(conn, !drained, now);
-                } else if !drained {
-                    peer.session.handle_blocked(conn, now);
-                }
-                self.touch(&key);
-            }
-            Err(error) => self.closed(id, Some(&error), now),
-        }
-    }
-
     fn event(&mut self, event: Event, now: Instant) {
         match event {
             Event::Received(id, data) => self.received(id, &data, now),
@@ -384,342 +291,6 @@ impl Core {
             Event::Accepted(stream, remote) => self.accepted(stream, remote, now),
             Event::Router(key, addr, scope) => self.meet(&key, addr, scope, now),
             Event::Dialled(key, conn, result) => self.dialled(key, conn, result, now),
-        }
-    }
-
-    fn accepted(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
-        let local = stream.local_addr().map(|a| a.ip()).ok();
-        let known = self.peers.values().find(|p| p.is_at(remote, local));
-        let known = known.map(|p| p.key);
-        let Some(key) = known.or_else(|| self.admit(remote, local, now)) else {
-            debug!(%remote, "refused a connection from a stranger");
-            return;
-        };
-        if let (Some(_), SocketAddr::V6(remote)) = (key.unnumbered(), remote) {
-            self.meet(&key, *remote.ip(), remote.scope_id(), now);
-        }
-        let Some(peer) = self.peers.get_mut(&key) else {
-            return;
-        };
-        if let Err(error) = socket::adopt(&stream, remote.ip(), peer.config.ttl, peer.is_external())
-        {
-            peer.span
-                .in_scope(|| warn!(%error, "cannot set up an accepted connection"));
-            return;
-        }
-        let Some(conn) = peer.session.handle_incoming(now) else {
-            peer.span
-                .in_scope(|| debug!("refused a connection: the session is idle"));
-            return;
-        };
-        self.attach(key, conn, stream);
-        self.drain(&key, now);
-    }
-
-    fn dialled(&mut self, key: PeerKey, conn: ConnId, result: io::Result<TcpStream>, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&key) else {
-            return;
-        };
-        if peer.dials.remove(&conn).is_none() {
-            return;
-        }
-        match result {
-            Ok(stream) => {
-                self.attach(key, conn, stream);
-                self.with_session(&key, now, |session| session.handle_connected(conn, now));
-            }
-            Err(error) => {
-                peer.span.in_scope(|| debug!(%error, "could not connect"));
-                self.with_session(&key, now, |session| {
-                    session.handle_connection_lost(conn, now)
-                });
-                if let Some(peer) = self.peers.get_mut(&key) {
-                    peer.last_error = Some(format!("could not connect: {error}"));
-                }
-            }
-        }
-    }
-
-    fn attach(&mut self, key: PeerKey, conn: ConnId, stream: TcpStream) {
-        let id = self.next_link;
-        self.next_link += 1;
-        if let Some(peer) = self.peers.get_mut(&key) {
-            let extended = peer.config.extended_messages;
-            let events = self.events_tx.clone();
-            let link = Link::new(id, (key, conn), stream, extended, events);
-            self.links.insert(id, link);
-            peer.links.insert(conn, id);
-        }
-    }
-
-    fn closed(&mut self, id: LinkId, error: Option<&io::Error>, now: Instant) {
-        let Some(link) = self.links.remove(&id) else {
-            return;
-        };
-        let (key, conn) = (link.peer, link.conn);
-        if let Some(peer) = self.peers.get_mut(&key) {
-            peer.links.remove(&conn);
-            peer.span.in_scope(|| debug!(?error, "connection closed"));
-        }
-        self.with_session(&key, now, |session| {
-            session.handle_connection_lost(conn, now)
-        });
-    }
-
-    /// Whole messages of a link, or a broken one at the end.
-    fn received(&mut self, id: LinkId, data: &Bytes, now: Instant) {
-        let Some(link) = self.links.get_mut(&id) else {
-            return;
-        };
-        link.taken();
-        if let Some(open) = watch::open_in(data) {
-            link.opens[1] = open;
-        }
-        let (key, conn) = (link.peer, link.conn);
-        if let Some(peer) = self.peers.get_mut(&key) {
-            peer.octets_received += data.len() as u64;
-        }
-        let mut rest = &data[..];
-        // UPDATEs in a row that watchers have yet to hear of.
-        let mut updates = 0..0;
-        while !rest.is_empty() {
-            let Some(peer) = self.peers.get_mut(&key) else {
-                return;
-            };
-            // What was sent is the most that the peer may send: both come from one negotiation.
-            let extended = peer
-                .session
-                .negotiated()
-                .is_some_and(|n| n.max_message_len > header::MAX_LEN);
-            let (kind, len) = match header::peek(rest, extended) {
-                Ok(Some(found)) => found,
-                Ok(None) => break,
-                Err(error) => {
-                    peer.session
-                        .handle_error(conn, error.into_notification(), now);
-                    break;
-                }
-            };
-            let (message, after) = rest.split_at(len);
-            rest = after;
-            let body = message.get(header::HEADER_LEN..).unwrap_or_default();
-            if peer.session.handle_message(conn, kind, body, now) == Accepted::Update {
-                updates.end = data.len() - rest.len();
-                if let Err(error) = take_update(peer, &mut self.rib, &mut self.sync, body) {
-                    peer.session
-                        .handle_error(conn, error.into_notification(), now);
-                }
-            } else {
-                self.tell_updates(&key, data, &updates);
-                updates = data.len() - rest.len()..data.len() - rest.len();
-                self.drain(&key, now);
-            }
-        }
-        self.tell_updates(&key, data, &updates);
-        self.check_limit(&key, conn, now);
-        self.drain(&key, now);
-    }
-
-    fn tell_updates(&mut self, key: &PeerKey, data: &Bytes, updates: &Range<usize>) {
-        if !self.watchers.is_empty()
-            && !updates.is_empty()
-            && let Some(peer) = self.peers.get(key)
-        {
-            self.watchers.updates(peer, data.slice(updates.clone()));
-        }
-    }
-
-    fn check_limit(&mut self, key: &PeerKey, conn: ConnId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        let Some(limit) = peer.config.max_prefixes else {
-            return;
-        };
-        let over = |f: &Family| self.rib.prefix_count(peer.rib, *f) > limit;
-        let Some(family) = Family::ALL.into_iter().find(over) else {
-            return;
-        };
-        if peer.config.max_prefixes_action == MaxPrefixesAction::Warn {
-            if !std::mem::replace(&mut peer.warned, true) {
-                peer.span.in_scope(
-                    || warn!(%family, limit, "the peer sends more prefixes than allowed"),
-                );
-            }
-            return;
-        }
-        {
-            let [afi_hi, afi_lo] = family.afi().to_be_bytes();
-            let data = [&[afi_hi, afi_lo, family.safi()][..], &limit.to_be_bytes()].concat();
-            let cease = Notification::with_data(Kind::CEASE_MAX_PREFIXES, &data);
-            if peer.config.max_prefixes_action == MaxPrefixesAction::Stop {
-                peer.session.handle_stop(&cease, now);
-            } else {
-                peer.session.handle_error(conn, cease, now);
-            }
-        }
-    }
-
-    /// Tells the session something and does what follows.
-    fn with_session(&mut self, key: &PeerKey, now: Instant, tell: impl FnOnce(&mut Session)) {
-        if let Some(peer) = self.peers.get_mut(key) {
-            tell(&mut peer.session);
-            self.drain(key, now);
-        }
-    }
-
-    /// The session's timers may have changed.
-    fn touch(&mut self, key: &PeerKey) {
-        let at = self.peers.get(key).and_then(|p| p.session.poll_timeout());
-        self.wake_at = [self.wake_at, at].into_iter().flatten().min();
-    }
-
-    /// Does what the session wants done.
-    fn drain(&mut self, key: &PeerKey, now: Instant) {
-        let mut to_flush = Vec::new();
-        while let Some(output) = self
-            .peers
-            .get_mut(key)
-            .and_then(|p| p.session.poll_output())
-        {
-            match output {
-                Output::Dial(conn) => self.dial(key, conn),
-                Output::Send(conn, messages) => {
-                    if let Some(id) = self.peers.get(key).and_then(|p| p.links.get(&conn))
-                        && let Some(link) = self.links.get_mut(id)
-                    {
-                        if let Some(open) = watch::open_in(&messages) {
-                            link.opens[0] = open;
-                        }
-                        link.push_urgent(messages);
-                        to_flush.push(*id);
-                    }
-                }
-                Output::Close(conn) => self.close(key, conn, false),
-                other => self.session_output(key, other, now),
-            }
-        }
-        if let Some(peer) = self.peers.get_mut(key) {
-            peer.note_state();
-            if peer.dynamic.is_some() && peer.links.is_empty() {
-                self.leaving.insert(*key);
-            }
-        }
-        for id in to_flush {
-            self.flush(id, now);
-        }
-        self.touch(key);
-    }
-
-    fn session_output(&mut self, key: &PeerKey, output: Output, now: Instant) {
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        match output {
-            Output::Up(conn, negotiated) => {
-                let Some(&id) = peer.links.get(&conn) else {
-                    return;
-                };
-                let local = self.links.get(&id).and_then(|l| l.stream.local_addr().ok());
-                peer.local_addr = local.map(|a| a.ip());
-                peer.local = match (peer.local_addr, peer.key.interface) {
-                    (Some(addr), Some(interface)) => LocalAddrs::on(addr, interface),
-                    (Some(addr), None) => LocalAddrs::beside(addr),
-                    (None, _) => LocalAddrs::default(),
-                };
-                peer.mark_up(id, now);
-                self.rib.update_peer(peer.rib, peer.rib_config());
-                self.rib
-                    .peer_up(peer.rib, peer.session_info(&negotiated), now);
-                let watched = self
-                    .links
-                    .get(&id)
-                    .and_then(|link| watch::watched(peer, link, &negotiated));
-                peer.watched = watched.map(std::sync::Arc::new);
-                if let Some(up) = &peer.watched {
-                    let up = std::sync::Arc::clone(up);
-                    self.watchers.tell(&WatchEvent::Up(up, Held::Nothing));
-                }
-                let (hold, families) = (negotiated.hold_time, &negotiated.families);
-                peer.span.in_scope(|| info!(?hold, ?families, "session up"));
-            }
-            Output::Down { reason, retain } => {
-                let keep = retain.map(|r| KeepStale {
-                    families: r.families.into_iter().collect(),
-                    restart_time: r.restart_time,
-                    long_lived: r.long_lived,
-                });
-                peer.span
-                    .in_scope(|| warn!(%reason, graceful = keep.is_some(), "session down"));
-                peer.mark_down();
-                peer.last_error = Some(reason.to_string());
-                peer.reason = Some(reason.to_string());
-                self.rib.peer_down(peer.rib, keep, now);
-                self.watchers.down(peer, reason);
-            }
-            Output::Failed(reason) => {
-                if reason != DownReason::Sent(Notification::new(Kind::CEASE_COLLISION)) {
-                    peer.span.in_scope(|| info!(%reason, "connection failed"));
-                    peer.last_error = Some(reason.to_string());
-                    peer.reason = Some(reason.to_string());
-                    peer.failures += 1;
-                    if self.sync.failed(key, peer.failures) {
-                        self.rib.stop_waiting_for(peer.rib);
-                    }
-                }
-            }
-            Output::Refresh(RouteRefresh { family, kind }) => {
-                let kind = match kind {
-                    refresh::RefreshKind::Request => RefreshKind::Request,
-                    refresh::RefreshKind::Begin => RefreshKind::Begin,
-                    refresh::RefreshKind::End => RefreshKind::End,
-                };
-                self.rib.handle_refresh(peer.rib, family, kind);
-            }
-            Output::Dial(_) | Output::Send(..) | Output::Close(_) => {}
-        }
-    }
-
-    fn dial(&mut self, key: &PeerKey, conn: ConnId) {
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        let Some(target) = peer.target() else {
-            peer.session.handle_connection_lost(conn, Instant::now());
-            return;
-        };
-        let socket = socket::dialler(
-            target,
-            peer.config.source,
-            peer.config.ttl,
-            peer.is_external(),
-            peer.config.password.as_ref(),
-        );
-        let (key, events) = (*key, self.events_tx.clone());
-        let task = tokio::spawn(async move {
-            let result = match socket {
-                Ok(socket) => socket.connect(target).await,
-                Err(e) => Err(e),
-            };
-            // The speaker is stopping.
-            drop(events.send(Event::Dialled(key, conn, result)).await);
-        });
-        peer.dials.insert(conn, task.abort_handle());
-    }
-
-    fn close(&mut self, key: &PeerKey, conn: ConnId, discard: bool) {
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        if let Some(dial) = peer.dials.remove(&conn) {
-            dial.abort();
-        }
-        if let Some(link) = peer
-            .links
-            .remove(&conn)
-            .and_then(|id| self.links.remove(&id))
-        {
-            link.close(discard, &mut self.closing);
         }
     }
 
@@ -802,40 +373,4 @@ impl Core {
             .await,
         );
     }
-}
-
-/// Gives an UPDATE to the RIB.
-fn take_update(
-    peer: &mut Peer,
-    rib: &mut Rib,
-    sync: &mut InitialSync,
-    body: &[u8],
-) -> Result<(), WireError> {
-    peer.updates_received += 1;
-    let frame = UpdateFrame::split(body)?;
-    match rib.handle_update(peer.rib, &frame)? {
-        UpdateOutcome::EndOfRib(family) => {
-            if let Some(seen) = peer.end_of_rib.get_mut(family.index()) {
-                *seen = true;
-            }
-            let complete = peer.session.negotiated().is_some_and(|n| {
-                n.families
-                    .iter()
-                    .all(|f| peer.end_of_rib.get(f.index()).is_some_and(|e| *e))
-            });
-            if complete {
-                sync.done(&peer.key);
-            }
-            peer.span.in_scope(|| debug!(%family, "end of RIB"));
-        }
-        UpdateOutcome::TreatedAsWithdraw(error) => {
-            peer.span
-                .in_scope(|| warn!(%error, "routes taken as withdrawn"));
-        }
-        UpdateOutcome::AttributeDiscarded => {
-            peer.span.in_scope(|| debug!("attribute discarded"));
-        }
-        UpdateOutcome::Routes => {}
-    }
-    Ok(())
 }

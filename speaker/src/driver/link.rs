@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
-    io::{self, IoSlice},
+    io::{self, IoSlice, Read},
     mem::MaybeUninit,
     sync::{
         Arc,
@@ -14,7 +14,9 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use margay_bgp::{session::ConnId, wire::header};
+use socket2::SockRef;
 use tokio::{
+    io::Interest,
     net::TcpStream,
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -97,7 +99,7 @@ impl Link {
     pub(super) fn has_unread(&self) -> bool {
         let waits = || {
             let mut first = [MaybeUninit::uninit()];
-            let peeked = socket2::SockRef::from(&*self.stream).peek(&mut first);
+            let peeked = SockRef::from(&*self.stream).peek(&mut first);
             peeked.is_ok_and(|n| n > 0)
         };
         self.unread.load(Ordering::Relaxed) > 0 || waits()
@@ -211,7 +213,7 @@ async fn linger(stream: Arc<TcpStream>, rest: Vec<Bytes>) -> io::Result<()> {
             }
         }
     }
-    socket2::SockRef::from(&*stream).shutdown(std::net::Shutdown::Write)?;
+    SockRef::from(&*stream).shutdown(std::net::Shutdown::Write)?;
     let mut unread = [0; 4096];
     loop {
         stream.readable().await?;
@@ -267,7 +269,7 @@ async fn read(
 fn read_once(stream: &TcpStream, rest: &mut Vec<u8>, extended: bool) -> io::Result<Option<Bytes>> {
     SCRATCH.with_borrow_mut(|scratch| {
         let (front, room) = scratch.split_at_mut(rest.len());
-        let n = stream.try_read(room)?;
+        let n = read_some(stream, room)?;
         if n == 0 {
             return Ok(None);
         }
@@ -278,6 +280,22 @@ fn read_once(stream: &TcpStream, rest: &mut Vec<u8>, extended: bool) -> io::Resu
         *rest = after.to_vec();
         Ok(Some(Bytes::copy_from_slice(whole)))
     })
+}
+
+/// Reads what there is. When that does not fill the room there is no more, and the next wait begins
+/// at once, without asking the kernel a second time.
+fn read_some(stream: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
+    let mut short = None;
+    let result = stream.try_io(Interest::READABLE, || {
+        let n = (&*SockRef::from(stream)).read(room)?;
+        if n == 0 || n == room.len() {
+            return Ok(n);
+        }
+        // What comes from here on is news to epoll, which tells of each edge.
+        short = Some(n);
+        Err(io::ErrorKind::WouldBlock.into())
+    });
+    short.map_or(result, Ok)
 }
 
 /// Octets up to the end of the last whole message, or everything if a header is broken: the

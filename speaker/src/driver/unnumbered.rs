@@ -107,6 +107,11 @@ impl Core {
         }
         peer.span.in_scope(|| info!(%addr, "a router is there"));
         peer.neighbour = Some(target);
+        if peer.config.bfd.is_some() {
+            // Of this one nothing has been heard.
+            peer.bfd_up = Some(false);
+            self.watch();
+        }
         self.start(key, now);
     }
 }

@@ -6,6 +6,7 @@
 //! 2. FRR's operator takes BFD down and up again: BGP stays (RFC 5882 section 3.2).
 //! 3. The same with FRR, for IPv4, where both sides ask for different intervals (RFC 5880 section 6.8.3).
 //! 4. Over several hops (RFC 5883).
+//! 5. With FRR on an interface without addresses: the path to whichever router is there.
 
 use std::{
     process::Command,
@@ -17,6 +18,7 @@ use margay_lab::{Process, eventually, run};
 use margay_speaker::{BfdConfig, GracefulRestartConfig, PeerConfig, SpeakerConfig, State, Ttl};
 
 use crate::support::{Lab, Ours, PATIENCE, config, them};
+use crate::unnumbered::{bare_link, on_eth0};
 
 const QUICK: BfdConfig = BfdConfig {
     min_tx_ms: 50,
@@ -63,10 +65,11 @@ fn path_is(ours: &Ours, up: bool) -> Result<()> {
 /// Packets from them vanish, or not any more, while the link stays up.
 fn swallow(lab: &Lab, on: bool) -> Result<()> {
     let what = if on { "-I" } else { "-D" };
-    let rule = [what, "INPUT", "-s", "192.0.2.2", "-j", "DROP"];
-    run(Command::new("ip")
-        .args(["netns", "exec", &lab.us, "iptables", "-w"])
-        .args(rule))?;
+    for (program, from) in [("iptables", "192.0.2.2"), ("ip6tables", "fe80::/10")] {
+        run(Command::new("ip")
+            .args(["netns", "exec", &lab.us, program, "-w"])
+            .args([what, "INPUT", "-s", from, "-j", "DROP"]))?;
+    }
     Ok(())
 }
 
@@ -111,15 +114,17 @@ fn several_hops_are_watched_by_their_own_port_with_bird() -> Result<()> {
     fails_at_once(&lab, &ours)
 }
 
-/// FRR's daemons, where Debian keeps them.
-fn frr(lab: &Lab) -> Result<Vec<Process>> {
+/// FRR's daemons, where Debian keeps them, with us as `neighbor` `remote`.
+fn frr(lab: &Lab, neighbor: &str, remote: &str) -> Result<Vec<Process>> {
     let dir = lab.dir.path();
-    let conf = "bfd\n profile quick\n  receive-interval 60\n  transmit-interval 40\n  detect-multiplier 4\n\
-                router bgp 65002\n bgp router-id 192.0.2.2\n no bgp ebgp-requires-policy\n \
-                no bgp network import-check\n neighbor 192.0.2.1 remote-as 65001\n \
-                neighbor 192.0.2.1 timers connect 1\n neighbor 192.0.2.1 bfd\n \
-                neighbor 192.0.2.1 bfd profile quick\n address-family ipv4 unicast\n  \
-                network 10.1.0.0/24\n exit-address-family\n";
+    let conf = format!(
+        "bfd\n profile quick\n  receive-interval 60\n  transmit-interval 40\n  detect-multiplier 4\n\
+         router bgp 65002\n bgp router-id 192.0.2.2\n no bgp ebgp-requires-policy\n \
+         no bgp network import-check\n neighbor {neighbor} {remote}\n \
+         neighbor {neighbor} timers connect 1\n neighbor {neighbor} bfd\n \
+         neighbor {neighbor} bfd profile quick\n address-family ipv4 unicast\n  \
+         network 10.1.0.0/24\n exit-address-family\n"
+    );
     std::fs::write(dir.join("frr.conf"), conf)?;
     run(Command::new("chmod").arg("755").arg(dir))?;
     run(Command::new("chown").arg("-R").arg("frr:frr").arg(dir))?;
@@ -162,7 +167,7 @@ fn vtysh(lab: &Lab, commands: &[&str]) -> Result<String> {
 #[test]
 fn bfd_that_its_operator_takes_down_leaves_bgp_alone() -> Result<()> {
     let lab = Lab::new()?;
-    let _frr = frr(&lab)?;
+    let _frr = frr(&lab, "192.0.2.1", "remote-as 65001")?;
     let ours = lab.speaker(&watched(Ttl::Direct))?;
     ours.is_up()?;
     path_is(&ours, true)?;
@@ -186,7 +191,7 @@ fn bfd_that_its_operator_takes_down_leaves_bgp_alone() -> Result<()> {
 #[test]
 fn a_path_that_fails_takes_bgp_along_at_once_with_frr() -> Result<()> {
     let lab = Lab::new()?;
-    let _frr = frr(&lab)?;
+    let _frr = frr(&lab, "192.0.2.1", "remote-as 65001")?;
     let ours = lab.speaker(&watched(Ttl::Direct))?;
     ours.is_up()?;
     ours.learns("10.1.0.0/24")?;
@@ -200,4 +205,23 @@ fn a_path_that_fails_takes_bgp_along_at_once_with_frr() -> Result<()> {
     };
     eventually(PATIENCE, "bfdd sees us", show)?;
     fails_at_once(&lab, &ours)
+}
+
+#[test]
+fn a_path_without_addresses_that_fails_takes_bgp_along_at_once_with_frr() -> Result<()> {
+    let lab = bare_link()?;
+    let _frr = frr(&lab, "eth0", "interface remote-as external")?;
+    let mut config = on_eth0(65001)?;
+    for peer in config.peers.values_mut() {
+        peer.bfd = Some(QUICK);
+        peer.hold_time_secs = 90;
+    }
+    let ours = lab.speaker(&config)?;
+    ours.is_up()?;
+    ours.learns("10.1.0.0/24")?;
+    path_is(&ours, true)?;
+    fails_at_once(&lab, &ours)?;
+    swallow(&lab, false)?;
+    ours.learns("10.1.0.0/24")?;
+    path_is(&ours, true)
 }

@@ -4,11 +4,12 @@
 //!   us  192.0.2.1 ------ veth ------ 192.0.2.2  them (BIRD)
 //!                                    192.0.2.3  feeder (played by the test)
 //! ```
-//! A session with BIRD at 1 s KEEPALIVE and 3 s hold time, watched by BFD, stays up while the same
-//! host takes in a full table over and over, withdraws it, and filters all of it anew.
+//! A session with BIRD at 1 s KEEPALIVE and 3 s hold time, watched by BFD at 3 x 50 ms, stays up while the
+//! same host takes in a full table over and over, withdraws it, filters all of it anew, and has other
+//! work for every processor. BIRD stands for a router elsewhere: it runs ahead of that work.
 //!
-//! `MARGAY_SOAK_SECS`, `MARGAY_SOAK_ROUTES` and `MARGAY_SOAK_BFD_MS` make it longer, larger and sharper: 600,
-//! 1000000 and 50 in `make soak-bgp`, which wants a machine without other work.
+//! `MARGAY_SOAK_SECS`, `MARGAY_SOAK_ROUTES` and `MARGAY_SOAK_BURNERS` make it longer, larger and harder:
+//! 600 and 1000000 in `make soak-bgp`.
 
 #[path = "../loopback/raw.rs"]
 #[expect(dead_code, reason = "the other tests that play peers use all of it")]
@@ -16,13 +17,14 @@ mod raw;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use margay_bgp::prefix::Prefix;
-use margay_lab::eventually;
+use margay_lab::{Process, eventually, run};
 use margay_speaker::{
     Action, BfdConfig, FilterConfig, FilterRule, PeerConfig, PeerKey, PeerStatus, SpeakerConfig,
     State,
@@ -30,13 +32,13 @@ use margay_speaker::{
 use nix::sched::{CloneFlags, setns};
 use raw::{RawPeer, withdrawal};
 
-use crate::support::{Lab, Ours, PATIENCE, config, ip};
+use crate::support::{Bird, Lab, Ours, PATIENCE, config, ip};
 
 /// The short form: what a test run can afford in time and, in a debug build, in routes.
 const SECS: u64 = 12;
 const ROUTES: u32 = 20_000;
-/// At 50 ms BIRD itself, starved by other tests, would be found dead.
-const BFD_MS: u32 = 300;
+/// Processes that want a processor and nothing else.
+const BURNERS: u32 = 2;
 
 const FEEDER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
 
@@ -51,13 +53,13 @@ fn setting<T: std::str::FromStr>(name: &str, otherwise: T) -> Result<T> {
 }
 
 /// BIRD, watched, with short timers; and a feeder without.
-fn peers(bfd_ms: u32) -> SpeakerConfig {
+fn peers() -> SpeakerConfig {
     let mut config = config(PeerConfig {
         hold_time_secs: 3,
         keepalive_secs: Some(1),
         bfd: Some(BfdConfig {
-            min_tx_ms: bfd_ms,
-            min_rx_ms: bfd_ms,
+            min_tx_ms: 50,
+            min_rx_ms: 50,
             multiplier: 3,
         }),
         // Some of the table goes on to BIRD, which need not be as fast as we are.
@@ -117,7 +119,7 @@ fn sessions_stay_up_under_load() -> Result<()> {
     let routes = setting("MARGAY_SOAK_ROUTES", ROUTES)?;
     let lab = Lab::new()?;
     ip(&format!("-n {} addr add {FEEDER}/24 dev eth0", lab.them))?;
-    let _bird = lab.bird_with(
+    let bird = lab.bird_with(
         "router id 192.0.2.2;
          protocol device {}
          protocol bfd b1 { interface \"eth0\" { min rx interval 50 ms; min tx interval 50 ms; multiplier 3; }; }
@@ -125,12 +127,15 @@ fn sessions_stay_up_under_load() -> Result<()> {
            hold time 3; keepalive time 1; connect retry time 1; connect delay time 1; error wait time 1, 2;
            ipv4 { import all; export none; }; }",
     )?;
-    let mut config = peers(setting("MARGAY_SOAK_BFD_MS", BFD_MS)?);
+    ahead_of_others(&bird)?;
+    let mut config = peers();
     let mut ours = lab.speaker(&config)?;
     eventually(PATIENCE, "the session and its path are up", || {
         still_up(&ours)
     })?;
 
+    let burners = (0..setting("MARGAY_SOAK_BURNERS", BURNERS)?).map(|_| burner(&lab));
+    let _burners = burners.collect::<Result<Vec<_>>>()?;
     let feeder = feed(&lab, routes, length);
     let end = Instant::now() + length;
     let mut turns = 0;
@@ -154,6 +159,20 @@ fn sessions_stay_up_under_load() -> Result<()> {
         "{rounds} times {routes} routes, {turns} changes of policy, {length:?}: all stayed up"
     );
     Ok(())
+}
+
+/// What keeps this host busy does not concern a router.
+fn ahead_of_others(bird: &Bird) -> Result<()> {
+    let pid = bird.process.pid().to_string();
+    run(Command::new("chrt").args(["--all-tasks", "--rr", "--pid", "1", &pid]))?;
+    Ok(())
+}
+
+/// A process that does nothing, all the time.
+fn burner(lab: &Lab) -> Result<Process> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "while :; do :; done"]);
+    Process::spawn("burner", command, None, &lab.dir.path().join("burner.log"))
 }
 
 /// Announces and withdraws `routes` routes until the time is over; how often.

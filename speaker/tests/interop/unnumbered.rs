@@ -32,7 +32,7 @@ const FRR: &str = "router bgp 65002
 ";
 
 /// A link with nothing but link-local addresses.
-fn bare_link() -> Result<Lab> {
+pub(crate) fn bare_link() -> Result<Lab> {
     let lab = Lab::new()?;
     for ns in [&lab.us, &lab.them] {
         ip(&format!("-n {ns} addr flush dev eth0 scope global"))?;
@@ -40,7 +40,7 @@ fn bare_link() -> Result<Lab> {
     Ok(lab)
 }
 
-fn on_eth0(asn: u32) -> Result<SpeakerConfig> {
+pub(crate) fn on_eth0(asn: u32) -> Result<SpeakerConfig> {
     let host = u8::try_from(asn - 65000)?;
     let mut config = SpeakerConfig::new(asn, [192, 0, 2, host].into());
     config.listen.insert("[::]:179".parse()?);

@@ -1,6 +1,9 @@
 //! Peers come, change and go, as the configuration says and as BFD sees their paths.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use margay_bgp::{
     bfd::{self, Change},
@@ -80,7 +83,7 @@ impl Core {
         let targets: Targets = self
             .peers
             .values()
-            .filter_map(|peer| Some((peer.key, target(&peer.config)?)))
+            .filter_map(|peer| Some((peer.key, target(peer)?)))
             .collect();
         if self.bfd.is_none() && !targets.is_empty() {
             match Bfd::spawn(self.bfd_changes_tx.clone()) {
@@ -89,9 +92,8 @@ impl Core {
             }
         }
         for peer in self.peers.values_mut() {
-            peer.bfd_up = targets
-                .contains_key(&peer.key)
-                .then(|| peer.bfd_up.unwrap_or(false));
+            let wanted = peer.config.bfd.is_some();
+            peer.bfd_up = wanted.then(|| peer.bfd_up.unwrap_or(false));
         }
         if let Some(bfd) = &self.bfd {
             bfd.watch(targets);
@@ -224,12 +226,18 @@ fn fitting(key: PeerKey, peer: &PeerConfig) -> PeerConfig {
     }
 }
 
-/// The path that BFD is to watch for a peer.
-fn target(peer: &PeerConfig) -> Option<Target> {
-    let bfd = peer.bfd?;
+/// The path that BFD is to watch for a peer, once it is known where the peer is.
+fn target(peer: &Peer) -> Option<Target> {
+    let bfd = peer.config.bfd?;
+    let at = peer.target()?;
     Some(Target {
-        source: peer.source,
-        multihop: match peer.ttl {
+        to: at.ip(),
+        scope: match at {
+            SocketAddr::V4(_) => 0,
+            SocketAddr::V6(at) => at.scope_id(),
+        },
+        source: peer.config.source,
+        multihop: match peer.config.ttl {
             Ttl::Direct => false,
             Ttl::Multihop => true,
             Ttl::Security(hops) => hops > 1,
