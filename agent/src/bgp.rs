@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use ipnetwork::IpNetwork;
 use margay_api::status::{BgpStatus, PeerStatus};
 use margay_bgp::prefix::Prefix;
+use margay_dataplane::resolve::Router;
 use margay_speaker::{
     FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, Queries, Shutdown, Speaker,
     SpeakerConfig,
@@ -22,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::causes::in_full;
 use crate::derive::{Announcing, Bgp};
-use crate::kernel::{Announce, BgpNextHop, Learned};
+use crate::kernel::{Announce, Learned};
 use crate::world::World;
 
 /// Pause before another attempt to start the speaker.
@@ -350,7 +351,7 @@ fn learned(batch: FibBatch) -> Learned {
     let routes = batch.changes.into_iter().filter_map(|change| {
         let net = IpNetwork::new(change.prefix.addr(), change.prefix.len()).ok()?;
         let hops = change.next_hops.iter();
-        let hops = hops.map(|hop| BgpNextHop {
+        let hops = hops.map(|hop| Router {
             addr: hop.addr,
             scope: hop.scope,
         });

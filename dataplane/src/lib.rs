@@ -19,5 +19,6 @@ pub mod netlink;
 pub mod nflog;
 pub mod nft;
 pub mod overlay;
+pub mod resolve;
 pub mod route_table;
 pub mod sysctl;

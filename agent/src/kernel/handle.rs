@@ -1,12 +1,12 @@
 //! The way to the kernel thread, and what goes over it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use margay_api::policy::RuleCounter;
 use margay_dataplane::filter::{Globals, Wish};
+use margay_dataplane::resolve::Router;
 use margay_model::kind::ResourceKey;
 use margay_policy::program::Update;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -64,26 +64,11 @@ impl Batch {
     }
 }
 
-/// A next hop as BGP names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct BgpNextHop {
-    pub(crate) addr: IpAddr,
-    /// Index of the interface of a link-local address; 0 for any other.
-    pub(crate) scope: u32,
-}
-
-impl BgpNextHop {
-    /// A host, by an address that is good everywhere.
-    pub(super) const fn of(addr: IpAddr) -> Self {
-        Self { addr, scope: 0 }
-    }
-}
-
 /// What BGP learned.
 #[derive(Debug, Default)]
 pub(crate) struct Learned {
     /// Best next hops by prefix; none to remove the route.
-    pub(crate) routes: Vec<(IpNetwork, Vec<BgpNextHop>)>,
+    pub(crate) routes: Vec<(IpNetwork, Vec<Router>)>,
     /// Every peer that can be reached has told everything.
     pub(crate) converged: bool,
 }

@@ -13,7 +13,6 @@ mod desired;
 mod handle;
 mod hosts;
 mod local;
-mod next_hops;
 mod overlay;
 mod routes;
 
@@ -40,7 +39,7 @@ use crate::translate;
 use conntrack::Flusher;
 use handle::Input;
 pub(crate) use handle::{
-    Acknowledge, Batch, BgpNextHop, Expect, Explained, KernelHandle, KernelStatus, Learned,
+    Acknowledge, Batch, Expect, Explained, KernelHandle, KernelStatus, Learned,
     Unexplained, Waiting,
 };
 use hosts::Hosts;

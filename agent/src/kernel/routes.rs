@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use margay_dataplane::netlink::NetlinkError;
 use margay_dataplane::overlay::{IPIP, VXLAN_V4, VXLAN_V6};
-use margay_dataplane::route_table::{ApplyReport, Config, NextHop, Route, RouteTable};
+use margay_dataplane::resolve::{Resolver, Router};
+use margay_dataplane::route_table::{
+    ApplyReport, Config, NextHop, PROTO_MARGAY, Route, RouteTable,
+};
 use margay_model::kind::ResourceKey;
 use tracing::warn;
 
-use super::BgpNextHop;
-use super::next_hops::Resolver;
 use crate::derive::Through;
 
 /// Everything that wants a route, and the table.
@@ -25,7 +26,7 @@ pub(super) struct Routes {
     /// The addresses of each endpoint, routed to it unless a newer endpoint has the address too.
     of_endpoint: BTreeMap<ResourceKey, Vec<IpNetwork>>,
     blocks: BTreeSet<IpNetwork>,
-    learned: BTreeMap<IpNetwork, Vec<BgpNextHop>>,
+    learned: BTreeMap<IpNetwork, Vec<Router>>,
     /// What pools prescribe, and the largest packet where that is less than the device's.
     ways: BTreeMap<IpNetwork, (Through, Option<u32>)>,
     /// How many of them have each length.
@@ -38,7 +39,7 @@ impl Routes {
     pub(super) fn open() -> Result<Self, NetlinkError> {
         Ok(Self {
             table: RouteTable::open(Config::default())?,
-            resolver: Resolver::open()?,
+            resolver: Resolver::open(PROTO_MARGAY)?,
             endpoints: BTreeMap::new(),
             of_endpoint: BTreeMap::new(),
             blocks: BTreeSet::new(),
@@ -104,7 +105,7 @@ impl Routes {
     }
 
     /// BGP's best next hops for a prefix; none when there is no route any more.
-    pub(super) fn set_learned(&mut self, prefix: IpNetwork, next_hops: Vec<BgpNextHop>) {
+    pub(super) fn set_learned(&mut self, prefix: IpNetwork, next_hops: Vec<Router>) {
         if next_hops.is_empty() {
             self.learned.remove(&prefix);
         } else {
@@ -167,11 +168,11 @@ impl Routes {
     /// The host's own routes, links or addresses changed: next hops may resolve to something else.
     pub(super) fn refresh_next_hops(&mut self) {
         let plain = self.ways.values().filter_map(|(through, _)| match through {
-            Through::Plain(host) => Some(BgpNextHop::of(*host)),
+            Through::Plain(host) => Some(Router::of(*host)),
             _ => None,
         });
         let learned = self.learned.values().flatten().copied();
-        let used: BTreeSet<BgpNextHop> = learned.chain(plain).collect();
+        let used: BTreeSet<Router> = learned.chain(plain).collect();
         self.resolver.retain(|next_hop| used.contains(next_hop));
         if self.resolver.refresh() {
             let prefixes = self.learned.keys().chain(self.ways.keys()).copied();
@@ -251,7 +252,7 @@ impl Routes {
         };
         let route = match through {
             Through::Plain(host) => {
-                let resolved = self.resolver.resolve(BgpNextHop::of(host))?;
+                let resolved = self.resolver.resolve(Router::of(host))?;
                 return Some(Route::via([resolved.hop]).with_mtu(resolved.mtu));
             }
             Through::Vtep => Route::device(vxlan),
@@ -262,19 +263,6 @@ impl Routes {
     }
 
     fn by_next_hops(&mut self, prefix: IpNetwork) -> Option<Route> {
-        let next_hops = self.learned.get(&prefix)?;
-        let mut via: Vec<NextHop> = Vec::with_capacity(next_hops.len());
-        let mut mtu: Option<u32> = None;
-        for next_hop in next_hops {
-            let Some(resolved) = self.resolver.resolve(*next_hop) else {
-                continue;
-            };
-            // Several next hops may lie behind one gateway, which the kernel wants to hear of once.
-            if !via.contains(&resolved.hop) {
-                via.push(resolved.hop);
-            }
-            mtu = mtu.into_iter().chain(resolved.mtu).min();
-        }
-        (!via.is_empty()).then(|| Route::via(via).with_mtu(mtu))
+        self.resolver.route(self.learned.get(&prefix)?)
     }
 }
