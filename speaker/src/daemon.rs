@@ -1,6 +1,6 @@
 //! The configuration file of the stand-alone daemon.
 
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, str::FromStr};
 
 use margay_bgp::prefix::Prefix;
 use serde::Deserialize;
@@ -43,12 +43,39 @@ pub struct DaemonConfig {
     /// Routes to originate.
     #[serde(default)]
     pub networks: Vec<Network>,
+    /// Write best routes to the kernel's routing table. Taken at start.
+    #[serde(default)]
+    pub kernel: Option<KernelConfig>,
     /// Collectors to inform (RFC 7854). Taken at start.
     #[serde(default)]
     pub bmp: Vec<BmpConfig>,
     /// Archives (RFC 6396). Taken at start.
     #[serde(default)]
     pub mrt: MrtConfig,
+}
+
+/// Where best routes go in the kernel, and how they are known again.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KernelConfig {
+    /// Routing table.
+    pub table: NonZeroU32,
+    /// Protocol number of routes that are ours alone, 5 to 255: what carries it and is not wanted is
+    /// removed.
+    pub protocol: u8,
+    /// Metric: routes of others for the same prefix come first with a lower one.
+    pub metric: NonZeroU32,
+}
+
+impl Default for KernelConfig {
+    /// The main table; a protocol beside the agent's (77), and its metric.
+    fn default() -> Self {
+        Self {
+            table: NonZeroU32::new(254).unwrap_or(NonZeroU32::MIN),
+            protocol: 78,
+            metric: NonZeroU32::new(77).unwrap_or(NonZeroU32::MIN),
+        }
+    }
 }
 
 /// Archives to write.
@@ -92,12 +119,20 @@ impl FromStr for DaemonConfig {
 
     fn from_str(text: &str) -> Result<Self, FileError> {
         let mut file: Value = serde_norway::from_str(text)?;
-        if file.get("peer_groups").is_none() {
+        let config: Self = if file.get("peer_groups").is_none() {
             // Errors tell the line.
-            return Ok(serde_norway::from_str(text)?);
+            serde_norway::from_str(text)?
+        } else {
+            peer_groups::apply(&mut file)?;
+            serde_norway::from_value(file)?
+        };
+        match &config.kernel {
+            // linux/rtnetlink.h: RTPROT_UNSPEC to RTPROT_STATIC are not ours to remove.
+            Some(kernel) if kernel.protocol <= 4 => Err(FileError::Protocol {
+                found: kernel.protocol,
+            }),
+            _ => Ok(config),
         }
-        peer_groups::apply(&mut file)?;
-        Ok(serde_norway::from_value(file)?)
     }
 }
 
@@ -174,6 +209,30 @@ networks:
             (&[7][..], Some(5))
         );
         assert_eq!(attrs.ext_communities, [[0, 2, 0, 1, 0, 0, 0, 2]]);
+    }
+
+    #[test]
+    fn kernel_routes_are_off_unless_asked_for_and_never_have_the_kernels_own_protocol() {
+        let read = |kernel: &str| {
+            let text = format!("{{speaker: {{local_as: 1, router_id: 1.1.1.1}}, {kernel}}}");
+            text.parse::<DaemonConfig>()
+        };
+        assert_eq!(read("networks: []").unwrap().kernel, None);
+        let usual = read("kernel: {}").unwrap().kernel.unwrap();
+        assert_eq!(
+            (usual.table.get(), usual.protocol, usual.metric.get()),
+            (254, 78, 77)
+        );
+        let own = read("kernel: {table: 100, protocol: 200, metric: 20}");
+        let own = own.unwrap().kernel.unwrap();
+        assert_eq!(
+            (own.table.get(), own.protocol, own.metric.get()),
+            (100, 200, 20)
+        );
+        let wrong = read("kernel: {protocol: 4}").unwrap_err().to_string();
+        assert_eq!(wrong, "kernel.protocol is 4, allowed is 5 to 255");
+        let table = read("kernel: {table: 0}").unwrap_err().to_string();
+        assert!(table.contains("kernel.table"), "{table}");
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub use config::{
     AddPathConfig, BfdConfig, ConfigError, ConnectionLimit, DynamicPeers, GracefulRestartConfig,
     LongLivedConfig, MaxPrefixesAction, MultipathConfig, PeerConfig, SpeakerConfig, Ttl,
 };
-pub use daemon::{DaemonConfig, MrtConfig, Network};
+pub use daemon::{DaemonConfig, KernelConfig, MrtConfig, Network};
 pub use filter_config::{Action, FilterConfig, FilterRule, Operation, Operator, RouteOrigin};
 pub use handle::{
     FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, Queries, Shutdown, Speaker,
@@ -61,7 +61,7 @@ pub use margay_bgp::rib::{FibChange, FibNextHop, PathLimit, Reachability};
 pub use peer_groups::FileError;
 pub use peer_key::{BGP_PORT, Interface, ParsePeerKeyError, PeerKey};
 pub use remote_as::RemoteAs;
-pub use secret::Secret;
+pub use secret::{Secret, SecretError};
 pub use view::{
     FamilyStatus, PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery, RouteSource,
     RouteView, SessionStatus, State, Totals,

@@ -20,6 +20,12 @@ pub enum FileError {
         /// The groups that there are.
         known: String,
     },
+    /// Routes of the kernel's own would be taken for ours.
+    #[error("kernel.protocol is {found}, allowed is 5 to 255")]
+    Protocol {
+        /// What was found.
+        found: u8,
+    },
     /// Something that should be a mapping is none.
     #[error("{what} is no mapping of settings")]
     NoMapping {

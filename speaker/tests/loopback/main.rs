@@ -2,7 +2,6 @@
 //! Needs no rights; the archives are read by bgpdump and GoBGP.
 
 mod bmp;
-mod daemon;
 mod limits;
 mod mrt;
 mod raw;

@@ -40,7 +40,14 @@ fn the_example_is_a_configuration() -> Result<(), Box<dyn std::error::Error>> {
 fn every_test_that_the_table_names_exists() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut known = BTreeSet::new();
-    for dir in ["bgp/src", "speaker/src", "speaker/tests"] {
+    for dir in [
+        "agent/src",
+        "bgp/src",
+        "speaker/src",
+        "speaker/tests",
+        "speaker-daemon/tests",
+        "tests/tests",
+    ] {
         functions(&root.join(dir), &mut known)?;
     }
     let text = fs::read_to_string(root.join("docs/bgp.md"))?;

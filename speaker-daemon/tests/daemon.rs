@@ -1,6 +1,16 @@
-//! The stand-alone daemon with the examples of its documentation.
+//! The daemon with the examples of its documentation.
 
-use std::{collections::BTreeSet, fs, net::SocketAddr, path::PathBuf, process::Command};
+#[path = "../../speaker/tests/loopback/raw.rs"]
+#[expect(dead_code, reason = "the speaker's own tests use all of it")]
+mod raw;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use margay_bgp::prefix::Prefix;
@@ -8,14 +18,16 @@ use margay_lab::{Process, eventually, free_port, run};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{
-    limits::host,
-    raw::{PATIENCE, RawPeer, prefix},
-};
+use raw::{PATIENCE, RawPeer, prefix};
 
 fn docs() -> Result<String> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/margay-speaker.md");
     fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+/// The address of a peer.
+const fn host(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 0, n)
 }
 
 /// The example under a heading, for 127.0.0.0/8 and with what `more` adds.
@@ -105,7 +117,7 @@ fn the_documentation_names_every_key() -> Result<()> {
         .collect();
     for file in ["config.rs", "daemon.rs", "filter_config.rs", "bmp/mod.rs"] {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join("src")
+            .join("../speaker/src")
             .join(file);
         let source = fs::read_to_string(path)?;
         let fields = source.lines().filter_map(|line| {

@@ -1,8 +1,10 @@
 //! A BGP daemon from a file: for interoperability tests, benches, and as a plain route server.
 //!
-//! It writes nothing to the kernel's routing table. SIGHUP reads the file again, SIGUSR1 writes
-//! the table to `mrt.table`; SIGTERM and SIGINT stop it, with a Cease unless graceful restart is
-//! configured.
+//! It writes nothing to the kernel's routing table unless `kernel` is configured. SIGHUP reads the file
+//! again, SIGUSR1 writes the table to `mrt.table`; SIGTERM and SIGINT stop it: with a Cease, and without
+//! kernel routes, unless graceful restart is configured.
+
+mod kernel;
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -16,6 +18,8 @@ use margay_speaker::{
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
+
+use kernel::{End, KernelRoutes};
 
 /// Speaks BGP as a file says.
 #[derive(Debug, Parser)]
@@ -53,7 +57,12 @@ async fn main() -> anyhow::Result<()> {
         .init();
     let mut config = args.read()?;
     let (mut speaker, fib) = Speaker::spawn_with(config.speaker.clone(), config.local_routes())?;
-    drop(fib);
+    // Without the kernel nobody needs them: dropped, they are not kept either.
+    let kernel = config
+        .kernel
+        .as_ref()
+        .map(|kernel| KernelRoutes::spawn(kernel, fib))
+        .transpose()?;
     let queries = speaker.queries();
     let stations = stations(&config, &queries);
     let log = config.mrt.updates.clone().map(|path| {
@@ -80,11 +89,15 @@ async fn main() -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
         }
     }
-    let how = match config.speaker.graceful_restart {
-        Some(_) => Shutdown::Restart,
-        None => Shutdown::Administrative(String::new()),
+    let (how, routes) = match config.speaker.graceful_restart {
+        Some(_) => (Shutdown::Restart, End::Leave),
+        None => (Shutdown::Administrative(String::new()), End::Remove),
     };
+    // Peers are told before there is no way left for what they send.
     speaker.shutdown(how).await;
+    if let Some(kernel) = kernel {
+        kernel.stop(routes).await;
+    }
     drop(log);
     for station in stations {
         station.shutdown().await;
