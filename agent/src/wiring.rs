@@ -25,7 +25,7 @@ use crate::bgp::{BgpHandle, Keeper, announcer};
 use crate::cni::{Cni, Journal, Turns};
 use crate::collect::Collector;
 use crate::config::Config;
-use crate::derive::BgpSettings;
+use crate::derive::{BgpSettings, StoredSecrets};
 use crate::dns::Responder;
 use crate::docker;
 use crate::flows::Flows;
@@ -187,8 +187,13 @@ impl Agent {
         let (affinities_tx, affinities) = mpsc::channel(EVENTS);
         // Two, so that the watch of the second brings who owns blocks without what is in them.
         let [affine, _others] = IpamKeys::new(keys.prefix()).owners();
+        let stored = StoredSecrets::new(keys.prefix());
         let syncers = [
-            Syncer::spawn(store.clone(), vec![keys.resources()], resources_tx),
+            Syncer::spawn(
+                store.clone(),
+                vec![keys.resources(), stored.prefix().to_owned()],
+                resources_tx,
+            ),
             Syncer::spawn(store.clone(), vec![affine], affinities_tx),
         ];
         let memory = Memory::of(&config, &keys, &name);
@@ -205,6 +210,7 @@ impl Agent {
             listen: config.bgp_listen.clone(),
             restarting,
             secrets: config.secrets_dir.clone(),
+            stored,
         };
         let names = config.dns.clone().map(|dns| Arc::new(Responder::new(dns)));
         let outputs = Outputs {

@@ -11,6 +11,7 @@ use crate::asn::Asn;
 use crate::duration::GoDuration;
 use crate::kind::Kind;
 use crate::meta::{Extra, Resource, Spec};
+use crate::net::Cidr;
 use crate::string_enum::string_enum;
 
 /// A session that some or all hosts make.
@@ -65,6 +66,17 @@ pub struct BgpPeerSpec {
     /// there. Without asNumber it may be in any AS but the host's. An extension of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// Addresses that peers connect from without being named: whoever does is one. Without asNumber
+    /// they may be in any AS but the host's. An extension of ours.
+    #[serde(rename = "peerCIDR", default, skip_serializing_if = "Option::is_none")]
+    pub peer_cidr: Option<Cidr>,
+    /// Most peers from peerCIDR at a time; 100 when absent. An extension of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_peers: Option<u32>,
+    /// A BGPPeer whose settings hold where this one says nothing: one place for what many share. It
+    /// need not be a peer itself. An extension of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_group: Option<String>,
     /// AS of the peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_number: Option<Asn>,
@@ -181,6 +193,10 @@ pub struct LongLivedSpec {
     /// Longest that the peer's are kept by us, whatever it asks for; staleTime when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_stale_time: Option<GoDuration>,
+    /// Not every router of the AS has it: an internal peer is told what is kept with LOCAL_PREF 0, and
+    /// one without the capability with NO_EXPORT (section 4.6), instead of not at all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial_deployment: bool,
     /// Fields that we do not know.
     #[serde(flatten)]
     pub extra: Extra,
@@ -215,6 +231,46 @@ pub struct SecretKeyRef {
 
 impl Spec for BgpPeerSpec {
     const KIND: Kind = Kind::BgpPeer;
+}
+
+impl BgpPeerSpec {
+    /// This one with the settings of its group where it says nothing itself. Who the peer is, and
+    /// which hosts have the session, no group says.
+    #[must_use]
+    pub fn within(&self, group: &Self) -> Self {
+        fn or<T: Clone>(own: &Option<T>, shared: &Option<T>) -> Option<T> {
+            own.as_ref().or(shared.as_ref()).cloned()
+        }
+        let own_mode = self.keep_original_next_hop || self.next_hop_mode.is_some();
+        let mode = if own_mode { self } else { group };
+        let filters = if self.filters.is_empty() {
+            &group.filters
+        } else {
+            &self.filters
+        };
+        Self {
+            as_number: or(&self.as_number, &group.as_number),
+            local_as_number: or(&self.local_as_number, &group.local_as_number),
+            keep_original_next_hop: mode.keep_original_next_hop,
+            next_hop_mode: mode.next_hop_mode,
+            password: or(&self.password, &group.password),
+            source_address: or(&self.source_address, &group.source_address),
+            max_restart_time: or(&self.max_restart_time, &group.max_restart_time),
+            keepalive_time: or(&self.keepalive_time, &group.keepalive_time),
+            num_allowed_local_as_numbers: or(
+                &self.num_allowed_local_as_numbers,
+                &group.num_allowed_local_as_numbers,
+            ),
+            ttl_security: or(&self.ttl_security, &group.ttl_security),
+            filters: filters.clone(),
+            bfd: or(&self.bfd, &group.bfd),
+            add_path: or(&self.add_path, &group.add_path),
+            long_lived_restart: or(&self.long_lived_restart, &group.long_lived_restart),
+            passive: self.passive || group.passive,
+            max_peers: or(&self.max_peers, &group.max_peers),
+            ..self.clone()
+        }
+    }
 }
 
 /// Address of a peer, with a port when it is not the usual one: `10.0.0.1`, `10.0.0.1:1790`,
@@ -279,6 +335,26 @@ impl<'de> Deserialize<'de> for PeerAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_has_the_settings_of_its_group_but_for_its_own() {
+        let read = |text: &str| serde_json::from_str::<BgpPeerSpec>(text).unwrap();
+        let group = read(
+            r#"{"node": "h9", "asNumber": 65000, "keepaliveTime": "1s", "filters": ["f"], "bfd": {},
+                "nextHopMode": "Self", "passive": true, "maxPeers": 5, "ttlSecurity": 1}"#,
+        );
+        let peer = read(
+            r#"{"peerIP": "192.0.2.1", "peerGroup": "g", "keepaliveTime": "5s", "keepOriginalNextHop": true}"#,
+        );
+        let all = peer.within(&group);
+        let shared = read(
+            r#"{"peerIP": "192.0.2.1", "peerGroup": "g", "asNumber": 65000, "keepaliveTime": "5s",
+                "filters": ["f"], "bfd": {}, "keepOriginalNextHop": true, "passive": true, "maxPeers": 5,
+                "ttlSecurity": 1}"#,
+        );
+        assert_eq!(all, shared);
+        assert_eq!(peer.within(&BgpPeerSpec::default()), peer);
+    }
 
     #[test]
     fn addresses_of_peers_may_have_a_port() {

@@ -15,7 +15,7 @@ use ipnetwork::IpNetwork;
 use margay_bgp::prefix::Prefix;
 use margay_dataplane::monitor::{Event, Interests, Monitor};
 use margay_dataplane::resolve::{Resolver, Router};
-use margay_dataplane::route_table::{ApplyReport, Config, Route, RouteTable};
+use margay_dataplane::route_table::{ApplyReport, Config, RouteTable};
 use margay_speaker::{FibBatch, FibReceiver, KernelConfig};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -173,12 +173,9 @@ impl Keeper {
 
     fn decide(&mut self, prefix: IpNetwork) {
         let routers = self.learned.get(&prefix).map_or(&[][..], Vec::as_slice);
-        let via = self.resolver.resolve_all(routers);
-        if via.is_empty() {
-            self.table.remove(prefix);
-        } else {
-            let route = Route::via(via).with_metric(self.metric);
-            self.table.set(prefix, route);
+        match self.resolver.route(routers) {
+            Some(route) => self.table.set(prefix, route.with_metric(self.metric)),
+            None => self.table.remove(prefix),
         }
     }
 

@@ -4,6 +4,7 @@ mod announcing;
 mod filters;
 mod globals;
 mod overlay;
+mod password;
 mod peers;
 mod speaker;
 mod world;
@@ -14,5 +15,6 @@ pub(crate) use overlay::{
     Fabric, IPIP_OVERHEAD, Through, TunnelKind, Tunnels, VXLAN_OVERHEAD, VXLAN_V6_OVERHEAD,
     VxlanTunnel, mac_text,
 };
+pub(crate) use password::StoredSecrets;
 pub(crate) use speaker::{Bgp, BgpSettings, bgp};
 pub(crate) use world::{asked, moves, refresh_world, reports};

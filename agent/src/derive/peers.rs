@@ -1,5 +1,6 @@
 //! Who this node has BGP sessions with, and in which role.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,6 +10,7 @@ use margay_model::asn::Asn;
 use margay_model::bgp_configuration::BgpConfigurationSpec;
 use margay_model::bgp_peer::{BgpPeer, BgpPeerSpec, ReversePeering};
 use margay_model::kind::{Kind, ResourceKey};
+use margay_model::net::Cidr;
 use margay_model::node::Node;
 use margay_policy::selector::Selector;
 use margay_speaker::{BGP_PORT, Interface, PeerKey, RemoteAs};
@@ -16,14 +18,17 @@ use tracing::warn;
 
 use crate::graph::Cache;
 
+/// Most peers from a range where maxPeers does not say.
+const DYNAMIC_PEERS: u32 = 100;
+
 /// A session that should be.
 #[derive(Clone, Debug)]
 pub(super) struct Peer<'a> {
     /// For people: `mesh NODE`, or the BGPPeer's name.
     pub(super) name: String,
     pub(super) remote_as: RemoteAs,
-    /// The BGPPeer that asks for it; none for the mesh.
-    pub(super) spec: Option<&'a BgpPeerSpec>,
+    /// The BGPPeer that asks for it, with its group's settings; none for the mesh.
+    pub(super) spec: Option<Cow<'a, BgpPeerSpec>>,
     /// The node at the other end, when it is one of ours.
     pub(super) node: Option<&'a Node>,
     /// The routes that the session is for.
@@ -91,9 +96,9 @@ pub(super) fn cluster_id(node: &Node) -> Option<&str> {
 /// name.
 pub(super) fn peers<'a>(cache: &'a Cache, me: &'a Node) -> BTreeMap<PeerKey, Peer<'a>> {
     let mut peers = BTreeMap::new();
-    for resource in cache.of_kind(Kind::BgpPeer) {
-        if let AnyResource::BgpPeer(peer) = resource {
-            explicit(cache, me, peer, &mut peers);
+    for peer in configured(cache) {
+        if let Some(spec) = spec_of(cache, peer) {
+            explicit(cache, me, peer, spec, &mut peers);
         }
     }
     let settings = Settings::of(cache, &me.metadata.name);
@@ -116,6 +121,64 @@ pub(super) fn peers<'a>(cache: &'a Cache, me: &'a Node) -> BTreeMap<PeerKey, Pee
     peers
 }
 
+/// Peers that connect from a range of addresses.
+#[derive(Clone, Debug)]
+pub(super) struct Range<'a> {
+    pub(super) addresses: Cidr,
+    pub(super) limit: u32,
+    /// What each of them is.
+    pub(super) peer: Peer<'a>,
+}
+
+/// The ranges that `me` takes connections from; of BGPPeers with the same the first by name.
+pub(super) fn ranges<'a>(cache: &'a Cache, me: &Node) -> Vec<Range<'a>> {
+    let mut ranges = BTreeMap::new();
+    for peer in configured(cache).filter(|peer| is_for(peer, me)) {
+        let Some(addresses) = peer.spec.peer_cidr else {
+            continue;
+        };
+        let Some(spec) = spec_of(cache, peer) else {
+            continue;
+        };
+        let limit = spec.max_peers.unwrap_or(DYNAMIC_PEERS);
+        let peer = of_any_as(peer, spec);
+        ranges.entry(addresses).or_insert(Range {
+            addresses,
+            limit,
+            peer,
+        });
+    }
+    ranges.into_values().collect()
+}
+
+fn configured(cache: &Cache) -> impl Iterator<Item = &BgpPeer> {
+    cache
+        .of_kind(Kind::BgpPeer)
+        .filter_map(|resource| match resource {
+            AnyResource::BgpPeer(peer) => Some(peer),
+            _ => None,
+        })
+}
+
+/// What a BGPPeer says with its group; nothing if there is no such group, whose settings may be what
+/// keeps others out.
+fn spec_of<'a>(cache: &'a Cache, peer: &'a BgpPeer) -> Option<Cow<'a, BgpPeerSpec>> {
+    let Some(group) = &peer.spec.peer_group else {
+        return Some(Cow::Borrowed(&peer.spec));
+    };
+    match cache.get(&ResourceKey::global(Kind::BgpPeer, group.clone())) {
+        Some(AnyResource::BgpPeer(shared)) => Some(Cow::Owned(peer.spec.within(&shared.spec))),
+        _ => {
+            let name = &peer.metadata.name;
+            warn!(
+                peer = name,
+                group, "BGPPeer names a peerGroup that is not there, ignored"
+            );
+            None
+        }
+    }
+}
+
 fn nodes(cache: &Cache) -> impl Iterator<Item = &Node> {
     cache
         .of_kind(Kind::Node)
@@ -129,14 +192,14 @@ fn explicit<'a>(
     cache: &'a Cache,
     me: &'a Node,
     peer: &'a BgpPeer,
+    spec: Cow<'a, BgpPeerSpec>,
     peers: &mut BTreeMap<PeerKey, Peer<'a>>,
 ) {
     let name = &peer.metadata.name;
-    let spec = &peer.spec;
     let here = is_for(peer, me);
-    if let Some(interface) = &spec.interface {
+    if let Some(interface) = &peer.spec.interface {
         if here {
-            on_interface(peer, interface, peers);
+            on_interface(peer, spec, interface, peers);
         }
     } else if let Some(address) = spec.peer_ip {
         if !here || is_own(me, address.addr) {
@@ -178,7 +241,7 @@ fn explicit<'a>(
                 let session = Peer {
                     name: name.clone(),
                     remote_as: remote_as.unwrap_or_else(|| as_of(cache, node)).0.into(),
-                    spec: Some(spec),
+                    spec: Some(spec.clone()),
                     node: Some(node),
                     families: Vec::new(),
                     reverse,
@@ -190,27 +253,35 @@ fn explicit<'a>(
 }
 
 /// A peer without an address.
-fn on_interface<'a>(peer: &'a BgpPeer, interface: &str, peers: &mut BTreeMap<PeerKey, Peer<'a>>) {
-    let name = &peer.metadata.name;
+fn on_interface<'a>(
+    peer: &'a BgpPeer,
+    spec: Cow<'a, BgpPeerSpec>,
+    interface: &str,
+    peers: &mut BTreeMap<PeerKey, Peer<'a>>,
+) {
     let Some(known) = Interface::new(interface) else {
         warn!(
-            peer = name,
+            peer = peer.metadata.name,
             interface, "BGPPeer names no interface that can be, ignored"
         );
         return;
     };
-    let session = Peer {
-        name: name.clone(),
-        remote_as: peer
-            .spec
+    let session = of_any_as(peer, spec);
+    peers.entry(PeerKey::on(known)).or_insert(session);
+}
+
+/// A peer that is not known by its address, and without asNumber not by its AS either.
+fn of_any_as<'a>(peer: &BgpPeer, spec: Cow<'a, BgpPeerSpec>) -> Peer<'a> {
+    Peer {
+        name: peer.metadata.name.clone(),
+        remote_as: spec
             .as_number
             .map_or(RemoteAs::External, |asn| asn.0.into()),
-        spec: Some(&peer.spec),
+        spec: Some(spec),
         node: None,
         families: Family::ALL.to_vec(),
         reverse: false,
-    };
-    peers.entry(PeerKey::on(known)).or_insert(session);
+    }
 }
 
 /// Whether a BGPPeer is meant for this node: named, selected, or neither said.

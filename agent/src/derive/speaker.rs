@@ -1,6 +1,5 @@
 //! The speaker's whole configuration, from the resources.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -8,24 +7,23 @@ use std::path::PathBuf;
 use margay_bgp::prefix::Prefix;
 use margay_model::any::AnyResource;
 use margay_model::bgp_configuration::BindMode;
-use margay_model::bgp_peer::{
-    AddPathSpec, BfdSpec, BgpPassword, LongLivedSpec, NextHopMode, SourceAddress,
-};
+use margay_model::bgp_peer::{AddPathSpec, BfdSpec, LongLivedSpec, NextHopMode, SourceAddress};
 use margay_model::duration::GoDuration;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::net::Cidr;
 use margay_model::node::{DRAIN_ANNOTATION, Node};
 use margay_speaker::{
-    Action, AddPathConfig, BfdConfig, ConfigError, FilterConfig, FilterRule, GracefulRestartConfig,
-    LongLivedConfig, PathLimit, PeerConfig, PeerKey, RemoteAs, RouteOrigin, Secret, SpeakerConfig,
-    Ttl,
+    Action, AddPathConfig, BfdConfig, ConfigError, DynamicPeers, FilterConfig, FilterRule,
+    GracefulRestartConfig, LongLivedConfig, PathLimit, PeerConfig, PeerKey, RemoteAs, RouteOrigin,
+    SpeakerConfig, Ttl,
 };
 use sha1::{Digest, Sha1};
 use tracing::warn;
 
 use super::announcing::Announcing;
 use super::filters;
-use super::peers::{Peer, Settings, as_of, cluster_id, peers};
+use super::password::{self, StoredSecrets};
+use super::peers::{Peer, Range, Settings, as_of, cluster_id, peers, ranges};
 use crate::graph::Cache;
 
 /// Most prefixes that an external peer may send in each family: what a rack of containers can have, and
@@ -39,8 +37,10 @@ pub(crate) struct BgpSettings {
     pub(crate) listen: Vec<IpAddr>,
     /// The kernel kept the routes of an agent before us.
     pub(crate) restarting: bool,
-    /// Where passwords are: `DIR/SECRET/KEY`, a file each.
+    /// Where passwords are: `DIR/SECRET/KEY`, a file each; see [`password::read`].
     pub(crate) secrets: PathBuf,
+    /// Those that the datastore has.
+    pub(crate) stored: StoredSecrets,
 }
 
 /// Everything that the speaker's keeper is told.
@@ -96,7 +96,35 @@ fn speaker(cache: &Cache, node: &str, settings: &BgpSettings) -> Option<SpeakerC
             }
         })
         .collect();
+    config.dynamic = ranges(cache, me)
+        .into_iter()
+        .filter_map(|range| dynamic(cache, me, config.local_as, &range, &pools, settings))
+        .collect();
     without_invalid_peers(config)
+}
+
+/// Peers that connect from a range of addresses.
+fn dynamic(
+    cache: &Cache,
+    me: &Node,
+    local_as: u32,
+    range: &Range<'_>,
+    pools: &Pools,
+    settings: &BgpSettings,
+) -> Option<DynamicPeers> {
+    let prefix = prefix(range.addresses)?;
+    let key = PeerKey::from(prefix.addr());
+    match build(cache, me, local_as, key, &range.peer, pools, settings) {
+        Ok(peer) => Some(DynamicPeers {
+            prefix,
+            limit: range.limit,
+            peer,
+        }),
+        Err(reason) => {
+            warn!(peer = range.peer.name, range = %prefix, reason, "BGP peers left out");
+            None
+        }
+    }
 }
 
 /// Twelve bits of seconds (RFC 4724, section 3).
@@ -114,6 +142,14 @@ fn without_invalid_peers(mut config: SpeakerConfig) -> Option<SpeakerConfig> {
                     warn!(%error, "BGP peer left out");
                 }
                 config.peers.remove(&peer);
+            }
+            Err(ConfigError::Dynamic { prefix, .. })
+                if config.dynamic.iter().any(|range| range.prefix == prefix) =>
+            {
+                if let Err(error) = config.validate() {
+                    warn!(%error, "BGP peers left out");
+                }
+                config.dynamic.retain(|range| range.prefix != prefix);
             }
             Err(error) => {
                 warn!(%error, "no BGP");
@@ -201,7 +237,7 @@ fn build(
     pools: &Pools,
     settings: &BgpSettings,
 ) -> Result<PeerConfig, String> {
-    let spec = peer.spec;
+    let spec = peer.spec.as_deref();
     let mut config = PeerConfig::new(peer.remote_as);
     config.name = peer.name.clone();
     config.families = peer.families.clone();
@@ -236,7 +272,11 @@ fn build(
     let mesh = Settings::of(cache, &me.metadata.name).first(|s| s.node_mesh_password.as_ref());
     let password = spec.map_or(mesh, |s| s.password.as_ref());
     if let Some(password) = password {
-        config.password = Some(read_password(settings, password)?);
+        config.password = Some(password::read(
+            &settings.secrets,
+            &settings.stored,
+            password,
+        )?);
     }
     let mode = spec.and_then(|s| s.next_hop_mode);
     let keep = mode == Some(NextHopMode::Keep) || spec.is_some_and(|s| s.keep_original_next_hop);
@@ -285,6 +325,7 @@ fn long_lived(spec: &LongLivedSpec) -> LongLivedConfig {
     LongLivedConfig {
         stale_time_secs: spec.stale_time.as_ref().map_or(HOUR, secs).max(1),
         max_stale_time_secs: spec.max_stale_time.as_ref().map(secs),
+        partial_deployment: spec.partial_deployment,
     }
 }
 
@@ -370,24 +411,6 @@ fn ttl(me: &Node, security: Option<u8>, peer: IpAddr) -> Ttl {
     match own {
         Some(own) if own.subnet().contains(peer) => Ttl::Direct,
         _ => Ttl::Multihop,
-    }
-}
-
-fn read_password(settings: &BgpSettings, password: &BgpPassword) -> Result<Secret, String> {
-    let Some(reference) = &password.secret_key_ref else {
-        return Err("password has no secretKeyRef".to_owned());
-    };
-    let plain = |part: &str| !part.is_empty() && !part.contains('/') && !part.starts_with('.');
-    if !plain(&reference.name) || !plain(&reference.key) {
-        return Err(format!(
-            "password.secretKeyRef is {:?}/{:?}, both must be plain file names",
-            reference.name, reference.key
-        ));
-    }
-    let path = settings.secrets.join(&reference.name).join(&reference.key);
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(Secret::new(text.trim_end_matches(['\n', '\r']).to_owned())),
-        Err(error) => Err(format!("password file {}: {error}", path.display())),
     }
 }
 

@@ -1,9 +1,11 @@
 //! From manifests, as operators write them, to sessions.
 
+use std::fs;
+
 use margay_bgp::prefix::Family;
 use margay_model::manifest::decode_manifest;
 use margay_policy::selector::Selector;
-use margay_speaker::{Community, Operation, Operator};
+use margay_speaker::{Community, Operation, Operator, Secret};
 use tempfile::TempDir;
 
 use super::*;
@@ -32,6 +34,7 @@ fn settings() -> BgpSettings {
         listen: Vec::new(),
         restarting: false,
         secrets: "/nonexistent".into(),
+        stored: StoredSecrets::new("/calico"),
     }
 }
 
@@ -553,6 +556,75 @@ fn a_peer_on_an_interface_has_no_address_and_any_external_as() {
     let elsewhere = peer("tor", "interface: eth1, node: h2");
     let manifests = node(1, "") + &elsewhere;
     assert!(configured(&[&manifests]).peers.is_empty());
+}
+
+#[test]
+fn whoever_connects_from_a_range_is_a_peer_of_any_external_as() {
+    let with = |more: &str| {
+        let manifests = [
+            node(1, ""),
+            peer("leaves", &format!("peerCIDR: 198.51.100.0/24{more}")),
+        ];
+        let texts: Vec<&str> = manifests.iter().map(String::as_str).collect();
+        configured(&texts)
+    };
+    let config = with("");
+    assert!(config.peers.is_empty());
+    let [range] = &config.dynamic[..] else {
+        panic!("one range")
+    };
+    assert_eq!(
+        (range.prefix.to_string().as_str(), range.limit),
+        ("198.51.100.0/24", 100)
+    );
+    assert_eq!(
+        (range.peer.remote_as, range.peer.ttl, range.peer.source),
+        (
+            RemoteAs::External,
+            Ttl::Multihop,
+            Some([192, 0, 2, 1].into())
+        )
+    );
+    assert_eq!(range.peer.name, "leaves");
+    let own = with(", asNumber: 64512, maxPeers: 3, bfd: {}");
+    assert_eq!(own.dynamic[0].limit, 3);
+    assert_eq!(own.dynamic[0].peer.remote_as, 64512.into());
+    assert_eq!(own.dynamic[0].peer.bfd, Some(BfdConfig::default()));
+    assert!(with(", node: h2").dynamic.is_empty());
+    assert!(
+        with(", password: {secretKeyRef: {name: a, key: b}}")
+            .dynamic
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_group_has_the_settings_of_many_and_is_no_peer_itself() {
+    let group = peer(
+        "spine",
+        "asNumber: 65000, ttlSecurity: 1, bfd: {}, keepaliveTime: 1s",
+    );
+    let tors = peer("tor1", "peerIP: 192.0.2.251, peerGroup: spine")
+        + &peer(
+            "tor2",
+            "peerIP: 192.0.2.252, peerGroup: spine, asNumber: 65002",
+        )
+        + &peer(
+            "lost",
+            "peerIP: 192.0.2.253, peerGroup: leaf, asNumber: 65003",
+        );
+    let nodes = node(1, "");
+    assert_eq!(
+        sessions(&[&nodes, &group, &tors]),
+        ["tor1 192.0.2.251 65000", "tor2 192.0.2.252 65002"]
+    );
+    let peers = configured(&[&nodes, &group, &tors]).peers;
+    for peer in peers.values() {
+        assert_eq!(
+            (peer.ttl, peer.bfd, peer.keepalive_secs),
+            (Ttl::Security(1), Some(BfdConfig::default()), Some(1))
+        );
+    }
 }
 
 #[test]

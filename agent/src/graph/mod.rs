@@ -228,6 +228,7 @@ impl Graph {
         for mut kv in resources {
             // Whatever the datastore says is newer, also one that was restored from a backup.
             kv.mod_revision = 0;
+            self.bgp_settings.stored.put(&kv.key, &kv.value);
             self.resource(&kv);
         }
         for kv in affinities {
@@ -310,6 +311,7 @@ impl Graph {
     }
 
     fn resource_event(&mut self, event: SyncEvent) {
+        self.dirty.bgp |= self.bgp_settings.stored.hear(&event);
         match event {
             SyncEvent::Init => self.cache.begin_list(),
             SyncEvent::InitApply(kv) | SyncEvent::Apply(kv) => self.resource(&kv),

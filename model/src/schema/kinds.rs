@@ -214,6 +214,9 @@ schema!(
         "reversePeering": Word(ReversePeering::WORDS),
         "bfd": Object(&BFD),
         "interface": INTERFACE,
+        "peerCIDR": MASKED_NET,
+        "maxPeers": Whole(1, 65535),
+        "peerGroup": NAME,
         "addPath": Object(&ADD_PATH),
         "longLivedRestart": Object(&LONG_LIVED),
         "passive": Bool,
@@ -234,6 +237,7 @@ schema!(
     [
         "staleTime": DURATION,
         "maxStaleTime": DURATION,
+        "partialDeployment": Bool,
     ]
 );
 

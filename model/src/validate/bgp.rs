@@ -121,12 +121,23 @@ pub(super) fn check_peer(spec: &BgpPeerSpec, findings: &mut Findings<'_>) {
             ("peerIP", spec.peer_ip.is_some()),
             ("peerSelector", by_selector),
             ("localWorkloadSelector", by_workload),
+            ("peerCIDR", spec.peer_cidr.is_some()),
             ("password", spec.password.is_some()),
-            ("bfd", spec.bfd.is_some()),
         ];
         if let Some((rival, _)) = rivals.into_iter().find(|(_, set)| *set) {
             let allowed = format!("nothing, because {rival} is set");
             findings.text("spec.interface", interface, allowed);
+        }
+    }
+    if let Some(cidr) = spec.peer_cidr {
+        let rivals = [
+            ("peerIP", spec.peer_ip.is_some()),
+            ("peerSelector", by_selector),
+            ("localWorkloadSelector", by_workload),
+        ];
+        if let Some((rival, _)) = rivals.into_iter().find(|(_, set)| *set) {
+            let allowed = format!("nothing, because {rival} is set");
+            findings.other("spec.peerCIDR", cidr, allowed);
         }
     }
     if spec.keep_original_next_hop && spec.next_hop_mode.is_some() {

@@ -155,6 +155,10 @@ fn peers_say_one_thing() {
     let on_link = json!({"interface": "eth0", "addPath": {"send": true, "maxSent": 4},
         "longLivedRestart": {"staleTime": "1h"}, "passive": true});
     assert_eq!(errors(Kind::BgpPeer, on_link), [""; 0]);
+    let watched = json!({"interface": "eth0", "bfd": {}, "peerGroup": "spine"});
+    assert_eq!(errors(Kind::BgpPeer, watched), [""; 0]);
+    let range = json!({"peerCIDR": "10.0.0.0/24", "maxPeers": 5});
+    assert_eq!(errors(Kind::BgpPeer, range), [""; 0]);
     for (path, spec) in [
         (
             "spec.nodeSelector",
@@ -190,7 +194,18 @@ fn peers_say_one_thing() {
             "spec.interface",
             json!({"interface": "eth0", "peerSelector": "all()"}),
         ),
-        ("spec.interface", json!({"interface": "eth0", "bfd": {}})),
+        (
+            "spec.interface",
+            json!({"interface": "eth0", "peerCIDR": "10.0.0.0/24"}),
+        ),
+        (
+            "spec.peerCIDR",
+            json!({"peerCIDR": "10.0.0.0/24", "peerIP": "10.0.0.1"}),
+        ),
+        (
+            "spec.peerCIDR",
+            json!({"peerCIDR": "10.0.0.0/24", "peerSelector": "all()"}),
+        ),
     ] {
         refused(Kind::BgpPeer, path, spec);
     }

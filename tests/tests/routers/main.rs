@@ -12,6 +12,7 @@ mod filters;
 mod garbage;
 mod migration;
 mod moves;
+mod ours;
 mod peers;
 mod rack;
 mod restart;
