@@ -6,21 +6,23 @@ use std::time::Duration;
 use crate::meter::plan::{Mix, PlanSpec, Style};
 use crate::meter::{DUT, DUT_AS, DUT_PORT, Family, Opts};
 
-/// A scenario. All end with everything withdrawn and announced again.
+/// A scenario. All but the last end with everything withdrawn and announced again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scenario {
     /// One sender, one receiver.
     S1,
     /// Ten senders of the same prefixes, ten receivers: best-path work.
     S2,
-    /// A full table to two receivers, a third joining late, and single routes (S5).
+    /// A full table to two receivers, a third joining late.
     S3,
     /// A reflector: every client sends a little and hears all others.
     S4,
+    /// Single routes through a full table.
+    S5,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 4] = [Self::S1, Self::S2, Self::S3, Self::S4];
+    pub(crate) const ALL: [Self; 5] = [Self::S1, Self::S2, Self::S3, Self::S4, Self::S5];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.name() == name)
@@ -32,12 +34,13 @@ impl Scenario {
             Self::S2 => "S2",
             Self::S3 => "S3",
             Self::S4 => "S4",
+            Self::S5 => "S5",
         }
     }
 
     /// For people, at one part in `divisor` of its size.
     pub(crate) fn title(self, divisor: usize) -> String {
-        let opts = self.opts(divisor);
+        let opts = self.opts(divisor, Duration::ZERO);
         let (senders, prefixes) = (opts.spec.senders, opts.spec.prefixes);
         match self {
             Self::S1 => format!("{prefixes} prefixes from 1 peer to 1"),
@@ -46,11 +49,15 @@ impl Scenario {
             Self::S4 => {
                 format!("reflector: {senders} clients with {prefixes} /32 each, all to all")
             }
+            Self::S5 => {
+                let changes = 2 * opts.latency;
+                format!("{changes} changes of one /32 through a table of {prefixes}")
+            }
         }
     }
 
-    /// The run at one part in `divisor` of its size.
-    pub(crate) fn opts(self, divisor: usize) -> Opts {
+    /// The run at one part in `divisor` of its size; phases may take the `timeout` each.
+    pub(crate) fn opts(self, divisor: usize, timeout: Duration) -> Opts {
         let spec = PlanSpec {
             fam: Family::V4,
             mix: Mix::Internet,
@@ -76,7 +83,7 @@ impl Scenario {
             dut_pid: None,
             hold: 3600,
             connect_timeout: Duration::from_secs(60),
-            timeout: Duration::from_secs(300),
+            timeout,
             settle: Duration::from_millis(1000),
             quiet: Duration::from_millis(1000),
             spec,
@@ -91,7 +98,6 @@ impl Scenario {
             Self::S3 => {
                 opts.spec.prefixes = 1_000_000 / divisor;
                 (opts.receivers, opts.late) = (2, 1);
-                opts.latency = (1000 / divisor).max(20);
             }
             Self::S4 => {
                 (opts.spec.senders, opts.receivers) = ((100 / divisor).max(4), 0);
@@ -99,7 +105,11 @@ impl Scenario {
                 (opts.both, opts.spec.ibgp) = (true, true);
                 (opts.spec.mix, opts.spec.style) = (Mix::Host, Style::Plain);
                 (opts.spec.per_update, opts.spec.fixed_groups) = (250, true);
-                opts.latency = (1000 / divisor).max(20);
+            }
+            Self::S5 => {
+                opts.spec.prefixes = 1_000_000 / divisor;
+                opts.latency = (2000 / divisor).max(100);
+                opts.flaps = 0;
             }
         }
         opts

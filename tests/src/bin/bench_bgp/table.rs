@@ -1,7 +1,7 @@
 //! The tables: a row a figure, a column a speaker, medians of the rounds.
 
 use crate::dut::Dut;
-use crate::meter::report::{Phase, Report, quantile};
+use crate::meter::report::{Latency, Phase, Report, quantile};
 use crate::scenario::Scenario;
 use crate::{Options, Run};
 
@@ -89,11 +89,16 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
 /// What the table of a scenario tells, with the digits that mean something.
 fn figures(scenario: Scenario) -> Vec<(String, usize, Figure)> {
     let mut all: Vec<(String, usize, Figure)> = Vec::new();
+    if scenario == Scenario::S5 {
+        all.extend(single_routes());
+    }
     let mut phases = vec!["announce"];
     if scenario == Scenario::S3 {
         phases.push("late-join");
     }
-    phases.extend(["withdraw", "re-announce"]);
+    if scenario != Scenario::S5 {
+        phases.extend(["withdraw", "re-announce"]);
+    }
     for name in phases {
         all.push((
             format!("{name}, s"),
@@ -129,20 +134,30 @@ fn figures(scenario: Scenario) -> Vec<(String, usize, Figure)> {
         1,
         Box::new(|r| r.end.map(|u| u.peak_kib as f64 / 1024.0)),
     ));
-    if matches!(scenario, Scenario::S3 | Scenario::S4) {
+    all
+}
+
+/// How long one change takes, and what it costs.
+fn single_routes() -> Vec<(String, usize, Figure)> {
+    let mut all: Vec<(String, usize, Figure)> = Vec::new();
+    for (change, of) in [
+        (
+            "announced",
+            (|l| &l.announce_first) as fn(&Latency) -> &Vec<f64>,
+        ),
+        ("withdrawn", |l| &l.withdraw_first),
+    ] {
         for (what, q) in [("p50", 0.5), ("p99", 0.99)] {
-            all.push((
-                format!("one route to the first receiver, {what} µs"),
-                0,
-                Box::new(move |r| r.latency.as_ref().map(|l| quantile(&l.announce_first, q))),
-            ));
-            all.push((
-                format!("one route to all receivers, {what} µs"),
-                0,
-                Box::new(move |r| r.latency.as_ref().map(|l| quantile(&l.announce_all, q))),
-            ));
+            let figure: Figure = Box::new(move |r| r.latency.as_ref().map(|l| quantile(of(l), q)));
+            all.push((format!("one route {change}, {what} µs"), 0, figure));
         }
     }
+    let cpu: Figure = Box::new(|r| {
+        let l = r.latency.as_ref()?;
+        let changes = l.announce_first.len() + l.withdraw_first.len();
+        Some(l.dut_cpu_s? * 1e6 / changes.max(1) as f64)
+    });
+    all.push(("one change, CPU µs".to_owned(), 0, cpu));
     all
 }
 
