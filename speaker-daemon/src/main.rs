@@ -23,7 +23,7 @@ use kernel::{End, KernelRoutes};
 
 /// Speaks BGP as a file says.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "margay-speaker", version)]
 struct Args {
     /// Configuration, YAML.
     #[arg(long, short)]

@@ -78,7 +78,14 @@ pub(crate) fn run(
         match core::Core::new(config, routes, fib) {
             Ok(core) => {
                 drop(ready.send(Ok(())));
-                core.run(commands).await;
+                // A task like its readers: the future that the runtime blocks on is polled only after
+                // another look at the sockets, which each single route would wait for.
+                let ended = tokio::spawn(core.run(commands)).await;
+                if let Err(error) = ended
+                    && let Ok(panic) = error.try_into_panic()
+                {
+                    std::panic::resume_unwind(panic);
+                }
             }
             Err(e) => drop(ready.send(Err(e))),
         }

@@ -31,12 +31,13 @@ metadata: {name: uplink}
 spec: {interface: eth0, numAllowedLocalASNumbers: 1}
 ";
 
+/// Without `v6only` it would take the addresses of the links, which are /30s.
 fn frr(lab: &Lab) -> Result<Frr> {
     let ports = || lab.hosts.iter().map(|host| format!("to-{}", host.name));
     let sessions: String = ports()
         .map(|port| {
             format!(
-                " neighbor {port} interface remote-as external\n neighbor {port} timers 1 3\n \
+                " neighbor {port} interface v6only remote-as external\n neighbor {port} timers 1 3\n \
                  neighbor {port} timers connect 1\n"
             )
         })
