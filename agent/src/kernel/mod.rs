@@ -39,8 +39,8 @@ use crate::translate;
 use conntrack::Flusher;
 use handle::Input;
 pub(crate) use handle::{
-    Acknowledge, Batch, Expect, Explained, KernelHandle, KernelStatus, Learned,
-    Unexplained, Waiting,
+    Acknowledge, Batch, Expect, Explained, KernelHandle, KernelStatus, Learned, Unexplained,
+    Waiting,
 };
 use hosts::Hosts;
 use local::LocalPrefixes;
