@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::{CollectError, Collector, borrowed, end_leases};
 use crate::cni::{HANDLE_ANNOTATION, is_sticky};
+use crate::docker::forget_networks;
 
 /// All blocks are read at the first look and each time after so many: they are most of what address
 /// management stores. In between it is enough to know who owns blocks.
@@ -163,6 +164,7 @@ async fn clear(
         warn!(node, %error, "not given back");
     }
     remove_affinities(node, keys, store).await?;
+    forget_networks(store, keys, node).await?;
     info!(node, endpoints, addresses, blocks, "cleared");
     Ok(())
 }

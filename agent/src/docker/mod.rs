@@ -36,6 +36,7 @@ use tracing::{info, warn};
 pub(crate) use describe::{NAMES_ANNOTATION, NETWORKS_ANNOTATION};
 use error::DockerError;
 pub(crate) use http::serve;
+pub(crate) use network::forget_networks;
 use protocol::Target;
 
 use crate::cni::{LOCKED, NOT_SYNCED, Turns};

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use margay_datastore::AnyStore;
 use margay_model::any::AnyResource;
 use margay_model::keys::Keys;
 use margay_model::kind::{Kind, ResourceKey};
@@ -12,7 +13,7 @@ use margay_model::meta::{ObjectMeta, Resource};
 use margay_model::net::Cidr;
 use margay_model::profile::{Profile, ProfileSpec};
 use margay_model::rule::{Action, Rule};
-use margay_model::store::{Revision, Store, Txn, TxnOutcome};
+use margay_model::store::{Revision, Store, StoreError, Txn, TxnOutcome};
 use margay_model::stored::{decode_stored, encode_stored};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -205,42 +206,10 @@ impl Driver {
     /// Nothing there is success: a network that cannot be removed would stay for ever.
     pub(super) async fn delete_network(&self, call: Target) -> Result<Value, DockerError> {
         let key = self.network_key(&call.network_id)?;
-        for _ in 0..ATTEMPTS {
-            let all = self.store.list(&networks_key(&self.keys)).await?;
-            let Some(own) = all.kvs.iter().find(|kv| kv.key == key) else {
-                return Ok(json!({}));
-            };
-            let name = network_name(&own.value);
-            let shared = |name: &str| {
-                let mut others = all.kvs.iter().filter(|kv| kv.key != key);
-                others.any(|kv| network_name(&kv.value).as_deref() == Some(name))
-            };
-            let mut txn = Txn::default()
-                .when(key.clone(), own.mod_revision)
-                .delete(key.clone());
-            if let Some(name) = name.filter(|name| !shared(name))
-                && let Some((profile, revision)) = self.own_profile(&name).await?
-            {
-                txn = txn.when(profile.clone(), revision).delete(profile);
-            }
-            if let TxnOutcome::Committed(_) = self.store.txn(txn).await? {
-                info!(id = call.network_id, "docker network removed");
-                return Ok(json!({}));
-            }
+        match remove(&self.store, &self.keys, &key).await? {
+            true => Ok(json!({})),
+            false => Err(DockerError::Contention(call.network_id)),
         }
-        Err(DockerError::Contention(call.network_id))
-    }
-
-    /// The network's profile, unless somebody else made it.
-    async fn own_profile(&self, name: &str) -> Result<Option<(String, Revision)>, DockerError> {
-        let resource = ResourceKey::global(Kind::Profile, format!("docker.{name}"));
-        let key = self.keys.resource(&resource);
-        let Some(kv) = self.store.get(&key).await? else {
-            return Ok(None);
-        };
-        let ours = decode_stored(&resource, &kv.value)
-            .is_ok_and(|profile| profile.metadata().annotations.contains_key(NETWORK_LABEL));
-        Ok(ours.then_some((key, kv.mod_revision)))
     }
 
     pub(super) async fn network(&self, id: &str) -> Result<Network, DockerError> {
@@ -249,6 +218,67 @@ impl Driver {
         let stored = stored.ok_or_else(unknown)?;
         serde_json::from_slice(&stored.value).map_err(|_damaged| unknown())
     }
+}
+
+/// Removes what a host that is gone for good had of networks.
+pub(crate) async fn forget_networks(
+    store: &AnyStore,
+    keys: &Keys,
+    node: &str,
+) -> Result<(), StoreError> {
+    let own = format!("{}{node}/", networks_key(keys));
+    for kv in store.list(&own).await?.kvs {
+        if !remove(store, keys, &kv.key).await? {
+            info!(
+                key = kv.key,
+                "network is kept, others write it all the time"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Removes a host's network and, with the last of its name, the profile; false when others were in the way again and
+/// again.
+async fn remove(store: &AnyStore, keys: &Keys, key: &str) -> Result<bool, StoreError> {
+    for _ in 0..ATTEMPTS {
+        let all = store.list(&networks_key(keys)).await?;
+        let Some(own) = all.kvs.iter().find(|kv| kv.key == key) else {
+            return Ok(true);
+        };
+        let name = network_name(&own.value);
+        let shared = |name: &str| {
+            let mut others = all.kvs.iter().filter(|kv| kv.key != key);
+            others.any(|kv| network_name(&kv.value).as_deref() == Some(name))
+        };
+        let mut txn = Txn::default().when(key, own.mod_revision).delete(key);
+        if let Some(name) = name.filter(|name| !shared(name))
+            && let Some((profile, revision)) = own_profile(store, keys, &name).await?
+        {
+            txn = txn.when(profile.clone(), revision).delete(profile);
+        }
+        if let TxnOutcome::Committed(_) = store.txn(txn).await? {
+            info!(key, "docker network removed");
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The network's profile, unless somebody else made it.
+async fn own_profile(
+    store: &AnyStore,
+    keys: &Keys,
+    name: &str,
+) -> Result<Option<(String, Revision)>, StoreError> {
+    let resource = ResourceKey::global(Kind::Profile, format!("docker.{name}"));
+    let key = keys.resource(&resource);
+    let Some(kv) = store.get(&key).await? else {
+        return Ok(None);
+    };
+    let ours = decode_stored(&resource, &kv.value)
+        .is_ok_and(|profile| profile.metadata().annotations.contains_key(NETWORK_LABEL));
+    Ok(ours.then_some((key, kv.mod_revision)))
 }
 
 fn network_name(record: &[u8]) -> Option<String> {
