@@ -343,8 +343,7 @@ impl Agent {
             graph_handle,
             ipam,
             reaper,
-            turns,
-            journal,
+            (journal, turns),
             mtu,
         );
         let cni = Arc::new(cni);

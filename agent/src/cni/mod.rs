@@ -89,8 +89,7 @@ impl Cni {
         graph: GraphHandle,
         ipam: IpamHandle,
         reaper: Reaper,
-        turns: Arc<Turns>,
-        journal: Journal,
+        (journal, turns): (Journal, Arc<Turns>),
         mtu: watch::Receiver<Option<u32>>,
     ) -> Self {
         Self {
