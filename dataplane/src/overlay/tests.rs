@@ -489,3 +489,50 @@ fn ipip_is_set_up_and_taken_away_or_said_to_be_missing() {
         assert!(!seen.contains("10.65.1.0/32"), "{seen}");
     });
 }
+
+#[test]
+fn packets_go_through_ipip_where_the_kernel_has_it() {
+    let (a, b) = (NetNs::new(), NetNs::new());
+    a.ip(&format!(
+        "link add up0 type veth peer name up0 netns {}",
+        b.name()
+    ));
+    let mut missing = None;
+    for (ns, n) in [(&a, 1), (&b, 2)] {
+        ns.ip("link set up0 up");
+        ns.ip(&format!("addr add 192.0.2.{n}/24 dev up0"));
+        ns.ip(&format!("addr add 10.66.{n}.9/32 dev lo"));
+        let far = 3 - n;
+        missing = ns.run(|| {
+            let mut overlay = Overlay::open().unwrap();
+            overlay.set(Wanted {
+                ipip: Some(IpipSpec {
+                    mtu: 1480,
+                    address: Some([10, 66, n, 0].into()),
+                }),
+                ..Wanted::default()
+            });
+            if let Some(error) = round(&mut overlay).failures.first() {
+                return Some(error.to_string());
+            }
+            let mut table = RouteTable::open(Config::default()).unwrap();
+            let host = NextHop::new(ip(&format!("192.0.2.{far}")));
+            let block = format!("10.66.{far}.0/26").parse().unwrap();
+            table.set(block, Route::via([host.on(IPIP).onlink()]));
+            let report = table.apply();
+            assert!(report.failed.is_empty(), "{:?}", report.failed);
+            None
+        });
+    }
+    if let Some(told) = missing {
+        assert!(told.starts_with("cannot create tunl0"), "{told}");
+        eprintln!("NOT RUN: this kernel has no IP in IP ({told})");
+        return;
+    }
+    let (pong, said) = a.command("ping -n -c 2 -i 0.2 -W 5 10.66.2.9");
+    assert!(pong, "{said}");
+    let text = b.ip("-s -o link show dev tunl0");
+    let (_, received) = text.split_once("mcast").unwrap();
+    let packets = received.split_whitespace().nth(2).unwrap();
+    assert_ne!(packets, "0", "the packets went around the tunnel: {text}");
+}

@@ -2,5 +2,6 @@
 
 mod modes;
 mod outsiders;
+mod paths;
 mod traffic;
 mod two_subnets;

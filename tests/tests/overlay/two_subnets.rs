@@ -23,6 +23,9 @@ use serde_json::Value;
 /// A loaded machine takes its time.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// The store's other address.
+const STORE_V6: &str = "2001:db8:0:ff::2";
+
 /// Tunnel devices, by family.
 pub(crate) const DEVICES: [&str; 2] = ["vxlan.margay", "vxlan-v6.margay"];
 
@@ -61,6 +64,12 @@ pub(crate) fn mesh(enabled: bool) -> String {
 impl TwoSubnets {
     /// Everything ready, with a container on each host.
     pub(crate) fn new(resources: &[String]) -> Result<Self> {
+        Self::with(resources, &["-4", "-6"])
+    }
+
+    /// The same where hosts, and containers, have addresses of these families alone.
+    pub(crate) fn with(resources: &[String], families: &[&str]) -> Result<Self> {
+        let v4 = families.contains(&"-4");
         let lab = Lab::new(0)?;
         let tor = &lab.tor;
         tor.ip("link add br0 type bridge")?;
@@ -72,7 +81,14 @@ impl TwoSubnets {
             host(&lab, 2, 6, 1)?,
             host(&lab, 3, 133, 129)?,
         ];
-        let etcd = Etcd::start_in(lab.store.name(), STORE_V4.into())?;
+        let store = match v4 {
+            true => STORE_V4.into(),
+            false => STORE_V6.parse()?,
+        };
+        for host in hosts.iter().filter(|_| !v4) {
+            host.netns.ip("-4 addr flush dev eth0")?;
+        }
+        let etcd = Etcd::start_in(lab.store.name(), store)?;
         let mut cluster = Self {
             containers: Vec::new(),
             agents: Vec::new(),
@@ -87,7 +103,12 @@ impl TwoSubnets {
         for host in &cluster.hosts {
             let mut agent = Agent::prepare(host, &store)?;
             let config = std::fs::read_to_string(agent.config_file())?;
-            std::fs::write(agent.config_file(), config.replace("/30\n", "/25\n"))?;
+            let lines = config
+                .lines()
+                .filter(|line| v4 || !line.starts_with("node_ip:"));
+            let config: Vec<&str> = lines.collect();
+            let config = config.join("\n").replace("/30\n", "/25\n");
+            std::fs::write(agent.config_file(), config)?;
             agent.restart()?;
             cluster.agents.push(agent);
         }
@@ -95,7 +116,11 @@ impl TwoSubnets {
             eventually(SOON, "the agent is ready", || agent.ensure_ready())?;
         }
         for index in 0..cluster.hosts.len() {
-            let container = cluster.attach(index, &format!("c{}", index + 1), "")?;
+            let id = format!("c{}", index + 1);
+            let container = match v4 {
+                true => cluster.attach(index, &id, "")?,
+                false => cluster.attach_v6(index, &id)?,
+            };
             cluster.containers.push(container);
         }
         Ok(cluster)
@@ -104,6 +129,14 @@ impl TwoSubnets {
     /// The operator, beside the datastore.
     pub(crate) fn ctl(&self) -> Ctl {
         Ctl::with_etcd(&self.lab.store, self.etcd.url(), self.lab.dir())
+    }
+
+    fn attach_v6(&self, host: usize, id: &str) -> Result<Container> {
+        let mut plugin = Plugin::new(&self.agents[host], &self.hosts[host], NETWORK)?;
+        plugin.config["ipam"]["assign_ipv4"] = "false".into();
+        let mut container = Container::new(&self.lab, id, plugin)?;
+        container.cni_add()?;
+        Ok(container)
     }
 
     pub(crate) fn attach(&self, host: usize, id: &str, args: &str) -> Result<Container> {

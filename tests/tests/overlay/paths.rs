@@ -1,0 +1,89 @@
+//! 1. Hosts without IPv4 need none: neither for tunnels nor for BGP.
+//! 2. Containers get the MTU that reaches every host; routes over a path that takes less than the tunnel's device have a
+//!    limit of their own, locked, and so have routes that BGP learned.
+
+use anyhow::{Result, ensure};
+use margay_lab::{eventually, routes};
+
+use crate::two_subnets::{DEVICES, SOON, TwoSubnets, mesh, pools};
+
+#[test]
+fn hosts_without_ipv4_reach_each_other_with_tunnels_and_without() -> Result<()> {
+    let lab = TwoSubnets::with(&[mesh(true), pools("CrossSubnet")], &["-6"])?;
+    lab.leads_through(0, 2, DEVICES)?;
+    lab.leads_through(0, 1, ["eth0", "eth0"])?;
+    lab.everyone_reaches_everyone()?;
+    for host in &lab.hosts {
+        let links = host.netns.ip("-o link show")?;
+        ensure!(
+            !links.contains(DEVICES[0]),
+            "a device for no address: {links}"
+        );
+        let v4 = routes(&host.netns)?;
+        let v4 = v4
+            .iter()
+            .filter(|route| !route.dst.contains(':') && route.dst != "default");
+        ensure!(v4.count() == 0, "{:?}", routes(&host.netns)?);
+    }
+    for agent in &lab.agents {
+        eventually(SOON, "sessions over IPv6", || agent.ensure_sessions(2))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_size_of_packets_is_that_of_the_path_to_each_host() -> Result<()> {
+    let lab = TwoSubnets::new(&[mesh(true), pools("Always")])?;
+    lab.everyone_reaches_everyone()?;
+    let mtu_of = |id: &str| -> Result<String> {
+        let mut container = lab.attach(0, id, "")?;
+        let link = container.netns.ip("-o link show dev eth0")?;
+        container.cni_del()?;
+        let mtu = link
+            .split_once("mtu ")
+            .and_then(|(_, rest)| rest.split(' ').next());
+        Ok(mtu.unwrap_or_default().to_owned())
+    };
+    // The smaller of both families: 70 octets around a packet over IPv6.
+    let mtu = mtu_of("first")?;
+    ensure!(mtu == "1430", "{mtu}");
+
+    let h1 = &lab.hosts[0].netns;
+    h1.ip("route add 192.0.2.128/25 via 192.0.2.1 mtu lock 1400")?;
+    h1.ip("-6 route add 2001:db8:0:2::/64 via 2001:db8:0:1::ff mtu lock 1400")?;
+    for (family, limit, device, at_most) in [
+        ("-4", 1350, DEVICES[0], 1450),
+        ("-6", 1330, DEVICES[1], 1430),
+    ] {
+        let limit = format!("mtu lock {limit}");
+        eventually(SOON, "a limit of the route's own", || {
+            let text = h1.ip(&format!("{family} -o route show dev {device}"))?;
+            let (far, near): (Vec<&str>, Vec<&str>) = text
+                .lines()
+                .filter(|line| line.contains(" via "))
+                .partition(|line| line.contains(&limit));
+            ensure!(far.len() == 1 && near.len() == 1, "{text}");
+            ensure!(!near[0].contains("mtu"), "{text}");
+            Ok::<_, anyhow::Error>(())
+        })?;
+        let link = h1.ip(&format!("-o link show dev {device}"))?;
+        ensure!(link.contains(&format!("mtu {at_most} ")), "{link}");
+    }
+    let mtu = mtu_of("second")?;
+    ensure!(mtu == "1330", "{mtu}");
+
+    // What BGP learned goes the same way.
+    lab.ctl().apply(&pools("Never"))?;
+    let far = lab.containers[2].v4()?;
+    eventually(SOON, "the limit of a learned route", || {
+        let text = h1.ip(&format!("-o route show {far}"))?;
+        ensure!(
+            text.contains("dev eth0") && text.contains("mtu lock 1400"),
+            "{text}"
+        );
+        Ok::<_, anyhow::Error>(())
+    })?;
+    let mtu = mtu_of("third")?;
+    ensure!(mtu == "1400", "{mtu}");
+    Ok(())
+}
