@@ -62,28 +62,37 @@ impl Overlay {
     pub(super) fn set(&mut self, tunnels: Tunnels) {
         if self.tunnels != tunnels {
             self.tunnels = tunnels;
-            self.refresh();
+            let hosts = &self.tunnels.hosts;
+            self.paths.retain(|host, _| hosts.contains_key(host));
+            let known = std::mem::take(&mut self.paths);
+            self.look(known);
         }
     }
 
     /// Links or routes changed: the paths may take larger or smaller packets. Whether that changes any limit.
     pub(super) fn refresh(&mut self) -> bool {
+        let before = self.paths.clone();
+        self.look(BTreeMap::new());
+        before != self.paths
+    }
+
+    /// Asks for the paths that are not known, and works out what follows from all of them.
+    fn look(&mut self, mut paths: BTreeMap<IpAddr, u32>) {
         let own = self.tunnels.own.keys();
-        self.links = match own_links(&mut self.socket, own) {
-            Ok(links) => links,
-            Err(error) => {
-                warn!(%error, "interfaces of the host cannot be read");
-                return false;
-            }
-        };
-        let mut paths = BTreeMap::new();
+        match own_links(&mut self.socket, own) {
+            Ok(links) => self.links = links,
+            Err(error) => warn!(%error, "interfaces of the host cannot be read"),
+        }
         for host in self.tunnels.hosts.keys() {
+            if paths.contains_key(host) {
+                continue;
+            }
             match link::route_get(&mut self.socket, *host) {
                 Ok(path) => paths.extend(path.map(|path| (*host, path.mtu.min(MOST_MTU)))),
                 Err(error) => warn!(%host, %error, "the path to a host cannot be read"),
             }
         }
-        let before = std::mem::replace(&mut self.paths, paths);
+        self.paths = paths;
         self.wanted = self.specs();
         self.driver.set(self.wanted.clone());
         let mtu = self.smallest();
@@ -95,7 +104,6 @@ impl Overlay {
         if told {
             debug!(?mtu, "largest packet that reaches every host");
         }
-        before != self.paths
     }
 
     /// Looks at the kernel again.

@@ -69,6 +69,59 @@ fn cross_subnet_wraps_between_subnets_alone() -> Result<()> {
     })
 }
 
+/// Runs where the kernel has a driver; `scripts/test-vm.sh` brings one that has.
+#[test]
+fn ipip_wraps_in_both_modes_where_the_kernel_has_it() -> Result<()> {
+    const TUNNEL: [&str; 2] = ["tunl0", "eth0"];
+    let probe = margay_lab::Lab::new(0)?;
+    if let Err(error) = probe.tor.ip("link add probe type ipip local 192.0.2.1") {
+        eprintln!("NOT RUN: this kernel has no IP in IP: {error:#}");
+        return Ok(());
+    }
+    let v4_only = |mode: &str| {
+        let ipip = pools("Never").replacen("vxlanMode: Never", &format!("ipipMode: {mode}"), 1);
+        [mesh(true), ipip]
+    };
+    let lab = TwoSubnets::new(&v4_only("Always"))?;
+    let v4: Vec<_> = lab
+        .containers
+        .iter()
+        .map(|c| c.v4())
+        .collect::<Result<_>>()?;
+    let leads = |host: usize, far: usize, device: &str| {
+        eventually(SOON, "a route through the right device", || {
+            let route = lab.block_route(host, v4[far])?;
+            ensure!(
+                route.dev.as_deref() == Some(device),
+                "{route:?}, not {device}"
+            );
+            Ok::<_, anyhow::Error>(())
+        })
+    };
+    let reach = || -> Result<()> {
+        for from in [0, 1, 2] {
+            for to in (0..3).filter(|to| *to != from) {
+                eventually(SOON, "a reply", || {
+                    ping(&lab.containers[from].netns, v4[to], Duration::from_secs(2))
+                })?;
+            }
+        }
+        Ok(())
+    };
+    leads(0, 1, TUNNEL[0])?;
+    leads(0, 2, TUNNEL[0])?;
+    reach()?;
+    let told = &lab.node("h1")?["spec"]["bgp"]["ipv4IPIPTunnelAddr"];
+    ensure!(told.is_string(), "{told}");
+    ping(&lab.hosts[0].netns, v4[2], Duration::from_secs(5))?;
+    for yaml in v4_only("CrossSubnet") {
+        lab.ctl().apply(&yaml)?;
+    }
+    leads(0, 1, TUNNEL[1])?;
+    leads(0, 2, TUNNEL[0])?;
+    reach()
+}
+
 /// What a host tells of its tunnels, and that it uses that itself.
 fn sources_and_records(lab: &TwoSubnets) -> Result<()> {
     let spec = lab.node("h1")?["spec"].clone();
