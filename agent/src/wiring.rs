@@ -343,7 +343,8 @@ impl Agent {
             graph_handle,
             ipam,
             reaper,
-            (journal, turns),
+            turns,
+            journal,
             mtu,
         );
         let cni = Arc::new(cni);

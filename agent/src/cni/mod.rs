@@ -83,13 +83,15 @@ pub(crate) struct Cni {
 }
 
 impl Cni {
+    #[expect(clippy::too_many_arguments, reason = "each is a part of its own")]
     pub(crate) fn new(
         node: String,
         world: watch::Receiver<Arc<World>>,
         graph: GraphHandle,
         ipam: IpamHandle,
         reaper: Reaper,
-        (journal, turns): (Journal, Arc<Turns>),
+        turns: Arc<Turns>,
+        journal: Journal,
         mtu: watch::Receiver<Option<u32>>,
     ) -> Self {
         Self {
