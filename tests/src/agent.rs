@@ -147,16 +147,21 @@ impl Agent {
 
     /// The state that the agent reports over its socket.
     pub fn status(&self) -> Result<Value> {
+        self.ask("{\"node_status\":{}}")
+    }
+
+    /// The agent's answer to a line of JSON over its socket.
+    pub fn ask(&self, question: &str) -> Result<Value> {
         let mut stream = UnixStream::connect(self.socket())
             .with_context(|| format!("the agent on {} has no socket", self.name))?;
         stream.set_read_timeout(Some(ANSWER))?;
-        stream.write_all(b"{\"node_status\":{}}\n")?;
+        stream.write_all(format!("{question}\n").as_bytes())?;
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line)?;
         let reply: Value = serde_json::from_str(&line)
             .with_context(|| format!("the agent on {} answers {line:?}", self.name))?;
         match reply.get("ok") {
-            Some(status) => Ok(status.clone()),
+            Some(answer) => Ok(answer.clone()),
             None => bail!("the agent on {} answers {reply}", self.name),
         }
     }

@@ -142,6 +142,15 @@ impl Stage {
         Traffic::start(&self.from.netns, &self.to.netns, &self.to.addresses)
     }
 
+    /// What policy decided about, as the agent tells.
+    pub fn flows(&self) -> Result<Vec<Value>> {
+        let report = self.agent.ask("{\"flows\":{}}")?;
+        let flows = report["flows"].as_array();
+        flows
+            .cloned()
+            .with_context(|| format!("no flows: {report}"))
+    }
+
     fn host(&self) -> &Host {
         &self.lab.hosts[0]
     }
@@ -230,7 +239,13 @@ fn policy(order: &str, more: &str) -> String {
 }
 
 fn stopped(stage: &mut Stage) -> Result<()> {
-    stage.process()?.stop()?;
+    // It takes leave of peers and gives up its claims, some seconds each if they do not answer.
+    stage.process()?.signal(Signal::SIGTERM)?;
+    eventually(READY, "the agent ends", || {
+        let ended = stage.process()?.ensure_running().is_err();
+        ensure!(ended, "it still runs");
+        anyhow::Ok(())
+    })?;
     stage.process = None;
     sleep(WHILE);
     stage.start()?;

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 
 /// Whether all was clean.
 fn run() -> Result<bool> {
-    margay_lab::catch_interrupts()?;
+    // Interrupts are not caught: agents would inherit that, and could not be told to stop.
     ensure!(
         nix::unistd::geteuid().is_root(),
         "network namespaces are for root: run it with sudo, or as make traffic"
