@@ -200,7 +200,7 @@ fn peer(peer: PeerStatus, now: SystemTime) -> Peer {
     }
 }
 
-fn route(view: RouteView) -> Route {
+pub(crate) fn route(view: RouteView) -> Route {
     let attrs = view.attrs;
     Route {
         prefix: view.prefix.to_string(),

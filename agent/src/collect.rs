@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::ipam_task::{IpamHandle, TaskError};
+use crate::meters::Meters;
 use crate::world::World;
 use dead::Dead;
 use own::Own;
@@ -45,6 +46,7 @@ pub(crate) struct Collector {
     pub(crate) interval: Duration,
     /// How long something must have been left over.
     pub(crate) grace: Duration,
+    pub(crate) meters: Arc<Meters>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +122,10 @@ impl Collector {
         let held = allocator.held_nearby().await?;
         end_leases(allocator, &held).await;
         let orphans = own.orphans(held, self);
+        self.meters.leak_suspects.set(own.suspects() as u64);
         if !orphans.is_empty() {
-            self.ipam.release_orphans(orphans).await?;
+            let freed = self.ipam.release_orphans(orphans).await?;
+            self.meters.leaks_freed.add(freed);
         }
         let led = std::mem::replace(leads, self.store.hold(leader).await?);
         if *leads && !led {

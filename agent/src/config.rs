@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::dns::DnsConfig;
 use crate::docker::DockerConfig;
 use crate::flows::FlowsConfig;
+use crate::http::TlsFiles;
 
 /// Plain data, read once at start. What can change while running is in the datastore instead.
 #[derive(Clone, Debug, Deserialize)]
@@ -48,6 +49,11 @@ pub(crate) struct Config {
     pub(crate) bmp: Vec<BmpConfig>,
     /// Where `/metrics`, `/liveness` and `/readiness` are served; null for nowhere.
     pub(crate) metrics_listen: Option<SocketAddr>,
+    /// TLS for `metrics_listen`: `{cert_file, key_file, client_ca_file}`; without it there is none.
+    pub(crate) metrics_tls: Option<TlsFiles>,
+    /// Where the web page for people is served, which shows endpoints and policies and has no passwords: keep it on
+    /// the loopback address. Null for nowhere.
+    pub(crate) page_listen: Option<SocketAddr>,
     /// Where passwords that resources refer to are: `DIR/NAME/KEY`, a file each.
     pub(crate) secrets_dir: PathBuf,
     /// How often it is looked for what a crash or a reboot left, in seconds; 1 to 86400. What is found
@@ -112,6 +118,8 @@ impl Default for Config {
             policy_backend: None,
             bmp: Vec::new(),
             metrics_listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9091))),
+            metrics_tls: None,
+            page_listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9089))),
             secrets_dir: "/etc/margay/secrets".into(),
             audit_interval_secs: 60,
             leak_grace_secs: 900,
@@ -202,6 +210,9 @@ impl Config {
 }
 
 #[cfg(test)]
+mod reference;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::flows::{Capture, Logged};
@@ -212,6 +223,18 @@ mod tests {
         assert_eq!(config.socket, Path::new("/run/margay/margayd.sock"));
         assert!(config.bgp);
         assert_eq!(config.policy_backend, None);
+    }
+
+    #[test]
+    fn the_configurations_that_are_shipped_are_read() {
+        Config::parse(include_str!("../../deploy/deb/margayd.yaml")).unwrap();
+        let manifests = include_str!("../../deploy/kubernetes/margay.yaml");
+        let (_, rest) = manifests.split_once("margayd.yaml: |\n").unwrap();
+        let lines = rest.lines().take_while(|line| line.starts_with("    "));
+        let text: String = lines.map(|line| format!("{}\n", &line[4..])).collect();
+        let config = Config::parse(&text).unwrap();
+        assert_eq!(config.policy_backend, Some(PolicyBackend::Nftables));
+        assert_eq!(config.datastore.endpoints, ["https://192.0.2.1:2379"]);
     }
 
     #[test]

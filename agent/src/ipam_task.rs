@@ -131,7 +131,7 @@ enum Job {
     Assign(Box<Assign>, Answer<Written>),
     Release(Release, Answer<()>),
     AddressesOf(String, Answer<Vec<IpAddr>>),
-    ReleaseOrphans(Vec<Held>, Answer<()>),
+    ReleaseOrphans(Vec<Held>, Answer<u64>),
     View(Answer<View>),
     Tunnel(TunnelKind, Vec<String>, Answer<IpAddr>),
     ReleaseTunnel(TunnelKind, Answer<()>),

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use margay_api::cni::CniReply;
 use margay_api::{MAX_REQUEST_BYTES, Reply, Request};
@@ -208,8 +208,13 @@ async fn serve(stream: UnixStream, services: Services) -> io::Result<()> {
             // Runs to its end even if the runtime gives up and the connection closes: half an ADD
             // must be finished or undone.
             let cni = Arc::clone(&services.cni);
+            let (command, begun) = (request.command.clone(), Instant::now());
             let work = tokio::spawn(async move { cni.handle(request).await });
-            match work.await {
+            let done = work.await;
+            let failed = !done.as_ref().is_ok_and(|reply| reply.exit == 0);
+            let meters = &services.status.meters;
+            meters.called(&command, begun.elapsed(), failed);
+            match done {
                 Ok(reply) => answer(&mut writer, &Reply::Ok(reply)).await,
                 Err(e) => {
                     answer(

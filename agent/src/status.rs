@@ -14,6 +14,7 @@ use crate::cni::LOCKED;
 use crate::dns::Responder;
 use crate::flows::FlowsHandle;
 use crate::kernel::KernelHandle;
+use crate::meters::Meters;
 use crate::world::World;
 
 /// Everybody who knows a part.
@@ -30,6 +31,8 @@ pub(crate) struct StatusSource {
     pub(crate) world: watch::Receiver<Arc<World>>,
     pub(crate) kernel: KernelHandle,
     pub(crate) flows: FlowsHandle,
+    /// What the parts count about their own work.
+    pub(crate) meters: Arc<Meters>,
     /// None when BGP is off.
     pub(crate) bgp: Option<BgpHandle>,
     /// None when names are not served.

@@ -30,11 +30,14 @@ use crate::dns::Responder;
 use crate::docker;
 use crate::flows::Flows;
 use crate::graph::{Graph, Inputs, Outputs};
+use crate::http::Tls;
 use crate::kernel::{self, LEARNED, Setup};
 use crate::memory::{Memory, Remembered};
+use crate::meters::Meters;
 use crate::metrics;
 use crate::node::{self, Wanted};
 use crate::notify::{self, Notifier};
+use crate::page::Page;
 use crate::reaper::Reaper;
 use crate::report::Reporter;
 use crate::server::{Server, Services};
@@ -151,6 +154,8 @@ impl Agent {
         let started = Instant::now();
         let name = node_name(&config)?;
         info!(node = name, version = env!("CARGO_PKG_VERSION"), "starting");
+        let tls = config.metrics_tls.as_ref().map(Tls::load).transpose();
+        let tls = tls.context("metrics_tls")?;
         // Bound first: a second agent on this host must find out before it touches anything.
         let server = Server::bind(&config.socket)
             .with_context(|| format!("socket {}", config.socket.display()))?;
@@ -172,12 +177,14 @@ impl Agent {
         let flows = Flows::open(config.flows);
         let (local, local_rx) = mpsc::unbounded_channel();
         let (learned, learned_rx) = mpsc::channel(LEARNED);
+        let meters = Arc::new(Meters::default());
         let (kernel, kernel_end) = kernel::spawn(Setup {
             policy_backend: config.policy_backend.map(filter::Wish::from),
             nflog: flows.wanted(),
             bgp: config.bgp,
             learned: learned_rx,
             announce: announcer(local),
+            meters: Arc::clone(&meters),
         })?;
 
         let mtu = kernel.mtu.clone();
@@ -218,6 +225,7 @@ impl Agent {
             bgp: bgp_tx,
             world: world_tx,
             names: names.clone(),
+            meters: Arc::clone(&meters),
         };
         for error in &config.env_errors {
             warn!(error, "environment: setting ignored");
@@ -271,6 +279,7 @@ impl Agent {
             world: world.clone(),
             flows: flows.spawn(name.clone(), kernel.clone()),
             kernel,
+            meters: Arc::clone(&meters),
             bgp: bgp_handle,
             names,
         };
@@ -279,7 +288,11 @@ impl Agent {
             tokio::spawn(manager.run(world, syncers[0].status(), kernel));
         }
         if let Some(addr) = config.metrics_listen {
-            tokio::spawn(metrics::serve(addr, status.clone()));
+            tokio::spawn(metrics::serve(addr, tls, status.clone()));
+        }
+        if let Some(addr) = config.page_listen {
+            let page = Page::new(status.clone(), store.clone(), keys.clone());
+            tokio::spawn(page.serve(addr));
         }
         if let Some(error) = away {
             let front = (&server, &journal, &status);
@@ -296,6 +309,7 @@ impl Agent {
             world: world.clone(),
             interval: audit_interval,
             grace: Duration::from_secs(config.leak_grace_secs),
+            meters,
         };
         let collector = tokio::spawn(collector.run(cancel.clone()));
         let tunnels = tunnels::Keeper {

@@ -39,6 +39,8 @@ pub(crate) struct World {
     pub(crate) profiles: Arc<BTreeSet<String>>,
     /// The labels of each namespace that has a profile.
     pub(crate) namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
+    /// This node's blocks.
+    pub(crate) blocks: Arc<BTreeSet<IpNetwork>>,
     /// This node's endpoints.
     pub(crate) endpoints: Arc<BTreeMap<ResourceKey, Arc<LocalEndpoint>>>,
     /// How often the addresses of sticky endpoints have come to another node.

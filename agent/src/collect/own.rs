@@ -27,6 +27,11 @@ impl Own {
         self.ripe(suspects, collector.grace, Instant::now())
     }
 
+    /// How many were left over at the last look.
+    pub(super) fn suspects(&self) -> usize {
+        self.since.len()
+    }
+
     fn ripe(&mut self, suspects: Vec<Held>, grace: Duration, now: Instant) -> Vec<Held> {
         let before = std::mem::take(&mut self.since);
         let mut ripe = Vec::new();

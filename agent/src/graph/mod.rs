@@ -15,6 +15,7 @@ use closed::closed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnetwork::IpNetwork;
 use margay_datastore::SyncEvent;
@@ -36,6 +37,7 @@ use crate::cni::is_sticky;
 use crate::derive;
 use crate::dns::{Record, Responder};
 use crate::kernel::{Acknowledge, Batch, Expect, KernelHandle, Waiting};
+use crate::meters::Meters;
 use crate::world::{LocalEndpoint, World};
 use cache::Changed;
 use overlay::Overlay;
@@ -120,6 +122,7 @@ pub(crate) struct Outputs {
     pub(crate) world: watch::Sender<Arc<World>>,
     /// Told of every endpoint of the cluster, where names are served.
     pub(crate) names: Option<Arc<Responder>>,
+    pub(crate) meters: Arc<Meters>,
 }
 
 /// Where the graph hears from.
@@ -313,7 +316,10 @@ impl Graph {
     fn resource_event(&mut self, event: SyncEvent) {
         self.dirty.bgp |= self.bgp_settings.stored.hear(&event);
         match event {
-            SyncEvent::Init => self.cache.begin_list(),
+            SyncEvent::Init => {
+                self.outputs.meters.lists.add(1);
+                self.cache.begin_list();
+            }
             SyncEvent::InitApply(kv) | SyncEvent::Apply(kv) => self.resource(&kv),
             SyncEvent::InitDone { revision } => {
                 for changed in self.cache.end_list(revision) {
@@ -369,6 +375,8 @@ impl Graph {
     /// Hands a change to whoever depends on it.
     fn take(&mut self, changed: Option<Changed>) {
         let Some(changed) = changed else { return };
+        let census = &self.outputs.meters.census;
+        census.changed(changed.key.kind, changed.old.is_some(), changed.now_present);
         match self.cache.get(&changed.key) {
             Some(resource) => self.calc.update(resource),
             None => self.calc.remove(&changed.key),
@@ -502,7 +510,9 @@ impl Graph {
     /// Derives what is out of date and sends it on, in the order in which it may be relied on.
     async fn flush(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
+        let begun = Instant::now();
         let policy = self.calc.flush();
+        self.outputs.meters.calculation.took(begun.elapsed());
         for event in self.calc.take_events() {
             match event.message {
                 Some(reason) => warn!(key = %event.key, reason, "policy"),
@@ -532,7 +542,7 @@ impl Graph {
             },
             waiting: std::mem::take(&mut self.waiting),
         };
-        if dirty.world || dirty.endpoints || dirty.reports {
+        if dirty.world || dirty.endpoints || dirty.reports || dirty.blocks {
             self.refresh_world(dirty);
         }
         if !batch.is_empty() && self.outputs.kernel.send(batch).await.is_err() {
@@ -559,6 +569,9 @@ impl Graph {
     fn refresh_world(&mut self, dirty: Dirty) {
         if dirty.world {
             derive::refresh_world(&mut self.world, &self.cache, &self.node);
+        }
+        if dirty.blocks {
+            self.world.blocks = Arc::new(self.blocks.values().copied().collect());
         }
         if dirty.endpoints {
             self.world.endpoints = Arc::new(self.endpoints.clone());

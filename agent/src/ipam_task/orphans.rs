@@ -16,7 +16,7 @@ use crate::cni::HANDLE_ANNOTATION;
 impl IpamHandle {
     /// Gives back those of `suspects` that no endpoint in the store has. No assignment of this agent is
     /// under way meanwhile.
-    pub(crate) async fn release_orphans(&self, suspects: Vec<Held>) -> Result<(), TaskError> {
+    pub(crate) async fn release_orphans(&self, suspects: Vec<Held>) -> Result<u64, TaskError> {
         self.ask(|answer| Job::ReleaseOrphans(suspects, answer))
             .await
     }
@@ -28,7 +28,7 @@ impl IpamHandle {
 }
 
 impl Task {
-    pub(super) async fn release_orphans(&mut self, suspects: Vec<Held>) -> Result<(), TaskError> {
+    pub(super) async fn release_orphans(&mut self, suspects: Vec<Held>) -> Result<u64, TaskError> {
         // The store itself, because a watch may lag behind what was listed.
         let prefix = self.keys.kind(Kind::WorkloadEndpoint);
         let listing = self.store.list(&prefix).await?;
@@ -43,7 +43,7 @@ impl Task {
                     key = kv.key,
                     "unreadable endpoint, no address is given back"
                 );
-                return Ok(());
+                return Ok(0);
             };
             handles.extend(
                 endpoint
@@ -62,9 +62,11 @@ impl Task {
         let requests: Vec<Request> = orphans
             .map(|held| Request::ReleaseIp(held.release(now)))
             .collect();
+        let mut freed = 0;
         for outcome in self.allocator.run(requests).await {
             match outcome {
                 Ok(outcome) => {
+                    freed += outcome.addresses.len() as u64;
                     for address in outcome.addresses {
                         info!(ip = %address.ip, "address without an endpoint, given back");
                     }
@@ -73,6 +75,6 @@ impl Task {
                 Err(error) => info!(%error, "address without an endpoint is kept"),
             }
         }
-        Ok(())
+        Ok(freed)
     }
 }

@@ -25,6 +25,7 @@ impl Kernel {
                     let id = translate::set_id(&id);
                     self.unused.remove(&Unused::Set(id.clone()));
                     self.filter.set_ipset(id, spec);
+                    self.sets += 1;
                 }
                 Update::SetChanged {
                     id,
@@ -55,6 +56,7 @@ impl Kernel {
                 }
                 Update::SetRemoved { id } => {
                     // Kept, but not as it was: nobody tells of its members any more.
+                    self.sets = self.sets.saturating_sub(1);
                     let id = translate::set_id(&id);
                     self.filter.empty_ipset(&id);
                     self.unused.insert(Unused::Set(id));

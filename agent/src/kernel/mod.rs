@@ -35,6 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use crate::fault;
+use crate::meters::Meters;
 use crate::translate;
 use conntrack::Flusher;
 use handle::Input;
@@ -86,6 +87,7 @@ pub(crate) struct Setup {
     pub(crate) bgp: bool,
     pub(crate) learned: mpsc::Receiver<Learned>,
     pub(crate) announce: Announce,
+    pub(crate) meters: Arc<Meters>,
 }
 
 /// Starts the thread. The second value resolves when the thread ends, with why if it failed.
@@ -146,6 +148,8 @@ fn run(
             routes,
             overlay,
             announce: setup.announce,
+            meters: setup.meters,
+            sets: 0,
             flusher: Flusher::spawn()?,
             plans: BTreeMap::new(),
             hosts: Hosts::default(),
@@ -176,6 +180,9 @@ struct Kernel {
     routes: Routes,
     overlay: Overlay,
     announce: Announce,
+    meters: Arc<Meters>,
+    /// How many sets the calculation wants.
+    sets: u64,
     flusher: Flusher,
     plans: BTreeMap<ResourceKey, Arc<EndpointPlan>>,
     hosts: Hosts,
@@ -298,6 +305,7 @@ impl Kernel {
         let mut counters = Vec::new();
         let mut unexplained = Vec::new();
         let mut moves = Moves::default();
+        self.meters.batch.observe(inputs.len() as f64);
         for input in inputs {
             match input {
                 Input::Batch(batch) => {
@@ -501,6 +509,7 @@ impl Kernel {
             }
             self.routes.refresh_next_hops();
             let (drift, _) = self.routes.resync();
+            self.meters.route_drift.add(drift as u64);
             if drift > 0 {
                 info!(routes = drift, "kernel routes differed and were repaired");
             }
@@ -510,6 +519,7 @@ impl Kernel {
 
     /// Policy, then routes, then what the neighbours hear of.
     fn apply(&mut self) {
+        let begun = Instant::now();
         self.withdraw();
         if let Some(hosts) = self.hosts.settle(&self.interface_prefix) {
             self.filter.set_hosts(hosts);
@@ -545,11 +555,32 @@ impl Kernel {
             warn!(problem, "the kernel refused, will be tried again");
         }
         self.failing = failing;
+        self.count(&filter, begun.elapsed());
         let waits = [filter.retry_in, routes.retry_after];
         let tunnels = (!tunnels.is_empty()).then_some(TUNNEL_RETRY);
         let wait = waits.into_iter().flatten().chain(tunnels).min();
         self.retry = wait.map(|wait| Instant::now() + wait);
         self.advertise();
+    }
+
+    fn count(&self, filter: &filter::ApplyReport, time: Duration) {
+        let meters = &self.meters;
+        meters.apply.took(time);
+        meters
+            .apply_failures
+            .add(u64::from(!self.failing.is_empty()));
+        meters
+            .rule_failures
+            .add(u64::from(!filter.failures.is_empty()));
+        meters.rule_writes.add(u64::from(filter.restores));
+        meters.chains_changed.add(filter.chains_changed as u64);
+        meters.set_changes.add(filter.set_changes as u64);
+        meters.rule_drift.add(filter.drift as u64);
+        meters.sets.set(self.sets);
+        let policies = |key: &&RulesKey| matches!(key, RulesKey::Policy(_));
+        let policies = self.rules_of.keys().filter(policies).count();
+        meters.policies.set(policies as u64);
+        meters.profiles.set((self.rules_of.len() - policies) as u64);
     }
 
     /// Neighbours are told first that a prefix is going, so that less of its traffic comes in vain.

@@ -1,0 +1,231 @@
+//! Policy calculation, and what is in the kernel because of it.
+
+use margay_api::status::NodeStatus;
+use margay_model::kind::Kind as Resource;
+
+use super::text::{Kind, Text};
+use crate::meters::{Counter, Meters};
+
+pub(super) fn collect(meters: &Meters, status: &NodeStatus, text: &mut Text) {
+    programmed(meters, status, text);
+    work(meters, text);
+    cluster(meters, text);
+    attachments(meters, text);
+}
+
+/// What there is now.
+fn programmed(meters: &Meters, status: &NodeStatus, text: &mut Text) {
+    let dataplane = &status.dataplane;
+    let labels = vec![("backend", dataplane.backend.clone())];
+    let help = "Constant 1, with the place that policy is written to.";
+    text.metric(Kind::Gauge, "margay_dataplane_info", help, [(labels, 1.0)]);
+    let endpoints = dataplane.endpoints as f64;
+    let sets = meters.sets.value() as f64;
+    let policies = meters.policies.value() as f64;
+    for (name, help, value) in [
+        (
+            "margay_dataplane_endpoints",
+            "Local endpoints programmed.",
+            endpoints,
+        ),
+        (
+            "margay_dataplane_routes",
+            "Routes programmed: local, blackhole and learnt.",
+            dataplane.routes as f64,
+        ),
+        (
+            "margay_dataplane_failing",
+            "Objects that the kernel refused and that are retried.",
+            dataplane.failing.len() as f64,
+        ),
+        (
+            "margay_dataplane_policies",
+            "Policies programmed.",
+            policies,
+        ),
+        (
+            "margay_dataplane_profiles",
+            "Profiles programmed.",
+            meters.profiles.value() as f64,
+        ),
+        (
+            "margay_dataplane_sets",
+            "Sets of addresses programmed.",
+            sets,
+        ),
+        (
+            "felix_active_local_endpoints",
+            "Number of active endpoints on this host.",
+            endpoints,
+        ),
+        (
+            "felix_active_local_policies",
+            "Number of active policies on this host.",
+            policies,
+        ),
+        (
+            "felix_active_local_selectors",
+            "Number of active selectors on this host.",
+            sets,
+        ),
+        ("felix_ipsets_calico", "Number of active IP sets.", sets),
+        (
+            "felix_route_table_num_routes",
+            "Number of routes programmed.",
+            dataplane.routes as f64,
+        ),
+    ] {
+        text.single(Kind::Gauge, name, help, value);
+    }
+}
+
+/// What was done, and how long it took.
+fn work(meters: &Meters, text: &mut Text) {
+    let apply = meters.apply.summary();
+    let calculation = meters.calculation.summary();
+    let batch = meters.batch.summary();
+    for (name, help, summary) in [
+        (
+            "margay_dataplane_apply_seconds",
+            "Time to bring the kernel in line, each round.",
+            &apply,
+        ),
+        (
+            "margay_policy_calculation_seconds",
+            "Time to calculate policy, each batch of changes.",
+            &calculation,
+        ),
+        (
+            "felix_int_dataplane_apply_time_seconds",
+            "Time in seconds that it took to apply a dataplane update.",
+            &apply,
+        ),
+        (
+            "felix_calc_graph_update_time_seconds",
+            "Seconds to update the calculation graph for each batch of changes.",
+            &calculation,
+        ),
+        (
+            "felix_int_dataplane_msg_batch_size",
+            "Number of messages processed in each batch.",
+            &batch,
+        ),
+    ] {
+        text.summary(name, help, summary.clone());
+    }
+    let mut counter = |name: &str, help: &str, counter: &Counter| {
+        text.single(Kind::Counter, name, help, counter.value() as f64);
+    };
+    counter(
+        "margay_dataplane_apply_failures_total",
+        "Rounds after which something was not as desired.",
+        &meters.apply_failures,
+    );
+    counter(
+        "margay_dataplane_rule_writes_total",
+        "Runs of iptables-restore, or batches with rules for nf_tables.",
+        &meters.rule_writes,
+    );
+    counter(
+        "margay_dataplane_chains_changed_total",
+        "Chains written or removed.",
+        &meters.chains_changed,
+    );
+    counter(
+        "margay_dataplane_set_changes_total",
+        "Sets made or removed, members added or removed.",
+        &meters.set_changes,
+    );
+    counter(
+        "felix_int_dataplane_failures",
+        "Number of times dataplane updates failed and will be retried.",
+        &meters.apply_failures,
+    );
+    counter(
+        "felix_iptables_restore_calls",
+        "Number of writes of rules, whatever the backend.",
+        &meters.rule_writes,
+    );
+    counter(
+        "felix_iptables_restore_errors",
+        "Number of writes after which rules or sets were not as desired.",
+        &meters.rule_failures,
+    );
+    counter(
+        "felix_ipset_calls",
+        "Number of changes of sets and of their members.",
+        &meters.set_changes,
+    );
+    counter(
+        "felix_resyncs_started",
+        "Number of times the datastore was read as a whole.",
+        &meters.lists,
+    );
+    // The log is written at once and never dropped; dashboards ask.
+    counter(
+        "felix_logs_dropped",
+        "Number of log lines dropped: the log waits for whoever reads it.",
+        &Counter::default(),
+    );
+    let drift = [
+        ("rules", meters.rule_drift.value()),
+        ("routes", meters.route_drift.value()),
+    ];
+    let drift = drift.map(|(what, count)| (vec![("what", what.to_owned())], count as f64));
+    let help = "Objects in the kernel that somebody else had changed, put right.";
+    text.metric(Kind::Counter, "margay_dataplane_drift_total", help, drift);
+}
+
+/// What the whole cluster has, as this agent sees it.
+fn cluster(meters: &Meters, text: &mut Text) {
+    let policies = &[Resource::NetworkPolicy, Resource::GlobalNetworkPolicy][..];
+    for (name, help, kinds) in [
+        (
+            "felix_cluster_num_hosts",
+            "Total number of hosts in the cluster.",
+            &[Resource::Node][..],
+        ),
+        (
+            "felix_cluster_num_workload_endpoints",
+            "Total number of workload endpoints in the cluster.",
+            &[Resource::WorkloadEndpoint],
+        ),
+        (
+            "felix_cluster_num_host_endpoints",
+            "Total number of host endpoints in the cluster.",
+            &[Resource::HostEndpoint],
+        ),
+        (
+            "felix_cluster_num_policies",
+            "Total number of policies in the cluster.",
+            policies,
+        ),
+        (
+            "felix_cluster_num_profiles",
+            "Total number of profiles in the cluster.",
+            &[Resource::Profile],
+        ),
+        (
+            "felix_cluster_num_tiers",
+            "Total number of tiers in the cluster.",
+            &[Resource::Tier],
+        ),
+    ] {
+        text.single(Kind::Gauge, name, help, meters.census.of(kinds) as f64);
+    }
+}
+
+/// Calls of the CNI shim.
+fn attachments(meters: &Meters, text: &mut Text) {
+    let label = |name: &str| vec![("command", name.to_owned())];
+    let took = meters
+        .calls()
+        .map(|(name, _, summary)| (label(name), summary));
+    let help = "Time from a call of the CNI plugin to its answer, as the agent sees it.";
+    text.summaries("margay_cni_call_seconds", help, took);
+    let failed = meters
+        .calls()
+        .map(|(name, calls, _)| (label(name), calls.failed.value() as f64));
+    let help = "Calls of the CNI plugin that were answered by an error.";
+    text.metric(Kind::Counter, "margay_cni_failures_total", help, failed);
+}
