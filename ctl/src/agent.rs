@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use margay_api::bgp::{BgpRequest, Route};
 use margay_api::config::HostSettings;
+use margay_api::flows::{FlowQuery, FlowReport};
 use margay_api::policy::Counters;
 use margay_api::status::NodeStatus;
 use margay_api::{Reply, Request};
@@ -112,6 +113,11 @@ impl<'a> Agent<'a> {
         self.once(&Request::PolicyCounters {}).await
     }
 
+    /// What policy of its host decided about which traffic.
+    pub(crate) async fn flows(self, query: FlowQuery) -> Result<FlowReport, AgentError> {
+        self.once(&Request::Flows(query)).await
+    }
+
     /// What it was told beside the datastore.
     pub(crate) async fn settings(self) -> Result<HostSettings, AgentError> {
         self.once(&Request::Settings {}).await
@@ -127,6 +133,15 @@ impl<'a> Agent<'a> {
 
     /// Routes, which the BGP speaker gives in many lines.
     pub(crate) async fn bgp_routes(self, request: BgpRequest) -> Result<Vec<Route>, AgentError> {
+        self.bgp_routes_up_to(request, usize::MAX).await
+    }
+
+    /// The first of them, of a table that nobody wants to read as a whole.
+    pub(crate) async fn bgp_routes_up_to(
+        self,
+        request: BgpRequest,
+        most: usize,
+    ) -> Result<Vec<Route>, AgentError> {
         let mut lines = self.open(&Request::Bgp(request)).await?;
         let mut all = Vec::new();
         loop {
@@ -135,6 +150,10 @@ impl<'a> Agent<'a> {
                 return Ok(all);
             }
             all.extend(page);
+            if all.len() >= most {
+                all.truncate(most);
+                return Ok(all);
+            }
         }
     }
 

@@ -12,14 +12,20 @@ use margay_model::duration::GoDuration;
 use crate::completion::Completion;
 use crate::verbs::checksystem::Checksystem;
 use crate::verbs::config::ConfigCommand;
+use crate::verbs::connectivity::ConnectivityCommand;
 use crate::verbs::convert::Convert;
 use crate::verbs::datastore::DatastoreCommand;
 use crate::verbs::diags::{ClusterCommand, NodeDiags};
 use crate::verbs::diff::Diff;
+use crate::verbs::doctor::Doctor;
+use crate::verbs::flows::Flows;
 use crate::verbs::get::Get;
 use crate::verbs::node_clean::Clean;
+use crate::verbs::install_cni::InstallCni;
 use crate::verbs::policy::PolicyCommand;
 use crate::verbs::selector::SelectorCommand;
+use crate::verbs::top::Top;
+use crate::verbs::trace::Trace;
 use crate::verbs::validate::Validate;
 pub(crate) use bgp::{Bare, BgpCommand, Decode, OfNode, Routes};
 pub(crate) use ipam::{IpamCheck, IpamCommand, IpamConfigure, IpamRelease, IpamShow, IpamSplit};
@@ -143,6 +149,21 @@ pub(crate) enum Command {
     /// Say what policies decide, and why
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Say what is wrong right now, the worst first, each with the next step
+    #[command(after_help = crate::verbs::doctor::HELP)]
+    Doctor(Doctor),
+    /// Follow a packet through the cluster: interface, route, policy, translation and MTU on every hop
+    #[command(after_help = crate::verbs::trace::HELP)]
+    Trace(Trace),
+    /// Show which traffic policy allowed and denied on a host, and by which rule
+    #[command(after_help = crate::verbs::flows::HELP)]
+    Flows(Flows),
+    /// Test whether this host reaches the others
+    #[command(subcommand)]
+    Connectivity(ConnectivityCommand),
+    /// Watch sessions, routes, endpoints and rules on the terminal
+    #[command(after_help = crate::verbs::top::HELP)]
+    Top(Top),
     /// Evaluate selectors
     #[command(subcommand)]
     Selector(SelectorCommand),
@@ -188,6 +209,9 @@ With NAME the agent of that host is asked through etcd, from any machine that re
     /// Check whether this host can run the agent, and say what to do if not
     #[command(after_help = crate::verbs::checksystem::HELP)]
     Checksystem(Checksystem),
+    /// Put the CNI plugin and its configuration where a container runtime looks
+    #[command(after_help = crate::verbs::install_cni::HELP)]
+    InstallCni(InstallCni),
     /// Collect what an engineer needs of this host in one archive
     #[command(after_help = crate::verbs::diags::NODE_HELP)]
     Diags(NodeDiags),

@@ -39,6 +39,7 @@ use crate::failure::Fatal;
 use crate::host::Host;
 use crate::terminal::{Paint, Terminal};
 use crate::verbs::config::ConfigCommand;
+use crate::verbs::connectivity::ConnectivityCommand;
 use crate::verbs::diags::ClusterCommand;
 
 /// Longer than any agent takes between two writes that belong together.
@@ -192,6 +193,9 @@ async fn execute<'a>(
         let result = verbs::checksystem::checksystem(args, &surroundings.host, &mut streams);
         return (result, streams);
     }
+    if let Command::Node(NodeCommand::InstallCni(args)) = &cli.command {
+        return (verbs::install_cni::install(args, &mut streams), streams);
+    }
     let flags = Flags {
         file: cli.config.as_deref(),
         socket: cli.socket.as_deref(),
@@ -258,6 +262,9 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Node(NodeCommand::Checksystem(args)) => {
             verbs::checksystem::checksystem(args, &context.host, &mut context.streams)
         }
+        Command::Node(NodeCommand::InstallCni(args)) => {
+            verbs::install_cni::install(args, &mut context.streams)
+        }
         Command::Node(NodeCommand::Diags(args)) => verbs::diags::node(args, context).await,
         Command::Node(NodeCommand::Clean(args)) => {
             verbs::node_clean::run(args, &context.socket, &mut context.streams)
@@ -277,6 +284,13 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Node(NodeCommand::List) => verbs::node::list(context).await,
         Command::Convert(args) => verbs::convert::convert(args, &mut context.streams),
         Command::Policy(command) => verbs::policy::online(command, context).await,
+        Command::Doctor(args) => verbs::doctor::doctor(args, context).await,
+        Command::Trace(args) => verbs::trace::trace(args, context).await,
+        Command::Connectivity(ConnectivityCommand::Test(args)) => {
+            verbs::connectivity::test(args, context).await
+        }
+        Command::Flows(args) => verbs::flows::flows(args, context).await,
+        Command::Top(args) => verbs::top::top(args, context).await,
         Command::Selector(command) => verbs::selector::online(command, context).await,
         Command::Node(NodeCommand::Remove { name, yes, force }) => {
             verbs::node_remove::remove(name, (*yes, *force), context).await

@@ -38,10 +38,23 @@ const KUBERNETES: &str = r#"
 
 /// Examples that need more than a stand-in: a cluster at work, files of their own, or an agent that
 /// answers more than its status. They are read as wrong usage if they are.
-const ELSEWHERE: [&str; 4] = ["policy", "bgp", "ipam", "selector"];
+const ELSEWHERE: [&str; 7] = [
+    "policy",
+    "bgp",
+    "ipam",
+    "selector",
+    "trace",
+    "connectivity",
+    "flows",
+];
 
 /// Examples whose exit code says what was found, and not that something failed.
-const FINDS: [(&str, &[i32]); 2] = [("diff ", &[0, 1]), ("node checksystem", &[0, 1])];
+const FINDS: [(&str, &[i32]); 4] = [
+    ("diff ", &[0, 1]),
+    ("doctor", &[0, 1]),
+    ("node checksystem", &[0, 1]),
+    ("top --node n1 --view rules", &[0, 1]),
+];
 
 fn help(words: &[String]) -> String {
     let output = Command::new(PROGRAM)

@@ -3,15 +3,15 @@
 mod cases;
 mod chain;
 pub(crate) mod cluster;
-mod decision;
+pub(crate) mod decision;
 mod explain;
 mod host;
 mod matrix;
 mod pods;
 mod show;
 mod test;
-mod traffic;
-mod words;
+pub(crate) mod traffic;
+pub(crate) mod words;
 
 use std::path::PathBuf;
 
