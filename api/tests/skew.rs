@@ -1,0 +1,100 @@
+//! An agent and a command line that are a version apart understand each other.
+//!
+//! `words/VERSION` has requests and answers as programs of that version write them. They are never changed, only added
+//! to: this version must read all of them, and must read what a later one adds to them.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::fs;
+use std::path::Path;
+
+use margay_api::bgp::{Event, Peer, Route};
+use margay_api::cni::{CniReply, CniRequest};
+use margay_api::config::HostSettings;
+use margay_api::flows::FlowReport;
+use margay_api::policy::Counters;
+use margay_api::status::NodeStatus;
+use margay_api::{Reply, Request};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Reads the value as a program of this version does.
+fn read<T: DeserializeOwned + Serialize>(value: &Value) -> Result<Value, serde_json::Error> {
+    let read: T = serde_json::from_value(value.clone())?;
+    serde_json::to_value(read)
+}
+
+/// By the name of the file.
+fn read_as(name: &str, value: &Value) -> Result<Value, serde_json::Error> {
+    match name {
+        "requests" => read::<Request>(value),
+        "cni-journal" => read::<CniRequest>(value),
+        "cni-reply" => read::<Reply<CniReply>>(value),
+        "status" => read::<Reply<NodeStatus>>(value),
+        "counters" => read::<Reply<Counters>>(value),
+        "settings" => read::<Reply<HostSettings>>(value),
+        "peers" => read::<Reply<Vec<Peer>>>(value),
+        "routes" => read::<Reply<Vec<Route>>>(value),
+        "events" => read::<Reply<Vec<Event>>>(value),
+        "flows" => read::<Reply<FlowReport>>(value),
+        other => panic!("{other}: of what type are these words?"),
+    }
+}
+
+/// A later version tells more: a field in every object that is a list of fields already.
+fn with_more(value: &Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let mut more: serde_json::Map<_, _> = object
+                .iter()
+                .map(|(k, v)| (k.clone(), with_more(v)))
+                .collect();
+            // An object of one member names a variant.
+            if object.len() > 1 {
+                more.insert("of_a_later_version".to_owned(), Value::from(1));
+            }
+            Value::Object(more)
+        }
+        Value::Array(list) => list.iter().map(with_more).collect(),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn what_other_versions_say_is_understood() {
+    let words = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/words");
+    let mut lines = 0;
+    for version in fs::read_dir(&words).unwrap() {
+        for file in fs::read_dir(version.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            for line in fs::read_to_string(&path).unwrap().lines() {
+                let value: Value = serde_json::from_str(line).unwrap();
+                let place = format!("{}: {line}", path.display());
+                let again = read_as(&name, &value).unwrap_or_else(|e| panic!("{place}: {e}"));
+                // Nothing of what was said is lost.
+                assert_eq!(contained(&value, &again), Ok(()), "{place}");
+                read_as(&name, &with_more(&value)).unwrap_or_else(|e| panic!("{place}: {e}"));
+                lines += 1;
+            }
+        }
+    }
+    assert!(lines > 15, "{lines} lines");
+}
+
+/// Whether all of `part` is in `whole`.
+fn contained(part: &Value, whole: &Value) -> Result<(), String> {
+    match (part, whole) {
+        (Value::Object(part), Value::Object(whole)) => part.iter().try_for_each(|(key, value)| {
+            let there = whole.get(key).ok_or_else(|| format!("{key} is lost"))?;
+            contained(value, there)
+        }),
+        (Value::Array(part), Value::Array(whole)) if part.len() == whole.len() => part
+            .iter()
+            .zip(whole)
+            .try_for_each(|(a, b)| contained(a, b)),
+        (a, b) if a == b => Ok(()),
+        (a, b) => Err(format!("{a} became {b}")),
+    }
+}
