@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic install test-vm
+.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic image sbom install test-vm
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -25,6 +25,8 @@ help:
 	@echo 'make traffic         packets: thousands a second across every restart and change, counted (TIMES=n, 5)'
 	@echo 'make build           release programs into dist/bin'
 	@echo 'make deb             a Debian package of them into dist'
+	@echo 'make image           a container image of them, from nothing (OCI layout in a tar), into dist'
+	@echo 'make sbom            what the programs are made of (CycloneDX), into dist'
 	@echo 'make install         dist/bin to $(PREFIX)/bin, the CNI plugin to $(CNI_BIN)'
 
 build:
@@ -33,6 +35,13 @@ build:
 
 deb: build
 	scripts/deb.sh
+
+image:
+	scripts/setup.sh build
+	scripts/image.sh
+
+sbom:
+	scripts/sbom.sh
 
 demo:
 	HOSTS=$(HOSTS) KEEP=$(KEEP) scripts/demo.sh

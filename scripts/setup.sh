@@ -42,6 +42,9 @@ test:bind9-dnsutils:dig
 test:bsdutils:script
 test:systemd:systemd-analyze
 test:fish:fish
+test:curl:curl
+test:prometheus:promtool
+test:chromium:chromium
 test:zsh:zsh
 test:qemu-system-x86:qemu-system-x86_64
 test:cpio:cpio
@@ -108,7 +111,7 @@ fi
 "${root[@]}" apt-get update -q
 "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
 if [ -d /run/systemd/system ]; then
-  for service in etcd:etcd-server bird:bird2 frr:frr gobgpd:gobgpd docker:docker.io containerd:docker.io; do
+  for service in prometheus:prometheus etcd:etcd-server bird:bird2 frr:frr gobgpd:gobgpd docker:docker.io containerd:docker.io; do
     case " ${missing[*]} " in
       *" ${service#*:} "*) "${root[@]}" systemctl disable --quiet "${service%%:*}" || true ;;
     esac

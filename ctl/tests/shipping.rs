@@ -1,0 +1,407 @@
+//! What is shipped beside the programs: image, manifests, chart, bill of materials, licences.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flate2::read::GzDecoder;
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_margayctl");
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The files of a tar, by name.
+fn unpack(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(bytes);
+    let mut files = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        files.insert(name.trim_start_matches("./").to_owned(), content);
+    }
+    files
+}
+
+/// Programs that say what the script asks them, in place of ours: what is packed is not what is tested.
+fn programs(folder: &Path) {
+    for name in ["margayd", "margayctl", "margay-cni"] {
+        fs::copy("/bin/true", folder.join(name)).unwrap();
+    }
+    let script = "#!/bin/sh\necho margayd 9.8.7\n";
+    fs::write(folder.join("margayd"), script).unwrap();
+}
+
+fn image(folder: &Path, out: &str) -> Vec<u8> {
+    let mut command = Command::new(root().join("scripts/image.sh"));
+    command.arg(folder).arg(folder.join(out));
+    command
+        .env("ALLOW_DYNAMIC", "1")
+        .env("SOURCE_DATE_EPOCH", "1700000000");
+    let path = run(&mut command);
+    fs::read(path.trim()).unwrap()
+}
+
+#[test]
+fn the_image_is_whole_and_the_same_programs_make_the_same_image() {
+    let dir = tempfile::tempdir().unwrap();
+    programs(dir.path());
+    let first = image(dir.path(), "a");
+    assert!(first == image(dir.path(), "b"), "two builds differ");
+    let files = unpack(&first);
+    let json = |name: &str| serde_json::from_slice::<Value>(&files[name]).unwrap();
+    let blob = |digest: &Value| {
+        let name = digest.as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let content = &files[&format!("blobs/sha256/{name}")];
+        let file = dir.path().join("blob");
+        fs::write(&file, content).unwrap();
+        let sum = run(Command::new("sha256sum").arg(&file));
+        assert!(sum.starts_with(name), "{name}: {sum}");
+        content.clone()
+    };
+    assert_eq!(json("oci-layout")["imageLayoutVersion"], "1.0.0");
+    let index = json("index.json");
+    let manifest = &index["manifests"][0];
+    assert_eq!(
+        manifest["annotations"]["org.opencontainers.image.ref.name"],
+        "margay:9.8.7"
+    );
+    let manifest: Value = serde_json::from_slice(&blob(&manifest["digest"])).unwrap();
+    let config: Value = serde_json::from_slice(&blob(&manifest["config"]["digest"])).unwrap();
+    assert_eq!(config["config"]["Entrypoint"][0], "/usr/bin/margayd");
+    let layer = blob(&manifest["layers"][0]["digest"]);
+    let size = manifest["layers"][0]["size"].as_u64();
+    assert_eq!(size, Some(layer.len() as u64));
+    let mut plain = Vec::new();
+    GzDecoder::new(&*layer).read_to_end(&mut plain).unwrap();
+    let file = dir.path().join("layer");
+    fs::write(&file, &plain).unwrap();
+    let sum = run(Command::new("sha256sum").arg(&file));
+    let digest = format!("sha256:{}", sum.split(' ').next().unwrap());
+    assert_eq!(config["rootfs"]["diff_ids"][0], digest.as_str());
+    let packed = unpack(&plain);
+    for name in [
+        "usr/bin/margayd",
+        "usr/bin/margayctl",
+        "opt/cni/bin/margay-cni",
+        "usr/share/margay/cni/10-margay.conflist",
+        "usr/share/doc/margay/LICENSE",
+    ] {
+        assert!(!packed[name].is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn an_image_of_programs_that_need_libraries_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    programs(dir.path());
+    let mut command = Command::new(root().join("scripts/image.sh"));
+    let output = command.arg(dir.path()).arg(dir.path()).output().unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("is not static"), "{error}");
+}
+
+/// The documents of a file.
+fn documents(text: &str) -> Vec<Value> {
+    use serde::Deserialize;
+    let all = serde_norway::Deserializer::from_str(text);
+    all.map(|document| Value::deserialize(document).unwrap())
+        .collect()
+}
+
+/// What a DaemonSet must have to run an agent, and that it names nothing that is not there.
+fn check_daemonset(all: &[Value]) {
+    let of = |kind: &str| all.iter().filter(move |d| d["kind"] == kind);
+    let daemonset = of("DaemonSet").next().unwrap();
+    let pod = &daemonset["spec"]["template"]["spec"];
+    let labels = &daemonset["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(&daemonset["spec"]["selector"]["matchLabels"], labels);
+    assert_eq!(
+        (&pod["hostNetwork"], &pod["hostPID"]),
+        (&true.into(), &true.into())
+    );
+    let named = |list: &Value| -> BTreeSet<String> {
+        let list = list.as_array().into_iter().flatten();
+        list.map(|entry| entry["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let volumes = named(&pod["volumes"]);
+    let containers = ["initContainers", "containers"].map(|of| pod[of].as_array().unwrap());
+    let mut mounted = BTreeSet::new();
+    for container in containers.into_iter().flatten() {
+        mounted.extend(named(&container["volumeMounts"]));
+        assert_eq!(
+            container["securityContext"]["capabilities"]["drop"][0],
+            "ALL"
+        );
+    }
+    assert_eq!(mounted, volumes);
+    let agent = &pod["containers"][0];
+    let unit = fs::read_to_string(root().join("deploy/systemd/margayd.service")).unwrap();
+    let bounds = unit
+        .lines()
+        .find_map(|l| l.strip_prefix("CapabilityBoundingSet="))
+        .unwrap();
+    let unit: BTreeSet<_> = bounds
+        .split(' ')
+        .map(|cap| cap.trim_start_matches("CAP_"))
+        .collect();
+    let added = agent["securityContext"]["capabilities"]["add"]
+        .as_array()
+        .unwrap();
+    let added: BTreeSet<_> = added.iter().map(|cap| cap.as_str().unwrap()).collect();
+    assert_eq!(added, unit, "the unit's capabilities");
+    for probe in ["livenessProbe", "readinessProbe"] {
+        assert_eq!(agent[probe]["httpGet"]["port"], 9091);
+    }
+    // The command of the init container is one that there is.
+    let words = pod["initContainers"][0]["command"].as_array().unwrap();
+    let words: Vec<_> = words.iter().map(|word| word.as_str().unwrap()).collect();
+    assert_eq!(words[0], "/usr/bin/margayctl");
+    run(Command::new(PROGRAM).args(&words[1..]).arg("--help"));
+    // Secrets and maps are those of the same file.
+    let names: BTreeSet<_> = ["ConfigMap", "Secret"]
+        .into_iter()
+        .flat_map(of)
+        .map(|d| d["metadata"]["name"].as_str().unwrap())
+        .collect();
+    for volume in pod["volumes"].as_array().unwrap() {
+        for name in [
+            &volume["configMap"]["name"],
+            &volume["secret"]["secretName"],
+        ] {
+            assert!(
+                name.is_null() || names.contains(name.as_str().unwrap()),
+                "{volume}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_manifests_for_kubernetes_fit_together() {
+    let text = fs::read_to_string(root().join("deploy/kubernetes/margay.yaml")).unwrap();
+    let all = documents(&text);
+    check_daemonset(&all);
+    let namespaced = all.iter().filter(|d| d["kind"] != "Namespace");
+    for document in namespaced {
+        assert_eq!(document["metadata"]["namespace"], "margay-system");
+    }
+}
+
+/// The few things of a chart's templates that ours use: values, `toJson`, `toYaml`, `nindent`, `sha256sum`, `if not`,
+/// `if`, `else`, `end`. Anything else fails the test.
+fn render(template: &str, values: &Value) -> String {
+    let value = |path: &str| match path {
+        ".Release.Name" => Value::from("margay"),
+        ".Release.Namespace" => Value::from("margay-system"),
+        path => {
+            let keys = path
+                .strip_prefix(".Values.")
+                .unwrap_or_else(|| panic!("{path}"));
+            let found = keys.split('.').fold(values, |value, key| &value[key]);
+            assert!(!found.is_null(), "{path} is not in values.yaml");
+            found.clone()
+        }
+    };
+    let mut text = String::new();
+    let mut shown = vec![true];
+    for line in template.lines() {
+        let word = line
+            .trim()
+            .trim_start_matches("{{-")
+            .trim_end_matches("}}")
+            .trim();
+        if line.trim().starts_with("{{-") && word.starts_with("if ") {
+            let (not, path) = match word.strip_prefix("if not ") {
+                Some(path) => (true, path),
+                None => (false, &word[3..]),
+            };
+            let is = !matches!(value(path), Value::String(s) if s.is_empty());
+            shown.push(is != not);
+            continue;
+        }
+        match (line.trim().starts_with("{{-"), word) {
+            (true, "else") => {
+                let last = shown.pop().unwrap();
+                shown.push(!last);
+                continue;
+            }
+            (true, "end") => {
+                shown.pop();
+                continue;
+            }
+            _ => {}
+        }
+        if shown.iter().all(|shown| *shown) {
+            text += &line_of(line, &value);
+            text.push('\n');
+        }
+    }
+    assert_eq!(shown.len(), 1, "an if without an end");
+    text
+}
+
+fn line_of(line: &str, value: &dyn Fn(&str) -> Value) -> String {
+    let mut text = String::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("{{") {
+        let (inside, behind) = after.split_once("}}").unwrap();
+        text += if inside.starts_with('-') {
+            before.trim_end()
+        } else {
+            before
+        };
+        let mut parts = inside.trim_start_matches('-').split('|').map(str::trim);
+        let first = parts.next().unwrap();
+        let mut result = match first.strip_prefix("toYaml ") {
+            Some(path) => serde_norway::to_string(&value(path)).unwrap(),
+            None => match value(first) {
+                Value::String(s) if !inside.contains("toJson") => s,
+                other => other.to_string(),
+            },
+        };
+        for function in parts {
+            result = match function.split_once(' ') {
+                None if function == "toJson" || function == "sha256sum" => result,
+                Some(("nindent", columns)) => {
+                    let pad = " ".repeat(columns.parse().unwrap());
+                    let lines = result
+                        .trim_end()
+                        .lines()
+                        .map(|line| format!("\n{pad}{line}"));
+                    lines.collect()
+                }
+                _ => panic!("{function} is not known here"),
+            };
+        }
+        if inside.contains("sha256sum") {
+            result = "0123".to_owned();
+        }
+        text += &result;
+        rest = behind;
+    }
+    text + rest
+}
+
+#[test]
+fn the_chart_renders_to_manifests_that_fit_together() {
+    let chart = root().join("deploy/helm/margay");
+    let read = |name: &str| fs::read_to_string(chart.join(name)).unwrap();
+    let about = &documents(&read("Chart.yaml"))[0];
+    assert_eq!(about["apiVersion"], "v2");
+    assert_eq!(about["appVersion"], env!("CARGO_PKG_VERSION"));
+    let mut values = documents(&read("values.yaml")).remove(0);
+    let templates = ["templates/config.yaml", "templates/daemonset.yaml"].map(read);
+    let rendered = |values: &Value| -> Vec<Value> {
+        let texts = templates.iter().map(|template| render(template, values));
+        texts.flat_map(|text| documents(&text)).collect()
+    };
+    let all = rendered(&values);
+    check_daemonset(&all);
+    let map = all.iter().find(|d| d["kind"] == "ConfigMap").unwrap();
+    let config = map["data"]["margayd.yaml"].as_str().unwrap();
+    let config = &documents(config)[0];
+    assert_eq!(
+        config["datastore"]["endpoints"][0],
+        "https://192.0.2.1:2379"
+    );
+    assert_eq!(config["policy_backend"], "nftables");
+    // With a Secret of somebody else none is made.
+    values["etcd"]["existingSecret"] = "theirs".into();
+    let all = rendered(&values);
+    assert!(all.iter().all(|document| document["kind"] != "Secret"));
+    let daemonset = all.iter().find(|d| d["kind"] == "DaemonSet").unwrap();
+    assert!(
+        daemonset.to_string().contains("\"secretName\":\"theirs\""),
+        "{daemonset}"
+    );
+}
+
+#[test]
+fn the_bill_of_materials_has_what_is_in_the_programs_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("margay.cdx.json");
+    run(Command::new(root().join("scripts/sbom.sh")).arg(&file));
+    let bill: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(
+        (&bill["bomFormat"], &bill["specVersion"]),
+        (&"CycloneDX".into(), &"1.5".into())
+    );
+    let components = bill["components"].as_array().unwrap();
+    let names: BTreeSet<_> = components
+        .iter()
+        .map(|c| c["name"].as_str().unwrap())
+        .collect();
+    for name in ["tokio", "clap", "serde", "rtnetlink"] {
+        assert!(names.contains(name), "{name} is missing");
+    }
+    for name in ["criterion", "proptest", "margay-model"] {
+        assert!(!names.contains(name), "{name} is in no program, or ours");
+    }
+}
+
+/// The licences of `deny.toml`.
+fn allowed() -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join("deny.toml")).unwrap();
+    let (_, rest) = text.split_once("allow = [").unwrap();
+    let list = rest.split(']').next().unwrap();
+    list.split('"')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Whether an expression of SPDX can be met by what is allowed: OR by one side, AND by all.
+fn may_be(expression: &str, allowed: &BTreeSet<String>) -> bool {
+    let flat = expression.replace('/', " OR ").replace(['(', ')'], " ");
+    if expression.contains('(') {
+        // In the few that have them, what is in brackets are alternatives of one part of a conjunction.
+        return expression.split(" AND ").all(|part| {
+            let part = part.replace(['(', ')'], " ");
+            part.split(" OR ").any(|name| allowed.contains(name.trim()))
+        });
+    }
+    flat.split(" OR ").any(|part| {
+        part.split(" AND ")
+            .all(|name| allowed.contains(name.trim()))
+    })
+}
+
+#[test]
+fn every_licence_is_on_the_list() {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["metadata", "--format-version", "1", "--locked", "--offline"]);
+    let metadata: Value = serde_json::from_str(&run(command.current_dir(root()))).unwrap();
+    let allowed = allowed();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() > 100, "{}", packages.len());
+    let wrong: Vec<_> = packages
+        .iter()
+        .filter(|p| !p["license"].as_str().is_some_and(|l| may_be(l, &allowed)))
+        .map(|p| format!("{} {}: {}", p["name"], p["version"], p["license"]))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let elsewhere: Vec<_> = packages
+        .iter()
+        .filter_map(|p| p["source"].as_str())
+        .filter(|source| *source != "registry+https://github.com/rust-lang/crates.io-index")
+        .collect();
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+}
