@@ -7,26 +7,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-dist/margay.cdx.json}
 mkdir -p "$(dirname "$out")"
-host=$(rustc -vV | sed -n 's/^host: //p')
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
-cargo metadata --format-version 1 --locked --offline --filter-platform "$host" |
-  jq --arg time "$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)" '
-    def purl: "pkg:cargo/\(.name)@\(.version)";
-    (.packages | map({key: .id, value: .}) | from_entries) as $all
-    | [.workspace_members[] as $id | $all[$id]] as $own
-    # What is only there for tests is not in a program.
-    | ([.resolve.nodes[] | {key: .id, value: [.deps[]
-        | select(any(.dep_kinds[]; .kind != "dev")) | .pkg]}] | from_entries) as $uses
-    | def reach($todo; $seen): if $todo == [] then $seen else
-        ([$todo[] | $uses[.] // [] | .[]] | unique) - $seen as $new | reach($new; $seen + $new) end;
-      ([$own[] | select(.targets | any(.kind[] == "bin")) | select(.name != "margay-lab") | .id]) as $roots
-    | reach($roots; $roots) as $in
-    | {bomFormat: "CycloneDX", specVersion: "1.5", version: 1,
-       metadata: {timestamp: $time, component: {type: "application", name: "margay", version: $own[0].version,
-         licenses: [{expression: "Apache-2.0"}]}},
-       components: [$in[] as $id | $all[$id] | select(.source != null)
-         | {type: "library", "bom-ref": purl, name, version, purl: purl,
-            licenses: (if .license then [{expression: (.license | gsub("/"; " OR "))}] else [] end)}] | sort_by(.purl),
-       dependencies: [$in[] as $id | $all[$id] | {ref: purl,
-         dependsOn: ([$uses[$id][] | $all[.] | purl] | unique)}] | sort_by(.ref)}' >"$out"
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+# What is only there for building or for tests is not in a program.
+cargo tree --locked --offline -e normal --prefix none --format '{p}|{l}|{r}' \
+  -p margay-agent -p margay-ctl -p margay-cni-shim -p margay-speaker |
+  sed -n 's/^\([^ ]*\) v\([^ |]*\)\( (proc-macro)\)\{0,1\}|\([^|]*\)|.*/\1\t\2\t\4/p' | sort -u |
+  jq -Rn --arg time "$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)" --arg version "$version" '
+    {bomFormat: "CycloneDX", specVersion: "1.5", version: 1,
+     metadata: {timestamp: $time, component: {type: "application", name: "margay", version: $version,
+       licenses: [{expression: "Apache-2.0"}]}},
+     components: [inputs | split("\t") | {type: "library", "bom-ref": "pkg:cargo/\(.[0])@\(.[1])", name: .[0],
+       version: .[1], purl: "pkg:cargo/\(.[0])@\(.[1])", licenses: [{expression: (.[2] | gsub("/"; " OR "))}]}]}' >"$out"
 echo "$out"

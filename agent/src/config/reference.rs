@@ -67,7 +67,10 @@ fn words(debug: &str) -> String {
         .unwrap_or(debug);
     match inner {
         "None" | "{}" | "[]" => "(none)".to_owned(),
-        "Etcdv3" => "`etcdv3`".to_owned(),
+        // A variant goes by its name in lower case.
+        other if other.starts_with(|c: char| c.is_ascii_uppercase()) => {
+            format!("`{}`", other.to_lowercase())
+        }
         other => format!("`{}`", other.trim_matches('"')),
     }
 }
@@ -127,7 +130,7 @@ fn reference() -> String {
         agent,
         "Config",
         &format!("{config:#?}"),
-        &["datastore"],
+        &["datastore", "flows"],
     );
     text += "\n### `datastore`\n\nThe environment wins: `DATASTORE_TYPE`, `ETCD_ENDPOINTS`, `ETCD_DISCOVERY_SRV`, \
              `ETCD_CA_CERT_FILE`,\n`ETCD_CERT_FILE`, `ETCD_KEY_FILE`, `ETCD_USERNAME`, `ETCD_PASSWORD`, each also with \
@@ -138,6 +141,10 @@ fn reference() -> String {
     text += "\n### `metrics_tls`\n";
     let tls = include_str!("../http/tls.rs");
     table(&mut text, tls, "TlsFiles", "", &[]);
+    text += "\n### `flows`\n";
+    let flows = include_str!("../flows/mod.rs");
+    let debug = format!("{:#?}", config.flows);
+    table(&mut text, flows, "FlowsConfig", &debug, &[]);
     text += "\n### `bmp`, each\n";
     let bmp = include_str!("../../../speaker/src/bmp/mod.rs");
     let one = BmpConfig::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));

@@ -1,6 +1,6 @@
 //! `doctor`, `trace` and `connectivity test` on a cluster in which something is broken.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::{Container, eventually};
@@ -197,5 +197,48 @@ fn the_connectivity_test_finds_who_answers_and_an_mtu_that_is_too_large() -> Res
         .collect();
     ensure!(!failed.is_empty(), "{tested:#}");
     ensure!(failed.iter().all(|t| t["answered"] == true), "{tested:#}");
+    Ok(())
+}
+
+#[test]
+fn flows_tell_which_rule_denied_what_and_a_collector_hears_of_it() -> Result<()> {
+    let rig = Rig::start(2)?;
+    let (c1, c2) = (rig.cluster.attach(0, "c1")?, rig.cluster.attach(1, "c2")?);
+    let to = v4(&c2)?;
+    rig.cluster.ctl().apply(
+        "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: quiet}\n\
+         spec: {selector: all(), types: [Egress], egress: [{action: Deny, protocol: ICMP}, {action: Allow}]}\n",
+    )?;
+    let collector = rig
+        .host()
+        .within(|| Ok(UdpSocket::bind("127.0.0.1:4739")?))?;
+    collector.set_read_timeout(Some(SOON))?;
+    let told = eventually(SOON, "the flow is told", || {
+        // No answer comes, which is the point.
+        drop(c1.netns.exec(&format!("ping -c 2 -i 0.2 -W 1 {to}")));
+        let line =
+            format!("flows --denied --from c1 --to {to} --policy quiet --ipfix 127.0.0.1:4739");
+        let (text, _) = rig.ctl(&format!("{line} -o json"))?;
+        let first = text.lines().next().context("no flow yet")?;
+        serde_json::from_str::<Value>(first).context("a line of JSON")
+    })?;
+    ensure!(
+        told["reason"]["policy"]["policy"] == "GlobalNetworkPolicy/quiet",
+        "{told}"
+    );
+    ensure!(told["reason"]["policy"]["rule"] == 0, "{told}");
+    ensure!(
+        told["verdict"] == "deny" && told["ingress"] == false,
+        "{told}"
+    );
+    let mut message = [0; 2048];
+    let length = collector.recv(&mut message)?;
+    ensure!(
+        message[..2] == [0, 10] && length > 60,
+        "{:?}",
+        &message[..length]
+    );
+    let (text, _) = rig.ctl("flows --denied --policy no-such")?;
+    ensure!(!text.contains("quiet"), "{text}");
     Ok(())
 }
