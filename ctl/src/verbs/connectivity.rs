@@ -282,9 +282,15 @@ async fn mtu_towards(host: &Host, address: IpAddr) -> Option<u32> {
     let mut words = text.split_whitespace();
     words.find(|word| *word == "dev")?;
     let device = words.next()?;
-    let mtu = host.read(&format!("/sys/class/net/{device}/mtu"))?;
+    // Not from /sys, which may be that of another network namespace.
+    let link = host
+        .run(&["ip", "-o", "link", "show", "dev", device])
+        .await
+        .ok()?;
+    let mut words = link.split_whitespace();
+    words.find(|word| *word == "mtu")?;
     // A loopback interface takes what no way to another host does.
-    mtu.trim().parse().ok().filter(|mtu| *mtu <= 9216)
+    words.next()?.parse().ok().filter(|mtu| *mtu <= 9216)
 }
 
 #[cfg(test)]

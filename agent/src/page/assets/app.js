@@ -2,6 +2,9 @@
 // Everything is made of elements and text; nothing that the agent says is ever taken for HTML.
 
 const EVERY = 2000;
+// What the line at the top depends on is asked for whatever the view; of the whole cluster less often, for it is large.
+const ALWAYS = ["peers", "flows"];
+const CLUSTER_EVERY = 15000;
 const el = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children);
 const svg = (name, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
@@ -19,7 +22,7 @@ function fill(node, attributes, children) {
   return node;
 }
 
-const state = { tab: "overview", filter: "", port: 80, paused: false, at: 0, failed: "", data: {} };
+const state = { tab: "overview", filter: "", port: 80, paused: false, at: 0, clusterAt: 0, failed: "", data: {} };
 
 async function read(what) {
   const response = await fetch("/api/" + what, { cache: "no-store" });
@@ -249,10 +252,10 @@ function topology() {
     wires.push(svg("path", { class: "wire " + kind, d: `M${x1} ${y1} C${x1} ${middle} ${x2} ${middle} ${x2} ${y2}` },
       svg("title", {}, label)));
     if (label) {
-      const lx = (x1 + x2) / 2, w = label.length * 6.2 + 18;
+      const lx = (x1 + x2) / 2, w = label.length * 6.2 + 28;
       boxes.push(svg("g", {}, svg("rect", { class: "tag", x: lx - w / 2, y: middle - 12, width: w, height: 22, rx: 11 }),
         svg("circle", { class: "dot " + kind, cx: lx - w / 2 + 11, cy: middle - 1, r: 4 }),
-        svg("text", { class: "small", x: lx + 6, y: middle + 3, "text-anchor": "middle" }, label)));
+        svg("text", { class: "small", x: lx + 8, y: middle + 3, "text-anchor": "middle" }, label)));
     }
   };
   top.forEach(([name, sessions], i) => {
@@ -364,7 +367,7 @@ function policy() {
 }
 function matrixTable(known) {
   const names = known.endpoints.map((endpoint) => endpoint.namespace + "/" + endpoint.name);
-  const head = el("tr", {}, el("td", {}), names.map((name, i) =>
+  const head = el("tr", {}, el("th", {}), names.map((name, i) =>
     el("th", { class: "column", scope: "col" }, el("span", { class: known.endpoints[i].local ? "local" : "" }, name.slice(0, 28)))));
   const rows = known.rows.map((cells, i) => el("tr", {},
     el("th", { class: "row", scope: "row" }, el("span", { class: known.endpoints[i].local ? "local" : "" }, names[i])),
@@ -470,7 +473,10 @@ async function refresh() {
   const view = VIEWS.find((known) => known.id === state.tab);
   try {
     state.data.node = await read("node");
-    await Promise.all(view.asks.map(async (what) => {
+    const asks = new Set([...view.asks, ...ALWAYS]);
+    if (Date.now() - state.clusterAt > CLUSTER_EVERY) asks.add("cluster");
+    if (asks.has("cluster")) state.clusterAt = Date.now();
+    await Promise.all([...asks].map(async (what) => {
       const path = what === "policy" ? "policy?port=" + state.port : what;
       try {
         state.data[what] = await read(path);

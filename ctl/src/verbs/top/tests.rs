@@ -50,9 +50,9 @@ fn sample(peers: usize) -> Sample {
 fn what_is_down_comes_first_and_the_frame_fits_the_screen() {
     let sample = sample(40);
     let mut place = Place::default();
-    let lines = frame(&sample, &mut place, 70, 20, false);
+    let lines = frame(&sample, &mut place, 90, 20, false);
     assert_eq!(lines.len(), 20);
-    assert!(lines.iter().all(|line| line.chars().count() <= 70));
+    assert!(lines.iter().all(|line| line.chars().count() <= 90));
     assert!(lines[0].starts_with("h1  ready"), "{lines:#?}");
     assert!(lines[4].contains("1 sessions down"), "{lines:#?}");
     assert!(lines[6].starts_with("tor2"), "{lines:#?}");
