@@ -145,6 +145,14 @@ fn reference() -> String {
     let flows = include_str!("../flows/mod.rs");
     let debug = format!("{:#?}", config.flows);
     table(&mut text, flows, "FlowsConfig", &debug, &[]);
+    text += "\n### `docker`\n";
+    let docker = include_str!("../docker/mod.rs");
+    let debug = format!("{:#?}", DockerConfig::default());
+    table(&mut text, docker, "DockerConfig", &debug, &[]);
+    text += "\n### `dns`\n";
+    let dns = include_str!("../dns/mod.rs");
+    let debug = format!("{:#?}", DnsConfig::default());
+    table(&mut text, dns, "DnsConfig", &debug, &[]);
     text += "\n### `bmp`, each\n";
     let bmp = include_str!("../../../speaker/src/bmp/mod.rs");
     let one = BmpConfig::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
