@@ -11,7 +11,7 @@ epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 # What is only there for building or for tests is not in a program.
 cargo tree --locked --offline -e normal --prefix none --format '{p}|{l}|{r}' \
-  -p margay-agent -p margay-ctl -p margay-cni-shim -p margay-speaker |
+  -p margay-agent -p margay-ctl -p margay-cni-shim -p margay-speaker-daemon |
   sed -n 's/^\([^ ]*\) v\([^ |]*\)\( (proc-macro)\)\{0,1\}|\([^|]*\)|.*/\1\t\2\t\4/p' | sort -u |
   jq -Rn --arg time "$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)" --arg version "$version" '
     {bomFormat: "CycloneDX", specVersion: "1.5", version: 1,
