@@ -126,7 +126,7 @@ fn documents(text: &str) -> Vec<Value> {
 
 /// What a DaemonSet must have to run an agent, and that it names nothing that is not there.
 fn check_daemonset(all: &[Value]) {
-    let of = |kind: &str| all.iter().filter(move |d| d["kind"] == kind);
+    let of = |kind: &'static str| all.iter().filter(move |d| d["kind"] == kind);
     let daemonset = of("DaemonSet").next().unwrap();
     let pod = &daemonset["spec"]["template"]["spec"];
     let labels = &daemonset["spec"]["template"]["metadata"]["labels"];
