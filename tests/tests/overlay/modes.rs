@@ -69,7 +69,7 @@ fn cross_subnet_wraps_between_subnets_alone() -> Result<()> {
     })
 }
 
-/// Runs where the kernel has a driver; `scripts/test-vm.sh` brings one that has.
+/// Says so where the kernel has no driver.
 #[test]
 fn ipip_wraps_in_both_modes_where_the_kernel_has_it() -> Result<()> {
     const TUNNEL: [&str; 2] = ["tunl0", "eth0"];
