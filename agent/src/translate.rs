@@ -144,6 +144,7 @@ pub(crate) fn endpoint(plan: &from::EndpointPlan) -> to::Endpoint {
         profiles: plan.profiles.iter().map(|name| profile_id(name)).collect(),
         admin_up: plan.admin_up,
         allowed_source_prefixes: networks(&plan.allowed_source_prefixes),
+        host_ports: plan.host_ports.iter().map(host_port).collect(),
         limits: limits(&plan.qos),
     }
 }
@@ -166,6 +167,15 @@ fn limits(qos: &QosControls) -> to::Limits {
             qos.egress_max_connections,
         ),
         dscp: qos.dscp,
+    }
+}
+
+fn host_port(port: &from::HostPort) -> to::HostPort {
+    to::HostPort {
+        protocol: port.protocol,
+        host_port: port.host_port,
+        host_ip: port.host_ip,
+        port: port.port,
     }
 }
 

@@ -177,6 +177,7 @@ mod tests {
             admin_up: true,
             allowed_source_prefixes: Vec::new(),
             limits: Default::default(),
+            host_ports: Vec::new(),
         };
         filter.set_endpoint("e".into(), endpoint).unwrap();
         let report = filter.apply();

@@ -267,6 +267,21 @@ pub struct EndpointPlan {
     pub allowed_source_prefixes: Vec<Cidr>,
     /// How many packets and connections it may have.
     pub qos: QosControls,
+    /// Ports of its host that lead to it.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of the host that leads to an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The port of the host.
+    pub host_port: u16,
+    /// The host's address that it is for; any when absent.
+    pub host_ip: Option<IpAddr>,
+    /// The endpoint's port.
+    pub port: u16,
 }
 
 impl EndpointPlan {

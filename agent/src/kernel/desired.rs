@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use margay_dataplane::conntrack::UdpPorts;
 use margay_dataplane::filter::{Globals, SetSpec, Wish};
 use margay_model::kind::ResourceKey;
 use margay_policy::program::{EndpointPlan, Update};
@@ -10,6 +11,8 @@ use tracing::warn;
 
 use super::{Kernel, Moves, RulesKey, Unused, announced};
 use crate::translate;
+
+const UDP: u8 = 17;
 
 impl Kernel {
     /// Takes the calculation's updates into the desired state.
@@ -137,7 +140,19 @@ impl Kernel {
             .set_endpoint(&id, &plan.ifname, &translate::networks(&plan.addresses));
         self.local.add(announced(&plan), &plan.ifname);
         let new: Vec<IpAddr> = plan.addresses.iter().map(|net| net.addr()).collect();
+        let udp = udp_ports(&plan);
         let before = self.plans.insert(id, plan);
+        let led_here = |before: &Arc<EndpointPlan>| {
+            let same = before
+                .addresses
+                .iter()
+                .map(|net| net.addr())
+                .eq(new.iter().copied());
+            same && udp_ports(before) == udp
+        };
+        if !before.as_ref().is_some_and(led_here) {
+            moves.udp.extend(udp);
+        }
         let had = |ip: &IpAddr| {
             let before = before.as_ref();
             before.is_some_and(|plan| plan.addresses.iter().any(|net| net.addr() == *ip))
@@ -159,4 +174,10 @@ impl Kernel {
                 .extend(plan.addresses.iter().map(|net| net.addr()));
         }
     }
+}
+
+fn udp_ports(plan: &EndpointPlan) -> UdpPorts {
+    let udp = plan.host_ports.iter().filter(|port| port.protocol == UDP);
+    let at = |ip: Option<IpAddr>| ip.filter(|ip| !ip.is_unspecified());
+    udp.map(|port| (at(port.host_ip), port.host_port)).collect()
 }

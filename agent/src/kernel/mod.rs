@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use ipnetwork::IpNetwork;
 use margay_dataplane::attach::GATEWAY_V6;
+use margay_dataplane::conntrack::{UdpPorts, flush_udp};
 use margay_dataplane::filter::{self, Filter, Nflog, SetId, Wish};
 use margay_dataplane::monitor::{Event, Interests, Monitor};
 use margay_dataplane::netlink::NetlinkError;
@@ -217,11 +218,12 @@ enum Unused {
     Set(SetId),
 }
 
-/// Addresses that lost and got an owner in a round.
+/// Addresses that lost and got an owner in a round, and ports of the host that lead to a new place.
 #[derive(Default)]
 struct Moves {
     freed: BTreeSet<IpAddr>,
     assigned: BTreeSet<IpAddr>,
+    udp: UdpPorts,
 }
 
 fn is_host(prefix: IpNetwork) -> bool {
@@ -350,8 +352,10 @@ impl Kernel {
         let Moves {
             mut freed,
             assigned,
+            udp,
         } = moves;
         // Containers that were there before this agent keep their connections.
+        let redirected = self.in_sync && synced.is_empty() && !udp.is_empty();
         if self.in_sync && synced.is_empty() && !assigned.is_empty() {
             for ip in assigned.intersection(&freed) {
                 self.flusher.elsewhere(*ip);
@@ -370,6 +374,9 @@ impl Kernel {
         }
         self.try_again_for(&waiting);
         self.apply();
+        if redirected && let Err(error) = flush_udp(&udp) {
+            warn!(%error, "flows to a host's port may still go where they went");
+        }
         self.flusher.freed(freed);
         for Waiting { key, expect, ack } in waiting {
             // Whoever waited may have given up.

@@ -13,6 +13,7 @@ use super::{
     label::{Cause, Label, Verdict, name_of},
     limits::{self, Limited},
     names::{self, Way},
+    ports,
     program::{Body, Chain, ChainId, Ifaces, Line, Match, Side, Target, Tracked},
     tunnels,
     types::{DenyAction, Direction, Family, Globals, HostAction, Nflog, ProfileId, TierDefault},
@@ -152,7 +153,8 @@ pub(super) const HOOKS: [(Table, &str, &str); 4] = [
     (Table::Filter, "OUTPUT", "mgy-OUTPUT"),
 ];
 
-/// The one of these that is there only while pools have their outgoing traffic translated.
+/// The one of these that is there only while pools have their outgoing traffic translated, or ports of the host lead to
+/// workloads.
 pub(super) const NAT_HOOK: (Table, &str, &str) = (Table::Nat, "POSTROUTING", "mgy-POSTROUTING");
 
 pub(super) fn dispatch_chain(way: Way) -> &'static str {
@@ -401,7 +403,9 @@ fn postrouting(globals: &Globals, family: Family) -> Vec<Line> {
     });
     let rest = Line::new(outgoing.clone(), source_nat(None));
     let own = tunnels::own_sources(globals, family);
-    own.into_iter().chain(with_ports).chain([rest]).collect()
+    let hairpin = Line::always(Target::Jump(ports::HAIRPIN));
+    let outgoing = own.into_iter().chain(with_ports).chain([rest]);
+    std::iter::once(hairpin).chain(outgoing).collect()
 }
 
 /// From an address and its interface to the group; no group, no packet.

@@ -13,6 +13,8 @@
 //! The host's own interfaces have chains each, in `raw`, `mangle` and `filter`; see [`hosts`]. They come
 //! into force with [`Filter::allow_deletes`]: a host must not be cut off by policy that is half known.
 //!
+//! Ports of the host that lead to workloads are in `nat`, see [`ports`]; policy sees what they lead to.
+//!
 //! **Order of an apply.** Sets and members in; one `iptables-restore --noflush` for each family with
 //! the chains that differ; members out; sets that no rule refers to destroyed. At each instant a
 //! packet meets the old or the new rules, never none.
@@ -30,6 +32,7 @@ mod label;
 mod limits;
 mod members;
 pub(crate) mod names;
+mod ports;
 pub(crate) mod program;
 mod rules;
 mod sets;
@@ -46,8 +49,8 @@ pub use self::{
     state::{RulesHits, RulesId},
     types::{
         Action, DenyAction, Direction, Endpoint, EndpointId, EntityMatch, Failsafe, Family,
-        Globals, HostAction, HostEndpoint, HostInterface, IcmpMatch, Limits, Nflog, Phase,
-        PolicyId, PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier,
+        Globals, HostAction, HostEndpoint, HostInterface, HostPort, IcmpMatch, Limits, Nflog,
+        Phase, PolicyId, PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier,
         TierDefault, Tunnels, WayLimits, Ways,
     },
 };

@@ -123,6 +123,8 @@ pub(crate) enum Match {
     ConnectionsOver(u32),
     /// The source is an address of this host.
     FromHost,
+    /// The destination is one.
+    ToHost,
 }
 
 /// Of the packets that one line hands up: so many a second, and so many at once after a while without. Enough to
@@ -152,6 +154,11 @@ pub(crate) enum Target {
         group: u16,
         /// A [`super::Label`] as text.
         prefix: String,
+    },
+    /// Another destination.
+    DestinationNat {
+        address: IpAddr,
+        port: u16,
     },
     /// Another source address, and perhaps ports.
     SourceNat {

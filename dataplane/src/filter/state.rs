@@ -188,6 +188,8 @@ pub(super) struct State {
     helpers: BTreeSet<String>,
     globals_dirty: bool,
     hosts_dirty: bool,
+    /// Ports of the host that lead to workloads changed.
+    ports_dirty: bool,
     /// Rules to be rendered.
     rules_dirty: BTreeSet<RulesId>,
     /// Groups to be rendered.
@@ -218,6 +220,7 @@ impl State {
             helpers: BTreeSet::new(),
             globals_dirty: true,
             hosts_dirty: true,
+            ports_dirty: true,
             rules_dirty: BTreeSet::new(),
             groups_dirty: BTreeSet::new(),
             structure_dirty: true,
@@ -290,6 +293,7 @@ impl State {
         self.limits_dirty = true;
         self.globals_dirty = true;
         self.hosts_dirty = true;
+        self.ports_dirty = true;
     }
 
     pub(super) fn set_hosts(&mut self, hosts: Hosts) {
@@ -435,6 +439,8 @@ impl State {
             return;
         }
         self.limit(&endpoint.ifname, endpoint.limits.clone());
+        let before = self.endpoint(&id).map_or(&[][..], |old| &old.host_ports);
+        self.ports_dirty |= !(before.is_empty() && endpoint.host_ports.is_empty());
         let group = self.join_group(kernel, &endpoint);
         let entries = member_entries(&endpoint, &self.families);
         let attached = Attached {
@@ -463,6 +469,7 @@ impl State {
     pub(super) fn remove_endpoint(&mut self, kernel: &mut dyn Kernel, id: &EndpointId) {
         if let Some(old) = self.endpoints.remove(id) {
             self.limit(&old.endpoint.ifname, Limits::default());
+            self.ports_dirty |= !old.endpoint.host_ports.is_empty();
             self.release(kernel, &old);
         }
     }
@@ -550,6 +557,7 @@ impl State {
         self.globals_dirty = true;
         self.limits_dirty = true;
         self.hosts_dirty = true;
+        self.ports_dirty = true;
         self.rules_dirty.extend(self.rules.keys().cloned());
     }
 
@@ -598,6 +606,7 @@ impl State {
         };
         let pending = self.globals_dirty
             || self.hosts_dirty
+            || self.ports_dirty
             || self.structure_dirty
             || self.groups_dirty.contains(&attached.group)
             || group.rules().any(|id| self.rules_dirty.contains(&id));

@@ -295,6 +295,8 @@ pub struct Endpoint {
     pub admin_up: bool,
     /// Further prefixes that the workload may send from; it gets traffic to them too.
     pub allowed_source_prefixes: Vec<IpNetwork>,
+    /// Ports of the host that lead to the workload. Where two endpoints want the same, the first id has it.
+    pub host_ports: Vec<HostPort>,
     /// How much it may have.
     pub limits: Limits,
 }
@@ -335,6 +337,20 @@ impl WayLimits {
     pub(crate) fn any(&self) -> bool {
         self.packets_a_second.is_some() || self.connections.is_some()
     }
+}
+
+/// A port of the host that leads to a workload's first address of each family, whoever connects: others,
+/// the host itself, its workloads, the workload itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    /// IP protocol number: TCP 6, UDP 17 or SCTP 132. Others are left out.
+    pub protocol: u8,
+    /// The host's port.
+    pub host_port: u16,
+    /// The address that it is for; any address of the host when absent, any of the family when unspecified.
+    pub host_ip: Option<IpAddr>,
+    /// The workload's port.
+    pub port: u16,
 }
 
 /// Policy for both directions.

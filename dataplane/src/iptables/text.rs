@@ -1,6 +1,9 @@
 //! The rule program in the words of `iptables-restore`.
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+};
 
 use super::{chain::Chain, tables::Key};
 use crate::{
@@ -128,6 +131,7 @@ fn condition(condition: &Match, family: Family) -> String {
             format!("-m connlimit --connlimit-above {most} --connlimit-mask 0")
         }
         Match::FromHost => "-m addrtype --src-type LOCAL".to_owned(),
+        Match::ToHost => "-m addrtype --dst-type LOCAL".to_owned(),
         Match::Tracked(Tracked::Invalid) => "-m conntrack --ctstate INVALID".to_owned(),
     }
 }
@@ -177,6 +181,12 @@ fn target(target: &Target) -> String {
             "-m limit --limit {LOGGED_A_SECOND}/second --limit-burst {LOGGED_AT_ONCE} \
              -j NFLOG --nflog-group {group} --nflog-prefix \"{prefix}\""
         ),
+        Target::DestinationNat { address, port } => {
+            format!(
+                "-j DNAT --to-destination {}",
+                SocketAddr::new(*address, *port)
+            )
+        }
         Target::SourceNat { address, ports } => source_nat(*address, ports.as_ref()),
     }
 }

@@ -56,6 +56,7 @@ impl BaseHook {
             Table::Raw => (-300, "filter"),
             Table::Mangle => (-150, "filter"),
             Table::Filter => (0, "filter"),
+            Table::Nat if matches!(point, "PREROUTING" | "OUTPUT") => (-100, "nat"),
             Table::Nat => (100, "nat"),
         };
         Self {

@@ -26,6 +26,7 @@ const CT_STATUS: u32 = 2;
 const STATUS_DST_NAT: u32 = 0x20;
 const FIB_ADDRTYPE: u32 = 3;
 const FIB_SADDR: u32 = 1;
+const FIB_DADDR: u32 = 2;
 
 const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
@@ -43,6 +44,9 @@ const NFT_RETURN: i32 = -5;
 const INVERTED: u32 = 1;
 /// `NFT_PAYLOAD_CSUM_INET`.
 const CHECKSUM_INET: u32 = 1;
+/// Kinds of `nat`.
+const SOURCE_NAT: u32 = 0;
+const DESTINATION_NAT: u32 = 1;
 
 /// Answer with an ICMP message of the packet's family.
 const REJECT_ICMPX: u32 = 2;
@@ -324,12 +328,18 @@ impl Expressions {
         self.compare(true, &[0; 4]);
     }
 
-    /// The source is an address of this host.
-    pub(super) fn source_is_local(&mut self) {
+    /// The source or the destination is an address of this host.
+    pub(super) fn is_local(&mut self, side: Side) {
         self.push("fib", |e| {
             e.be32(1, FIRST);
             e.be32(2, FIB_ADDRTYPE);
-            e.be32(3, FIB_SADDR);
+            e.be32(
+                3,
+                match side {
+                    Side::Src => FIB_SADDR,
+                    Side::Dst => FIB_DADDR,
+                },
+            );
         });
         self.compare(false, &u32::from(libc::RTN_LOCAL).to_ne_bytes());
     }
@@ -430,6 +440,25 @@ impl Expressions {
         });
     }
 
+    /// Another destination.
+    pub(super) fn destination_nat(&mut self, address: IpAddr, port: u16) {
+        let port_register = FIRST + 4;
+        self.load_address(address);
+        self.load(port_register, &port.to_be_bytes());
+        self.push("nat", |e| {
+            e.be32(1, DESTINATION_NAT);
+            e.be32(2, protocol_family(address));
+            e.be32(3, FIRST);
+            e.be32(5, port_register);
+            e.be32(7, PORTS_GIVEN);
+        });
+    }
+
+    fn load_address(&mut self, address: IpAddr) {
+        let (bytes, length) = ip_bytes(address);
+        self.load(FIRST, &bytes[..length]);
+    }
+
     /// Another source address, the outgoing interface's if none is given, and perhaps ports of a range.
     pub(super) fn source_nat(
         &mut self,
@@ -451,15 +480,10 @@ impl Expressions {
                 }
             });
         };
-        let (bytes, length) = ip_bytes(address);
-        self.load(FIRST, &bytes[..length]);
-        let family = match address {
-            IpAddr::V4(_) => libc::NFPROTO_IPV4,
-            IpAddr::V6(_) => libc::NFPROTO_IPV6,
-        };
+        self.load_address(address);
         self.push("nat", |e| {
-            e.be32(1, 0);
-            e.be32(2, family as u32);
+            e.be32(1, SOURCE_NAT);
+            e.be32(2, protocol_family(address));
             e.be32(3, FIRST);
             if ports.is_some() {
                 e.be32(5, first);
@@ -467,5 +491,12 @@ impl Expressions {
             }
             e.be32(7, flags);
         });
+    }
+}
+
+const fn protocol_family(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(_) => libc::NFPROTO_IPV4 as u32,
+        IpAddr::V6(_) => libc::NFPROTO_IPV6 as u32,
     }
 }

@@ -30,7 +30,12 @@ const fn table_word(table: Table) -> &'static str {
 
 /// The chain that packets come into from the kernel.
 pub(super) fn base_chain(table: Table, point: &str) -> String {
-    format!("{}{}", table_word(table), point.to_ascii_lowercase())
+    // Translation on the way out is the one point of its table that no other table has.
+    let word = match (table, point) {
+        (Table::Nat, "PREROUTING" | "OUTPUT") => "nat-",
+        _ => table_word(table),
+    };
+    format!("{word}{}", point.to_ascii_lowercase())
 }
 
 pub(super) fn chain(family: Family, table: Table, id: &ChainId) -> String {
@@ -61,6 +66,7 @@ fn fixed(name: &str) -> String {
         "hfwd-in" => "host-forward-in",
         "hfwd-out" => "host-forward-out",
         "hfwd-to" => "host-forward-to",
+        "ports" => "host-ports",
         other => other,
     };
     long.to_ascii_lowercase()

@@ -300,7 +300,8 @@ impl Renderer {
                 self.out.tracked(NEW);
                 self.out.translated();
             }
-            Match::FromHost => self.out.source_is_local(),
+            Match::FromHost => self.out.is_local(Side::Src),
+            Match::ToHost => self.out.is_local(Side::Dst),
         }
     }
 
@@ -329,6 +330,9 @@ impl Renderer {
             Target::Nflog { group, prefix } => {
                 self.out.limit(LOGGED_A_SECOND, LOGGED_AT_ONCE, false);
                 self.out.log(*group, prefix);
+            }
+            Target::DestinationNat { address, port } => {
+                self.out.destination_nat(*address, *port);
             }
             Target::SourceNat { address, ports } => {
                 self.out.source_nat(*address, ports.as_ref());

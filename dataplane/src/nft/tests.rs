@@ -152,6 +152,7 @@ fn endpoint(policy: &str) -> Endpoint {
         admin_up: true,
         allowed_source_prefixes: Vec::new(),
         limits: Limits::default(),
+        host_ports: Vec::new(),
     }
 }
 

@@ -267,6 +267,7 @@ pub(crate) fn endpoint(workload: &Workload, ingress: Direction, egress: Directio
         admin_up: true,
         allowed_source_prefixes: Vec::new(),
         limits: Limits::default(),
+        host_ports: Vec::new(),
     }
 }
 

@@ -24,6 +24,7 @@ mod lab;
 mod limits;
 mod moves;
 mod nftables;
+mod ports;
 mod random;
 mod verdicts;
 

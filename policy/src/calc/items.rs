@@ -15,7 +15,7 @@ use margay_model::workload_endpoint::{EndpointPort, WorkloadEndpoint};
 use super::compile::NamedPort;
 use super::scope::{NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT};
 use crate::index::ItemId;
-use crate::program::{HostInterface, SetMember};
+use crate::program::{HostInterface, HostPort, SetMember};
 
 /// What an item adds to the sets that its labels put it in. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,6 +116,7 @@ pub(super) struct LocalWorkload {
     pub(super) allowed_source_prefixes: Vec<Cidr>,
     /// What it asks for, if that can be read: limits are no protection.
     pub(super) qos: QosControls,
+    pub(super) host_ports: Vec<HostPort>,
 }
 
 /// An endpoint or network set as it was given.
@@ -126,6 +127,23 @@ pub(super) struct ItemInput<'a> {
     pub(super) contribution: Contribution,
     /// Only for endpoints that rules are calculated for.
     pub(super) local: Option<Box<Local>>,
+}
+
+/// An address that does not parse leads nowhere: a port open to all would be more than was asked for.
+fn host_ports(ports: &[EndpointPort]) -> Vec<HostPort> {
+    let host_port = |port: &EndpointPort| {
+        let host_ip = match port.host_ip.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(text.parse().ok()?),
+        };
+        Some(HostPort {
+            protocol: port.protocol.number(),
+            host_port: port.host_port.filter(|number| *number != 0)?,
+            host_ip,
+            port: port.port,
+        })
+    };
+    ports.iter().filter_map(host_port).collect()
 }
 
 fn pairs(labels: &StringMap) -> impl Iterator<Item = (&str, &str)> {
@@ -161,6 +179,7 @@ impl<'a> ItemInput<'a> {
                 profiles: spec.profiles.clone(),
                 allowed_source_prefixes: spec.allow_spoofed_source_prefixes.clone(),
                 qos: spec.qos_controls().unwrap_or_default(),
+                host_ports: host_ports(&spec.ports),
             }))
         });
         Self {

@@ -78,6 +78,7 @@ impl Calc {
             admin_up: !local.ifname.is_empty(),
             allowed_source_prefixes: local.allowed_source_prefixes.clone(),
             qos: local.qos.clone(),
+            host_ports: local.host_ports.clone(),
         })
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Group, RulesId, State};
+use super::{Attached, Group, RulesId, State};
 use crate::{
     filter::{
         chains, hosts,
         kernel::Kernel,
         limits,
         names::{self, Way},
+        ports,
         program::{Chain, ChainId, Line, Target},
         rules::{self, Rendered},
         tunnels,
@@ -51,6 +52,9 @@ impl State {
         self.flush_groups(kernel);
         if std::mem::take(&mut self.hosts_dirty) {
             self.flush_hosts(kernel, may_delete);
+        }
+        if std::mem::take(&mut self.ports_dirty) {
+            self.flush_ports(kernel, may_delete);
         }
         if structure {
             self.flush_unknown_rules(kernel, may_delete);
@@ -129,8 +133,10 @@ impl State {
         let (table, builtin, target) = chains::NAT_HOOK;
         let pools = &self.globals.masquerade_pools;
         let left = !may_delete && kernel.has_chain(family, table, &ChainId::Fixed(target));
+        let has_ports = |attached: &Attached| !attached.endpoint.host_ports.is_empty();
         let wanted = pools.iter().any(|pool| Family::of(pool) == family)
-            || !tunnels::own_sources(&self.globals, family).is_empty();
+            || !tunnels::own_sources(&self.globals, family).is_empty()
+            || self.endpoints.values().any(has_ports);
         match left || wanted {
             true => kernel.hook(family, table, builtin, target),
             false => kernel.unhook(family, table, builtin),
@@ -256,6 +262,33 @@ impl State {
             }
         }
         self.host_chains = now;
+    }
+
+    /// Until all endpoints are known, the ports that an earlier agent left lead where they did.
+    fn flush_ports(&self, kernel: &mut dyn Kernel, may_delete: bool) {
+        for family in self.families.iter().copied() {
+            let endpoints = self.endpoints.values().map(|attached| &attached.endpoint);
+            let (to_workloads, hairpin) = match may_delete {
+                true => ports::render(endpoints, &self.globals, family),
+                false => (None, ports::no_hairpin()),
+            };
+            let is_left = !may_delete && kernel.has_chain(family, Table::Nat, &ports::PORTS);
+            if may_delete || !kernel.has_chain(family, Table::Nat, &ports::HAIRPIN) {
+                kernel.set_chain(family, hairpin);
+            }
+            for (table, builtin, target) in ports::HOOKS {
+                match is_left || to_workloads.is_some() {
+                    true => kernel.hook(family, table, builtin, target),
+                    false => kernel.unhook(family, table, builtin),
+                }
+            }
+            match to_workloads {
+                Some(chain) => kernel.set_chain(family, chain),
+                None if may_delete => kernel.remove_chain(family, Table::Nat, &ports::PORTS),
+                None => {}
+            }
+            self.flush_nat(kernel, family, may_delete);
+        }
     }
 
     fn flush_groups(&mut self, kernel: &mut dyn Kernel) {

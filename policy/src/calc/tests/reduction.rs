@@ -43,6 +43,7 @@ fn plan() -> EndpointPlan {
         admin_up: true,
         allowed_source_prefixes: Vec::new(),
         qos: Default::default(),
+        host_ports: Vec::new(),
     }
 }
 
