@@ -5,6 +5,7 @@
 //! The crate knows nothing of the datastore, of BGP or of policy.
 
 pub mod attach;
+pub mod bandwidth;
 pub mod clean;
 pub mod conntrack;
 pub mod filter;

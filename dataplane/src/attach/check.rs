@@ -56,6 +56,14 @@ fn container(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Vec<String>, Net
         )]);
     };
     let mut found = differences(spec, &link, &place);
+    if let Some(mac) = spec.container_mac.filter(|mac| link.mac != Some(*mac)) {
+        let is = link.mac.map_or_else(|| "none".to_owned(), text_of);
+        let wanted = text_of(mac);
+        found.push(format!(
+            "interface {} has the hardware address {is} {place}, not {wanted}",
+            link.name
+        ));
+    }
     let present = link::addresses(&mut socket)?;
     for address in addresses {
         let wanted = IpNetwork::from(*address);
@@ -69,7 +77,8 @@ fn container(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Vec<String>, Net
             ));
         }
     }
-    let routes = route_table::dump(&mut socket, u32::from(libc::RT_TABLE_MAIN))?;
+    // In whatever table: those of a further interface have their own, and plugins behind us move routes.
+    let routes = route_table::dump_all(&mut socket)?;
     for (has_family, network, gateway) in [
         (
             IpAddr::is_ipv4 as fn(&IpAddr) -> bool,
@@ -106,6 +115,10 @@ fn differences(spec: &AttachSpec, link: &Link, place: &str) -> Vec<String> {
         ));
     }
     found
+}
+
+fn text_of(mac: [u8; 6]) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
 fn has_default(routes: &[KernelRoute], network: IpAddr, gateway: IpAddr, index: u32) -> bool {

@@ -1,5 +1,6 @@
 //! The container's side: what runs inside its network namespace, and what goes through a socket opened there.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{AttachError, AttachSpec, Attached, GATEWAY_V4, GATEWAY_V6, HOST_MAC};
@@ -7,6 +8,9 @@ use crate::netlink::{Batch, NetlinkError, Socket, family_of, ifaddrmsg, ifinfoms
 use crate::sysctl;
 
 const LOOPBACK_INDEX: u32 = 1;
+const FR_ACT_TO_TBL: u8 = 1;
+const FRA_SRC: u16 = 2;
+const FRA_TABLE: u16 = 15;
 const UP: u32 = libc::IFF_UP as u32;
 const NEW: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 const PUT: i32 = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
@@ -19,30 +23,68 @@ pub(super) fn prepare(spec: &AttachSpec) -> Result<Socket, AttachError> {
 }
 
 /// Addresses and routes; the container's end is up when it returns.
+///
+/// Where another interface of the container has the default route, it keeps it, and what comes from this interface's own
+/// addresses leaves by this one: the routes are in a table of their own, and a rule leads to it.
 pub(super) fn configure(
     socket: &mut Socket,
     spec: &AttachSpec,
     link: &Attached,
     addresses: &[IpAddr],
 ) -> Result<(), AttachError> {
-    let has_v4 = addresses.iter().any(IpAddr::is_ipv4);
-    let has_v6 = addresses.iter().any(IpAddr::is_ipv6);
+    let index = link.container_ifindex;
     let mut steps = Steps::default();
     steps.link_up(LOOPBACK_INDEX, "set lo up");
     for address in addresses {
-        steps.address(link.container_ifindex, *address);
+        steps.address(index, *address);
     }
-    steps.link_up(link.container_ifindex, "set the container's end up");
-    if has_v4 {
-        steps.neighbour(link.container_ifindex, GATEWAY_V4.into());
-        steps.gateway_on_link(link.container_ifindex);
-        steps.default_route(link.container_ifindex, GATEWAY_V4.into());
+    steps.link_up(index, "set the container's end up");
+    let families = Gateway::BOTH.into_iter();
+    let families = families.filter(|gateway| addresses.iter().any(|ip| gateway.is_of(*ip)));
+    for gateway in families {
+        steps.neighbour(index, gateway.address());
+        steps.routes(index, gateway, libc::RT_TABLE_MAIN.into());
     }
-    if has_v6 {
-        steps.neighbour(link.container_ifindex, GATEWAY_V6.into());
-        steps.default_route(link.container_ifindex, GATEWAY_V6.into());
+    let taken = steps.run(socket, &spec.container_ifname)?;
+    if taken.is_empty() {
+        return Ok(());
     }
-    steps.run(socket, &spec.container_ifname)
+    let mut steps = Steps::default();
+    for gateway in taken {
+        steps.routes(index, gateway, own_table(index));
+        for address in addresses.iter().filter(|ip| gateway.is_of(**ip)) {
+            steps.rule(*address, own_table(index));
+        }
+    }
+    // What is there already is of an earlier interface of this index, and the same.
+    steps.run(socket, &spec.container_ifname).map(drop)
+}
+
+/// The table for routes of an interface that is not the container's first: a number that nobody picks by hand.
+const fn own_table(index: u32) -> u32 {
+    0x6d67_0000 | index
+}
+
+/// A family's way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Gateway {
+    V4,
+    V6,
+}
+
+impl Gateway {
+    const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    const fn is_of(self, ip: IpAddr) -> bool {
+        matches!(self, Self::V4) == ip.is_ipv4()
+    }
+
+    const fn address(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(GATEWAY_V4),
+            Self::V6 => IpAddr::V6(GATEWAY_V6),
+        }
+    }
 }
 
 pub(super) fn remove(ifname: &str) -> Result<(), AttachError> {
@@ -77,22 +119,23 @@ fn set_sysctls(spec: &AttachSpec) -> Result<(), AttachError> {
     Ok(())
 }
 
-/// Requests for one batch, each with what to call it when it fails.
+/// Requests for one batch, each with what to call it when it fails, and whose way out it is if another interface may
+/// have that already.
 #[derive(Default)]
 struct Steps {
     batch: Batch,
-    names: Vec<&'static str>,
+    names: Vec<(&'static str, Option<Gateway>)>,
 }
 
 impl Steps {
     fn link_up(&mut self, index: u32, name: &'static str) {
-        self.names.push(name);
+        self.names.push((name, None));
         self.batch
             .push(libc::RTM_SETLINK, 0, &ifinfomsg(index, UP, UP), |_| {});
     }
 
     fn address(&mut self, index: u32, address: IpAddr) {
-        self.names.push("add an address");
+        self.names.push(("add an address", None));
         let (bits, flags) = if address.is_ipv4() {
             (32, 0)
         } else {
@@ -112,7 +155,7 @@ impl Steps {
     }
 
     fn neighbour(&mut self, index: u32, gateway: IpAddr) {
-        self.names.push("add the gateway's neighbour entry");
+        self.names.push(("add the gateway's neighbour entry", None));
         let header = ndmsg(family_of(gateway), index, libc::NUD_PERMANENT);
         self.batch.push(libc::RTM_NEWNEIGH, PUT, &header, |m| {
             m.ip(libc::NDA_DST, gateway);
@@ -120,43 +163,82 @@ impl Steps {
         });
     }
 
-    fn gateway_on_link(&mut self, index: u32) {
-        self.names.push("add the route to the gateway");
-        let header = rtmsg(libc::AF_INET as u8, 32, libc::RT_SCOPE_LINK);
+    /// To the gateway, where that is not on the link by itself, and by it to everywhere.
+    fn routes(&mut self, index: u32, gateway: Gateway, table: u32) {
+        let address = gateway.address();
+        if gateway == Gateway::V4 {
+            self.names
+                .push(("add the route to the gateway", Some(gateway)));
+            let header = rtmsg(libc::AF_INET as u8, 32, libc::RT_SCOPE_LINK);
+            self.batch.push(libc::RTM_NEWROUTE, NEW, &header, |m| {
+                m.u32(libc::RTA_TABLE, table);
+                m.ip(libc::RTA_DST, address);
+                m.u32(libc::RTA_OIF, index);
+            });
+        }
+        self.names.push(("add the default route", Some(gateway)));
+        let header = rtmsg(family_of(address), 0, libc::RT_SCOPE_UNIVERSE);
         self.batch.push(libc::RTM_NEWROUTE, NEW, &header, |m| {
-            m.ip(libc::RTA_DST, GATEWAY_V4.into());
+            m.u32(libc::RTA_TABLE, table);
+            m.ip(libc::RTA_GATEWAY, address);
             m.u32(libc::RTA_OIF, index);
         });
     }
 
-    fn default_route(&mut self, index: u32, gateway: IpAddr) {
-        self.names.push("add the default route");
-        let header = rtmsg(family_of(gateway), 0, libc::RT_SCOPE_UNIVERSE);
-        self.batch.push(libc::RTM_NEWROUTE, NEW, &header, |m| {
-            m.ip(libc::RTA_GATEWAY, gateway);
-            m.u32(libc::RTA_OIF, index);
+    /// What comes from this address looks in this table first.
+    fn rule(&mut self, address: IpAddr, table: u32) {
+        let (gateway, bits) = match address {
+            IpAddr::V4(_) => (Gateway::V4, 32),
+            IpAddr::V6(_) => (Gateway::V6, 128),
+        };
+        self.names.push(("add a rule", Some(gateway)));
+        let header = [
+            family_of(address),
+            0,
+            bits,
+            0,
+            0,
+            0,
+            0,
+            FR_ACT_TO_TBL,
+            0,
+            0,
+            0,
+            0,
+        ];
+        self.batch.push(libc::RTM_NEWRULE, NEW, &header, |m| {
+            m.ip(FRA_SRC, address);
+            m.u32(FRA_TABLE, table);
         });
     }
 
-    fn run(mut self, socket: &mut Socket, ifname: &str) -> Result<(), AttachError> {
+    /// The families whose way out another interface has.
+    fn run(mut self, socket: &mut Socket, ifname: &str) -> Result<BTreeSet<Gateway>, AttachError> {
         let send = AttachError::kernel("configure the container's end", ifname);
         let outcome = socket.transact(&mut self.batch).map_err(send)?;
-        match outcome.errors.into_iter().next() {
-            None => Ok(()),
-            Some((step, error)) => Err(AttachError::kernel(self.names[step], ifname)(error.into())),
+        let mut taken = BTreeSet::new();
+        for (step, error) in outcome.errors {
+            match self.names[step] {
+                // Where the way to the gateway is another's, there is none by this interface.
+                (_, Some(gateway)) if error.exists() || taken.contains(&gateway) => {
+                    taken.insert(gateway)
+                }
+                (name, _) => return Err(AttachError::kernel(name, ifname)(error.into())),
+            };
         }
+        Ok(taken)
     }
 }
 
-/// The kernel's `struct rtmsg` for a unicast route of the main table.
+/// The kernel's `struct rtmsg` for a unicast route; an attribute names its table.
 fn rtmsg(family: u8, prefix_len: u8, scope: u8) -> [u8; 12] {
-    let (main, boot) = (libc::RT_TABLE_MAIN, libc::RTPROT_BOOT);
+    let (unspecified, boot) = (libc::RT_TABLE_UNSPEC, libc::RTPROT_BOOT);
     [
         family,
         prefix_len,
         0,
         0,
-        main,
+        unspecified,
         boot,
         scope,
         libc::RTN_UNICAST,

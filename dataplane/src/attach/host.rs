@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::{AttachError, AttachSpec, Attached, GATEWAY_V6, HOST_MAC};
+use crate::bandwidth::ifb_name;
 use crate::link::{self, Link};
 use crate::netlink::{
     Batch, NetlinkError, Outcome, Request, RequestError, Socket, family_of, ifaddrmsg, ifinfomsg,
@@ -63,19 +64,11 @@ pub(super) fn create_link(
 
 /// Removes the host end, and with it the pair. A missing interface is success.
 pub fn remove(host_ifname: &str) -> Result<(), AttachError> {
-    let fail = || AttachError::kernel("remove the veth pair", host_ifname);
-    let mut socket = Socket::route().map_err(|e| fail()(e))?;
-    let removed = socket.request(libc::RTM_DELLINK, 0, &ifinfomsg(0, 0, 0), |m| {
-        m.string(libc::IFLA_IFNAME, host_ifname);
-    });
-    match removed {
-        Err(NetlinkError::Refused(error)) if error.is_missing() => Ok(()),
-        other => other.map(drop).map_err(fail()),
-    }
+    remove_many(&[host_ifname])
 }
 
-/// Removes many host ends for the price of one: put in one link group, the kernel deletes them in one go and waits
-/// once for its readers. Missing interfaces are success. If one cannot be deleted, none of its 256 is.
+/// Removes many host ends, with the devices that [`crate::bandwidth`] made for them, for the price of one: put in one
+/// link group, the kernel deletes them in one go and waits once for its readers. Missing interfaces are success. If one cannot be deleted, none of its 256 is.
 pub fn remove_many<S: AsRef<str>>(host_ifnames: &[S]) -> Result<(), AttachError> {
     let fail = |name: &S| AttachError::kernel("remove the veth pair", name.as_ref());
     let Some(first) = host_ifnames.first() else {
@@ -85,6 +78,8 @@ pub fn remove_many<S: AsRef<str>>(host_ifnames: &[S]) -> Result<(), AttachError>
     for names in host_ifnames.chunks(REMOVE_BATCH) {
         let mut batch = Batch::new();
         push_group(&mut batch, names, DOOMED_GROUP);
+        let ifbs: Vec<String> = names.iter().map(|n| ifb_name(n.as_ref())).collect();
+        push_group(&mut batch, &ifbs, DOOMED_GROUP);
         batch.push(libc::RTM_DELLINK, 0, &ifinfomsg(0, 0, 0), |m| {
             m.u32(libc::IFLA_GROUP, DOOMED_GROUP);
         });
@@ -94,6 +89,7 @@ pub fn remove_many<S: AsRef<str>>(host_ifnames: &[S]) -> Result<(), AttachError>
             // Left in the group, what cannot be deleted would spoil every later removal.
             batch.clear();
             push_group(&mut batch, names, 0);
+            push_group(&mut batch, &ifbs, 0);
             socket.transact(&mut batch).map_err(fail(&names[0]))?;
             return Err(fail(names.get(place).unwrap_or(&names[0]))(error.into()));
         }

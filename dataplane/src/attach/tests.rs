@@ -428,3 +428,41 @@ fn a_pair_that_another_moves_in_is_reachable_by_gateways_that_answer() {
         "{output}"
     );
 }
+
+#[test]
+fn two_interfaces_of_a_container_are_both_reached() {
+    let (host, c) = (NetNs::new(), NetNs::new());
+    host.ip("addr add 192.0.2.1/32 dev lo");
+    host.ip("addr add 2001:db8::1/128 dev lo");
+    host.run(|| {
+        crate::sysctl::host_forwarding_on().unwrap();
+        let second = AttachSpec {
+            container_ifname: "eth1".into(),
+            ..spec(&c, "mgyb")
+        };
+        let (one, two) = (
+            ips(&["10.65.0.1", "fd00:65::1"]),
+            ips(&["10.65.0.2", "fd00:65::2"]),
+        );
+        attach(&spec(&c, "mgya"), &one);
+        attach(&second, &two);
+        assert_eq!(
+            check(&spec(&c, "mgya"), &one).unwrap(),
+            Vec::<String>::new()
+        );
+        assert_eq!(check(&second, &two).unwrap(), Vec::<String>::new());
+        for to in one.iter().chain(&two) {
+            let source = if to.is_ipv4() {
+                "192.0.2.1"
+            } else {
+                "2001:db8::1"
+            };
+            let (passed, output) = host.command(&format!("ping -c 1 -W 2 -I {source} {to}"));
+            assert!(passed, "{to}: {output}");
+        }
+        remove("mgyb").unwrap();
+        attach(&second, &two);
+        assert_eq!(check(&second, &two).unwrap(), Vec::<String>::new());
+    });
+    assert_eq!(c.ip("route show default").lines().count(), 1);
+}

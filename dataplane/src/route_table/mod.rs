@@ -563,6 +563,18 @@ pub fn dump(socket: &mut Socket, table: u32) -> Result<Vec<KernelRoute>, Netlink
     RouteKernel::dump(socket, table, None)
 }
 
+/// All routes of all tables of the socket's namespace.
+pub(crate) fn dump_all(socket: &mut Socket) -> Result<Vec<KernelRoute>, NetlinkError> {
+    let mut all = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut header = [0; 12];
+        header[0] = family as u8;
+        let read = |_, message: &[u8]| decode_any(message);
+        all.extend(socket.dump(libc::RTM_GETROUTE, &header, |_| {}, read)?);
+    }
+    Ok(all)
+}
+
 /// Interface indexes looked up during one `apply`: they change when an interface is made anew.
 #[derive(Debug, Default)]
 struct Links(HashMap<Arc<str>, Option<u32>>);

@@ -1,0 +1,315 @@
+//! Bandwidth of a container: queues on the host end of its veth pair.
+//!
+//! ```text
+//! to it:    host end, root                token bucket
+//! from it:  host end, ingress  --mirred-> an IFB device, root: token bucket, and back where the packet was
+//! ```
+//! What comes out of a veth has no queue of its own, so the second way goes over a device that has. It is called after
+//! the host end ([`ifb_name`]) and goes with it ([`crate::attach::remove_many`]).
+
+use crate::link::{self, Link};
+use crate::netlink::{Attributes, Batch, NetlinkError, RequestError, Socket, ifinfomsg, u32_from};
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Bytes a second; at least 1.
+    pub rate: u64,
+    /// Bytes that may pass at once after a silence. Less than the largest packet counts as that.
+    pub burst: u32,
+}
+
+/// Both ways; no limit where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// What the container receives.
+    pub to_container: Option<Limit>,
+    /// What it sends.
+    pub from_container: Option<Limit>,
+}
+
+impl Bandwidth {
+    /// Whether there is any.
+    #[must_use]
+    pub const fn is_limited(&self) -> bool {
+        self.to_container.is_some() || self.from_container.is_some()
+    }
+}
+
+/// The kernel refused a step.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} for interface {ifname}: {source}")]
+pub struct BandwidthError {
+    action: &'static str,
+    ifname: String,
+    #[source]
+    source: NetlinkError,
+}
+
+/// How long a packet may wait in a queue, as the reference plugin has it.
+const LATENCY_MS: u64 = 25;
+/// What a queue takes whatever the rate: a packet of the usual size always fits.
+const SMALLEST_QUEUE: u64 = 64 * 1024;
+
+const ETHERNET_HEADER: u32 = 14;
+
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_TBF_PARMS: u16 = 1;
+const TCA_TBF_RATE64: u16 = 4;
+const TCA_TBF_BURST: u16 = 6;
+/// Without it the kernel wants a table of the times that packets take.
+const TC_LINKLAYER_ETHERNET: u8 = 1;
+const TC_H_ROOT: u32 = 0xffff_ffff;
+const TC_H_INGRESS: u32 = 0xffff_fff1;
+const INGRESS: u32 = 0xffff_0000;
+/// `struct tcmsg`.
+const TCMSG_LEN: usize = 20;
+
+const TCA_U32_SEL: u16 = 5;
+const TCA_U32_ACT: u16 = 7;
+const TC_U32_TERMINAL: u8 = 1;
+const TCA_ACT_KIND: u16 = 1;
+const TCA_ACT_OPTIONS: u16 = 2;
+const TCA_MIRRED_PARMS: u16 = 2;
+const TC_ACT_STOLEN: i32 = 4;
+const TCA_EGRESS_REDIR: i32 = 1;
+
+/// The device that packets from behind this host end are queued on.
+#[must_use]
+pub fn ifb_name(host_ifname: &str) -> String {
+    // The last characters tell host ends apart; the first ones say what it is, and are no workload's prefix.
+    let start = host_ifname.len().saturating_sub(11);
+    format!("ifb{}", host_ifname.get(start..).unwrap_or(host_ifname))
+}
+
+/// Limits a host end that has no queues yet. What a failure leaves goes with the host end.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn limit(host_ifname: &str, bandwidth: &Bandwidth) -> Result<(), BandwidthError> {
+    let fail = |action| {
+        let ifname = host_ifname.to_owned();
+        move |source| BandwidthError {
+            action,
+            ifname,
+            source,
+        }
+    };
+    let action = "open a netlink socket";
+    let mut socket = Socket::route().map_err(fail(action))?;
+    let host = link_of(&mut socket, host_ifname).map_err(fail("find the host end"))?;
+    let largest = host.mtu + ETHERNET_HEADER;
+    if let Some(limit) = bandwidth.to_container {
+        let mut batch = Batch::new();
+        push_bucket(&mut batch, host.index, limit, largest);
+        send(&mut socket, &mut batch).map_err(fail("limit what is received"))?;
+    }
+    if let Some(limit) = bandwidth.from_container {
+        let ifb = make_ifb(&mut socket, &ifb_name(host_ifname));
+        let ifb = ifb.map_err(fail("make the IFB device"))?;
+        let mut batch = Batch::new();
+        push_bucket(&mut batch, ifb, limit, largest);
+        push_redirection(&mut batch, host.index, ifb);
+        send(&mut socket, &mut batch).map_err(fail("limit what is sent"))?;
+    }
+    Ok(())
+}
+
+/// What differs from these limits, in words.
+///
+/// # Errors
+/// When it cannot be looked.
+pub fn check(host_ifname: &str, bandwidth: &Bandwidth) -> Result<Vec<String>, BandwidthError> {
+    let look = |source| BandwidthError {
+        action: "look at the queues",
+        ifname: host_ifname.to_owned(),
+        source,
+    };
+    let ifb = ifb_name(host_ifname);
+    let mut found = Vec::new();
+    for (ifname, wanted, what) in [
+        (host_ifname, bandwidth.to_container, "received"),
+        (ifb.as_str(), bandwidth.from_container, "sent"),
+    ] {
+        let Some(wanted) = wanted else { continue };
+        match rate_of(ifname).map_err(look)? {
+            Some(rate) if rate == wanted.rate => {}
+            Some(rate) => found.push(format!(
+                "what is {what} is limited to {rate} bytes a second on {ifname}, not to {}",
+                wanted.rate
+            )),
+            None => found.push(format!("what is {what} is not limited on {ifname}")),
+        }
+    }
+    if bandwidth.from_container.is_some() && !is_redirected(host_ifname).map_err(look)? {
+        found.push(format!("what is sent does not go over {ifb}"));
+    }
+    Ok(found)
+}
+
+fn link_of(socket: &mut Socket, ifname: &str) -> Result<Link, NetlinkError> {
+    let found = link::find(socket, ifname)?;
+    let vanished = || RequestError {
+        errno: libc::ENODEV,
+        text: None,
+    };
+    Ok(found.ok_or_else(vanished)?)
+}
+
+fn send(socket: &mut Socket, batch: &mut Batch) -> Result<(), NetlinkError> {
+    let outcome = socket.transact(batch)?;
+    match outcome.errors.into_iter().next() {
+        None => Ok(()),
+        Some((_, error)) => Err(error.into()),
+    }
+}
+
+/// One that is there is of the same name's earlier owner, whose host end is gone.
+fn make_ifb(socket: &mut Socket, name: &str) -> Result<u32, NetlinkError> {
+    if let Some(left) = link::find(socket, name)? {
+        socket.request(libc::RTM_DELLINK, 0, &ifinfomsg(left.index, 0, 0), |_| {})?;
+    }
+    let up = libc::IFF_UP as u32;
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    socket.request(libc::RTM_NEWLINK, flags, &ifinfomsg(0, up, up), |m| {
+        m.string(libc::IFLA_IFNAME, name);
+        m.u32(libc::IFLA_NUM_TX_QUEUES, 1);
+        m.u32(libc::IFLA_NUM_RX_QUEUES, 1);
+        m.nest(libc::IFLA_LINKINFO, &[], |m| {
+            m.string(libc::IFLA_INFO_KIND, "ifb");
+        });
+    })?;
+    Ok(link_of(socket, name)?.index)
+}
+
+fn tcmsg(index: u32, handle: u32, parent: u32, info: u32) -> [u8; TCMSG_LEN] {
+    let mut bytes = [0; TCMSG_LEN];
+    for (place, value) in [(4, index), (8, handle), (12, parent), (16, info)] {
+        bytes[place..place + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    bytes
+}
+
+fn push_bucket(batch: &mut Batch, index: u32, limit: Limit, largest: u32) {
+    let limit = Limit {
+        burst: limit.burst.max(largest),
+        ..limit
+    };
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+    let header = tcmsg(index, 0, TC_H_ROOT, 0);
+    batch.push(libc::RTM_NEWQDISC, flags, &header, |m| {
+        m.string(TCA_KIND, "tbf");
+        m.nest(TCA_OPTIONS, &[], |m| {
+            m.bytes(TCA_TBF_PARMS, &tbf_parameters(limit));
+            if limit.rate > u64::from(u32::MAX) {
+                m.bytes(TCA_TBF_RATE64, &limit.rate.to_ne_bytes());
+            }
+            m.u32(TCA_TBF_BURST, limit.burst);
+        });
+    });
+}
+
+/// `struct tc_tbf_qopt`: two `struct tc_ratespec` of 12 bytes, then limit, buffer and MTU.
+fn tbf_parameters(limit: Limit) -> [u8; 36] {
+    let queue = limit.rate.saturating_mul(LATENCY_MS) / 1000;
+    let queue = queue.max(SMALLEST_QUEUE) + u64::from(limit.burst);
+    let rate = u32::try_from(limit.rate).unwrap_or(u32::MAX);
+    let mut bytes = [0; 36];
+    bytes[1] = TC_LINKLAYER_ETHERNET;
+    bytes[8..12].copy_from_slice(&rate.to_ne_bytes());
+    let queue = u32::try_from(queue).unwrap_or(u32::MAX);
+    bytes[24..28].copy_from_slice(&queue.to_ne_bytes());
+    bytes
+}
+
+/// Everything that comes in, whatever it is.
+fn push_redirection(batch: &mut Batch, index: u32, ifb: u32) {
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    let header = tcmsg(index, INGRESS, TC_H_INGRESS, 0);
+    batch.push(libc::RTM_NEWQDISC, flags, &header, |m| {
+        m.string(TCA_KIND, "ingress");
+    });
+    // The priority, then the protocol in network order.
+    let info = 1 << 16 | u32::from((libc::ETH_P_ALL as u16).to_be());
+    let header = tcmsg(index, 0, INGRESS, info);
+    batch.push(libc::RTM_NEWTFILTER, flags, &header, |m| {
+        m.string(TCA_KIND, "u32");
+        m.nest(TCA_OPTIONS, &[], |m| {
+            m.bytes(TCA_U32_SEL, &match_all());
+            m.nest(TCA_U32_ACT, &[], |m| {
+                m.nest(1, &[], |m| {
+                    m.string(TCA_ACT_KIND, "mirred");
+                    m.nest(TCA_ACT_OPTIONS, &[], |m| {
+                        m.bytes(TCA_MIRRED_PARMS, &redirect_to(ifb));
+                    });
+                });
+            });
+        });
+    });
+}
+
+/// `struct tc_u32_sel` with one key that masks nothing.
+const fn match_all() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[0] = TC_U32_TERMINAL;
+    bytes[2] = 1;
+    bytes
+}
+
+/// `struct tc_mirred`: index, capabilities, action, two counts, the kind, the device.
+fn redirect_to(index: u32) -> [u8; 28] {
+    let mut bytes = [0; 28];
+    bytes[8..12].copy_from_slice(&TC_ACT_STOLEN.to_ne_bytes());
+    bytes[20..24].copy_from_slice(&TCA_EGRESS_REDIR.to_ne_bytes());
+    bytes[24..28].copy_from_slice(&index.to_ne_bytes());
+    bytes
+}
+
+/// The rate of the token bucket at the root of an interface.
+fn rate_of(ifname: &str) -> Result<Option<u64>, NetlinkError> {
+    let mut socket = Socket::route()?;
+    let Some(link) = link::find(&mut socket, ifname)? else {
+        return Ok(None);
+    };
+    let header = tcmsg(link.index, 0, 0, 0);
+    let read = |_, message: &[u8]| bucket_rate(message, link.index);
+    let rates = socket.dump(libc::RTM_GETQDISC, &header, |_| {}, read)?;
+    Ok(rates.into_iter().next())
+}
+
+fn bucket_rate(message: &[u8], index: u32) -> Option<u64> {
+    // Older kernels dump the queues of all interfaces.
+    let is_root = word(message, 4)? == index && word(message, 12)? == TC_H_ROOT;
+    let attributes = Attributes::after(message, TCMSG_LEN);
+    if !is_root || attributes.find(TCA_KIND)? != b"tbf\0" {
+        return None;
+    }
+    let options = Attributes::nested(attributes.find(TCA_OPTIONS)?);
+    match options.find(TCA_TBF_RATE64) {
+        Some(rate) => Some(u64::from_ne_bytes(rate.try_into().ok()?)),
+        None => word(options.find(TCA_TBF_PARMS)?, 8).map(u64::from),
+    }
+}
+
+/// Whether anything takes what comes in on the interface elsewhere.
+fn is_redirected(ifname: &str) -> Result<bool, NetlinkError> {
+    let mut socket = Socket::route()?;
+    let Some(link) = link::find(&mut socket, ifname)? else {
+        return Ok(false);
+    };
+    let header = tcmsg(link.index, 0, INGRESS, 0);
+    let read = |_, message: &[u8]| {
+        let kind = Attributes::after(message, TCMSG_LEN).find(TCA_KIND)?;
+        (kind == b"u32\0").then_some(())
+    };
+    let filters = socket.dump(libc::RTM_GETTFILTER, &header, |_| {}, read)?;
+    Ok(!filters.is_empty())
+}
+
+fn word(bytes: &[u8], place: usize) -> Option<u32> {
+    u32_from(bytes.get(place..)?)
+}
+
+#[cfg(test)]
+mod tests;

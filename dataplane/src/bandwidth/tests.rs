@@ -1,0 +1,127 @@
+use super::*;
+use crate::attach::{self, AttachSpec};
+use crate::lab::NetNs;
+use crate::sysctl;
+
+fn attach(container: &NetNs, host_ifname: &str) {
+    let spec = AttachSpec {
+        netns: container.path(),
+        container_ifname: "eth0".into(),
+        host_ifname: host_ifname.into(),
+        mtu: None,
+        container_mac: None,
+        allow_spoofing: false,
+        container_forwarding: None,
+        ipv6: false,
+    };
+    attach::create(&spec, &["10.65.0.1".parse().unwrap()]).unwrap();
+}
+
+fn slow() -> Bandwidth {
+    Bandwidth {
+        to_container: Some(Limit {
+            rate: 125_000,
+            burst: 10_000,
+        }),
+        from_container: Some(Limit {
+            rate: 250_000,
+            burst: 20_000,
+        }),
+    }
+}
+
+/// Packets that the queue at the root of an interface has sent.
+fn sent(host: &NetNs, ifname: &str) -> u64 {
+    let (_, text) = host.command(&format!("tc -s qdisc show dev {ifname} root"));
+    let sent = text
+        .split("bytes")
+        .nth(1)
+        .and_then(|t| t.split_whitespace().next());
+    sent.and_then(|n| n.parse().ok())
+        .unwrap_or_else(|| panic!("{text}"))
+}
+
+#[test]
+fn both_ways_are_queued_as_asked_and_packets_pass() {
+    let (host, c) = (NetNs::new(), NetNs::new());
+    host.run(|| {
+        sysctl::host_forwarding_on().unwrap();
+        attach(&c, "mgy00000000001");
+        limit("mgy00000000001", &slow()).unwrap();
+        assert_eq!(
+            check("mgy00000000001", &slow()).unwrap(),
+            Vec::<String>::new()
+        );
+    });
+    let (_, text) = host.command("tc qdisc show");
+    assert!(
+        text.contains("dev mgy00000000001 root") && text.contains("rate 1Mbit burst 10000b"),
+        "{text}"
+    );
+    assert!(
+        text.contains("dev ifb00000000001 root") && text.contains("rate 2Mbit burst 20000b"),
+        "{text}"
+    );
+    host.ip("addr add 192.0.2.1/32 dev lo");
+    host.ip("route add 10.65.0.1 dev mgy00000000001 src 192.0.2.1");
+    let (passed, output) = host.command("ping -c 3 -i 0.01 -W 2 10.65.0.1");
+    assert!(passed, "{output}");
+    assert!(sent(&host, "mgy00000000001") >= 3);
+    assert!(sent(&host, "ifb00000000001") >= 3);
+}
+
+#[test]
+fn check_tells_what_differs() {
+    let (host, c) = (NetNs::new(), NetNs::new());
+    host.run(|| {
+        attach(&c, "mgy00000000001");
+        let found = check("mgy00000000001", &slow()).unwrap();
+        assert_eq!(
+            found[0],
+            "what is received is not limited on mgy00000000001"
+        );
+        assert_eq!(found.len(), 3, "{found:?}");
+        limit("mgy00000000001", &slow()).unwrap();
+        let faster = Bandwidth {
+            to_container: Some(Limit {
+                rate: 1,
+                burst: 10_000,
+            }),
+            ..slow()
+        };
+        let found = check("mgy00000000001", &faster).unwrap();
+        assert_eq!(
+            found,
+            ["what is received is limited to 125000 bytes a second on mgy00000000001, not to 1"]
+        );
+    });
+    host.command("tc qdisc del dev mgy00000000001 ingress");
+    let found = host.run(|| check("mgy00000000001", &slow()).unwrap());
+    assert_eq!(found, ["what is sent does not go over ifb00000000001"]);
+}
+
+#[test]
+fn the_device_goes_with_its_host_end_and_one_left_over_is_in_nobodys_way() {
+    let (host, c, d) = (NetNs::new(), NetNs::new(), NetNs::new());
+    host.run(|| {
+        attach(&c, "mgy00000000001");
+        limit("mgy00000000001", &slow()).unwrap();
+        let there = |name| {
+            link::find(&mut Socket::route().unwrap(), name)
+                .unwrap()
+                .is_some()
+        };
+        assert!(there("ifb00000000001"));
+        attach::remove_many(&["mgy00000000001"]).unwrap();
+        assert!(!there("ifb00000000001") && !there("mgy00000000001"));
+    });
+    host.ip("link add ifb00000000002 type ifb");
+    host.run(|| {
+        attach(&d, "mgy00000000002");
+        limit("mgy00000000002", &slow()).unwrap();
+        assert_eq!(
+            check("mgy00000000002", &slow()).unwrap(),
+            Vec::<String>::new()
+        );
+    });
+}
