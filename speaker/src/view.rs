@@ -123,6 +123,8 @@ pub enum RouteQuery {
     Advertised(PeerKey),
     /// Every path of a prefix, the best first, with what became of each.
     Lookup(Prefix),
+    /// Who is told of a prefix, and what: a route for each peer with a session, its source.
+    Told(Prefix),
     /// As [`Lookup`](Self::Lookup), of the most specific prefix that the address is in.
     LookupAddress(IpAddr),
 }
@@ -165,7 +167,7 @@ pub enum RouteSource {
 pub struct RouteView {
     /// Destination.
     pub prefix: Prefix,
-    /// Where it came from; not told for [`RouteQuery::Advertised`].
+    /// Where it came from, or goes for [`RouteQuery::Told`]; not told for [`RouteQuery::Advertised`].
     pub source: Option<RouteSource>,
     /// The identifier that tells it from other paths of the prefix, where the session that it came
     /// from, or is told on, has them (RFC 7911).

@@ -258,6 +258,13 @@ impl Rib {
         })
     }
 
+    /// Where a prefix is among the places of its family.
+    pub fn place(&self, prefix: Prefix) -> Option<u32> {
+        self.families[prefix.family().index()]
+            .table
+            .find_prefix(prefix)
+    }
+
     /// What a peer is told in a family once all that is pending is sent, at these places, in no
     /// order.
     pub fn adj_out(

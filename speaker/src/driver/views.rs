@@ -8,7 +8,7 @@ use margay_bgp::{
 };
 
 use crate::{
-    driver::core::Peers,
+    driver::{core::Peers, peer::Peer},
     view::{RouteCursor, RoutePage, RouteQuery, RouteSource, RouteView, next_hop_addrs},
 };
 
@@ -46,6 +46,7 @@ pub(super) fn page(query: RouteQuery, cursor: RouteCursor, rib: &Rib, peers: &Pe
                 .collect(),
             None => Vec::new(),
         },
+        RouteQuery::Told(prefix) => return whole(told(prefix, rib, peers)),
         RouteQuery::Lookup(prefix) => return whole(lookup(prefix, rib, peers)),
         RouteQuery::LookupAddress(addr) => {
             let prefix = rib.longest_match(addr);
@@ -77,6 +78,23 @@ fn best(family: Family, places: Range<u32>, rib: &Rib, peers: &Peers) -> Vec<Rou
             ..RouteView::new(route.prefix, route.attrs)
         })
         .collect()
+}
+
+fn told(prefix: Prefix, rib: &Rib, peers: &Peers) -> Vec<RouteView> {
+    let Some(place) = rib.place(prefix) else {
+        return Vec::new();
+    };
+    let to_peer = |peer: &Peer| {
+        let key = peer.key;
+        let routes = rib.adj_out(peer.rib, prefix.family(), place..place + 1);
+        routes.map(move |route| RouteView {
+            source: Some(RouteSource::Peer(key)),
+            path_id: route.path_id,
+            next_hops: vec![route.next_hop.addr()],
+            ..RouteView::new(route.prefix, route.attrs)
+        })
+    };
+    peers.values().flat_map(to_peer).collect()
 }
 
 fn lookup(prefix: Prefix, rib: &Rib, peers: &Peers) -> Vec<RouteView> {
