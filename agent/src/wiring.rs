@@ -359,7 +359,7 @@ impl Agent {
             reaper,
             turns,
             journal,
-            mtu,
+            (status.bgp.clone(), mtu),
         );
         let cni = Arc::new(cni);
         tokio::spawn(replay_journal(Arc::clone(&cni), syncers[0].status()));

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Spec versions that ADD can answer in, oldest first.
-pub const SUPPORTED_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub const SUPPORTED_VERSIONS: [&str; 7] = [
+    "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
+];
 
-/// A configuration without `cniVersion` counts as this one, which predates the versions we speak.
+/// A configuration without `cniVersion` counts as this one.
 const VERSION_WHEN_ABSENT: &str = "0.1.0";
 
 /// A CNI call as the runtime made it: the environment and the configuration, not interpreted.
@@ -102,6 +104,8 @@ pub mod code {
     pub const NO_ADDRESS: u32 = 101;
     /// Ours: CHECK found a difference.
     pub const CHECK_FAILED: u32 = 102;
+    /// Ours: a port of the host that is asked for leads to another container.
+    pub const HOST_PORT_TAKEN: u32 = 103;
 }
 
 impl CniError {
@@ -148,6 +152,27 @@ pub struct Header {
 }
 
 impl Header {
+    /// Makes sure that the configuration's version has the verb: CHECK came with 0.4.0, GC and STATUS with 1.1.0.
+    ///
+    /// # Errors
+    /// Code 1.
+    pub fn allows(&self, command: &str) -> Result<(), CniError> {
+        let since = match command {
+            "CHECK" => "0.4.0",
+            "GC" | "STATUS" => "1.1.0",
+            _ => return Ok(()),
+        };
+        let age = |version: &str| SUPPORTED_VERSIONS.iter().position(|v| *v == version);
+        if age(&self.cni_version) >= age(since) {
+            return Ok(());
+        }
+        let msg = format!(
+            "{command} came with cniVersion {}, it exists since {since}",
+            self.cni_version
+        );
+        Err(CniError::new(code::INCOMPATIBLE_VERSION, msg))
+    }
+
     /// Reads the header of a configuration.
     ///
     /// # Errors
@@ -361,18 +386,51 @@ mod tests {
             code_of(r#"{"cniVersion": "9.0.0", "name": "n"}"#),
             code::INCOMPATIBLE_VERSION
         );
-        assert_eq!(code_of(r#"{"name": "n"}"#), code::INCOMPATIBLE_VERSION);
+        assert_eq!(
+            code_of(r#"{"cniVersion": "0.5.0", "name": "n"}"#),
+            code::INCOMPATIBLE_VERSION
+        );
+    }
+
+    #[test]
+    fn a_configuration_without_a_version_counts_as_the_oldest() {
+        assert_eq!(
+            Header::parse(r#"{"name": "n"}"#).unwrap().cni_version,
+            "0.1.0"
+        );
+    }
+
+    #[test]
+    fn verbs_younger_than_the_configuration_are_incompatible() {
+        let allows = |version: &str, verb: &str| {
+            let config = format!(r#"{{"cniVersion": "{version}", "name": "n"}}"#);
+            Header::parse(&config)
+                .unwrap()
+                .allows(verb)
+                .map_err(|e| e.code)
+        };
+        for (version, check, gc) in [
+            ("0.1.0", Err(1), Err(1)),
+            ("0.3.1", Err(1), Err(1)),
+            ("0.4.0", Ok(()), Err(1)),
+            ("1.0.0", Ok(()), Err(1)),
+            ("1.1.0", Ok(()), Ok(())),
+        ] {
+            assert_eq!(allows(version, "CHECK"), check, "{version}");
+            assert_eq!(allows(version, "GC"), gc, "{version}");
+            assert_eq!(allows(version, "STATUS"), gc, "{version}");
+            assert_eq!(allows(version, "ADD"), Ok(()), "{version}");
+            assert_eq!(allows(version, "DEL"), Ok(()), "{version}");
+        }
     }
 
     #[test]
     fn version_answers_whatever_the_input() {
         let reply = version_reply("garbage");
         assert_eq!(reply.exit, 0);
-        assert!(
-            reply
-                .stdout
-                .contains(r#""supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0""#)
-        );
+        assert!(reply.stdout.contains(
+            r#""supportedVersions":["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]"#
+        ));
         assert!(
             version_reply(r#"{"cniVersion":"0.4.0"}"#)
                 .stdout

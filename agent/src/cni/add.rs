@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
 use margay_dataplane::attach::{self, AttachSpec, Attached, Pending};
+use margay_dataplane::bandwidth::{self, Bandwidth};
 use margay_model::kind::ResourceKey;
 use margay_model::meta::{ObjectMeta, Resource};
 use margay_model::profile::{Profile, ProfileSpec};
@@ -15,14 +16,16 @@ use margay_model::rule::{Action, Rule};
 use margay_model::workload_endpoint::{WorkloadEndpoint, WorkloadEndpointSpec};
 use tracing::{debug, info};
 
+use super::budget::Budget;
 use super::mac::format_mac;
 use super::naming::{endpoint_key, host_ifname};
 use super::netconf::Call;
 use super::result::Attachment;
 use super::{
     Cni, HANDLE_ANNOTATION, IDENTITY_ANNOTATION, MOVES_ANNOTATION, PROGRAM_TIMEOUT, attach_error,
-    delegate,
+    ports,
 };
+use crate::causes::in_full;
 use crate::fault;
 use crate::ipam_task::{Assign, Written};
 use crate::world::World;
@@ -48,21 +51,29 @@ impl Cni {
         header: &Header,
     ) -> Result<CniReply, CniError> {
         let mut call = Call::parse(request, header)?;
-        if call.prev_result.is_some() {
-            let msg = "prevResult is set, but this plugin makes the interface: put it first";
-            return Err(CniError::new(code::INVALID_CONFIG, msg));
-        }
-        self.open_world().await?;
-        let _turn = self.turns.take(&call.container_id).await;
+        self.ensure_for_this_node(&call)?;
+        let budget = Budget::begin(call.budget_secs);
+        let late = "the agent is still reading the datastore";
+        budget.within(late, self.open_world()).await??;
+        let late = "an earlier call for the container is still under way";
+        let turn = self.turns.take(&call.container_id);
+        let _turn = budget.within(late, turn).await?;
+        let _ports = match call.host_ports.is_empty() {
+            true => None,
+            false => {
+                let late = "others are still getting ports of the host";
+                Some(budget.within(late, self.turns.take(ports::TURN)).await?)
+            }
+        };
         self.journal.forget(request);
         let spec = self.attach_spec(&call, &self.world());
         let Some(plugin) = call.delegate.clone() else {
-            return self.attach(&call, request, spec, None).await;
+            return self.attach(&call, request, spec, None, budget).await;
         };
         // The interface first: the plugin may speak through it, as DHCP does. And a container that has it
         // already is attached, where what the plugin gives again must not be given back.
-        let link = self.make_link(&spec).await?;
-        let given = match delegate::add(&plugin, request).await {
+        let link = self.make_link(&call, &spec).await?;
+        let given = match self.ask_for_addresses(&plugin, request).await {
             Ok(given) => given,
             Err(error) => {
                 self.reaper.remove(spec.host_ifname).await;
@@ -71,18 +82,37 @@ impl Cni {
         };
         call.given_ips = given.ips;
         call.dns = call.dns.or(given.dns);
-        let attached = self.attach(&call, request, spec, Some(link)).await;
+        let attached = self.attach(&call, request, spec, Some(link), budget).await;
         if attached.is_err() {
-            delegate::give_back(&plugin, request).await;
+            self.give_back_or_leave(request).await;
         }
         attached
     }
 
-    async fn make_link(&self, spec: &AttachSpec) -> Result<Pending, CniError> {
+    /// A configuration may say which node it is for.
+    fn ensure_for_this_node(&self, call: &Call) -> Result<(), CniError> {
+        let of_file = || {
+            let text = std::fs::read_to_string(call.nodename_file.as_ref()?).ok()?;
+            Some(("nodename_file has", text.trim().to_owned()))
+        };
+        let named = call.nodename.clone().map(|name| ("nodename is", name));
+        match named.or_else(of_file) {
+            Some((source, name)) if !name.is_empty() && name != self.node => {
+                let msg = format!(
+                    "{source} {name:?}, and this is the agent of {:?}",
+                    self.node
+                );
+                Err(CniError::new(code::INVALID_CONFIG, msg))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn make_link(&self, call: &Call, spec: &AttachSpec) -> Result<Pending, CniError> {
         self.reaper.when_gone(&spec.host_ifname).await;
-        let spec = spec.clone();
+        let (spec, bandwidth) = (spec.clone(), call.bandwidth);
         let make = move || {
-            let link = create_link(&spec);
+            let link = create_link(&spec, &bandwidth);
             fault::point("after-link");
             link
         };
@@ -96,6 +126,7 @@ impl Cni {
         request: &CniRequest,
         spec: AttachSpec,
         made: Option<Pending>,
+        budget: Budget,
     ) -> Result<CniReply, CniError> {
         let world = self.world();
         let key = endpoint_key(&self.node, call).map_err(|e| {
@@ -104,6 +135,13 @@ impl Cni {
                 format!("no endpoint can have this name: {e}"),
             )
         })?;
+        let free = ports::ensure_free(&world, &key, &call.host_ports);
+        if let Err(error) = free.and_then(|()| ensure_may_send(&world, call)) {
+            if made.is_some() {
+                self.reaper.remove(spec.host_ifname).await;
+            }
+            return Err(error);
+        }
         let known = world.endpoints.contains_key(&key)
             || world
                 .endpoint_of(&call.container_id, &call.ifname)
@@ -112,8 +150,8 @@ impl Cni {
         let link = async {
             match made {
                 Some(link) => Ok(Link::Bare(link)),
-                None if known => self.make_link(&spec).await.map(Link::Bare),
-                None => self.link(&spec, planned).await,
+                None if known => self.make_link(call, &spec).await.map(Link::Bare),
+                None => self.link(call, &spec, planned).await,
             }
         };
         let assign = self.assign(call, &spec, &key, &world, plan);
@@ -138,7 +176,14 @@ impl Cni {
                 return Err(error);
             }
         };
-        match self.program(call, &spec, link, &written).await {
+        let programmed = match self.program(call, &spec, link, &written, budget).await {
+            Ok(link) => self
+                .announced(call, &written.ips, budget)
+                .await
+                .map(|()| link),
+            failed => failed,
+        };
+        match programmed {
             Ok(link) => Ok(reply(call, &spec, &link, &written.ips)),
             Err(error) => {
                 self.reaper.remove(spec.host_ifname).await;
@@ -152,13 +197,14 @@ impl Cni {
     /// and no policy yet, so that nothing passes while the transaction may still fail.
     async fn link(
         &self,
+        call: &Call,
         spec: &AttachSpec,
         planned: Receiver<Vec<IpAddr>>,
     ) -> Result<Link, CniError> {
         self.reaper.when_gone(&spec.host_ifname).await;
-        let spec = spec.clone();
+        let (spec, bandwidth) = (spec.clone(), call.bandwidth);
         attaching(move || {
-            let pending = create_link(&spec)?;
+            let pending = create_link(&spec, &bandwidth)?;
             fault::point("after-link");
             match planned.recv_timeout(PLAN_WAIT) {
                 Ok(ips) => Ok(Link::Configured(configure(pending, &ips)?, ips)),
@@ -178,7 +224,7 @@ impl Cni {
             // interface is being made.
             container_mac: Some(call.mac.unwrap_or_else(random_mac)),
             allow_spoofing: world.allow_spoofing,
-            container_forwarding: None,
+            container_forwarding: call.forwarding,
             ipv6: call.ipam.v6
                 || call.requested_ips.iter().any(IpAddr::is_ipv6)
                 || call.given_ips.iter().any(IpAddr::is_ipv6)
@@ -235,22 +281,27 @@ impl Cni {
         spec: &AttachSpec,
         link: Link,
         written: &Written,
+        budget: Budget,
     ) -> Result<Attached, CniError> {
         let link = match link {
             // Somebody else took them first, and the transaction was planned again.
             Link::Configured(_, planned) if planned != written.ips => {
                 self.reaper.remove(spec.host_ifname.clone()).await;
-                Link::Bare(self.make_link(spec).await?)
+                Link::Bare(self.make_link(call, spec).await?)
             }
             link => link,
         };
-        let programmed = tokio::time::timeout(PROGRAM_TIMEOUT, async {
+        let policy_secs = call.policy_secs.map(Duration::from_secs);
+        let patience = policy_secs.unwrap_or(PROGRAM_TIMEOUT);
+        let late = "the kernel has not acknowledged policy and route";
+        let programming = tokio::time::timeout(patience, async {
             self.forget_replaced(written).await;
             if own_profile(call) {
                 self.profile_known(&call.network).await;
             }
             self.graph.endpoint(written.stored.clone()).await
         });
+        let programmed = budget.within(late, programming);
         let ips = written.ips.clone();
         let configured = async {
             match link {
@@ -261,7 +312,7 @@ impl Cni {
         let (programmed, configured) = tokio::join!(programmed, configured);
         fault::point("before-answer");
         let link = configured?;
-        match programmed {
+        match programmed? {
             Ok(Ok(())) => {
                 let (container, interface) = (call.container_id.clone(), call.ifname.clone());
                 let ips = written.ips.clone();
@@ -277,7 +328,7 @@ impl Cni {
                 code::TRY_AGAIN_LATER,
                 format!(
                     "the kernel has not acknowledged within {} s",
-                    PROGRAM_TIMEOUT.as_secs()
+                    patience.as_secs()
                 ),
             )),
         }
@@ -346,7 +397,19 @@ async fn attaching<T: Send + 'static>(
     })
 }
 
-fn create_link(spec: &AttachSpec) -> Result<Pending, CniError> {
+/// The pair, with the queues of its host end.
+fn create_link(spec: &AttachSpec, bandwidth: &Bandwidth) -> Result<Pending, CniError> {
+    let pending = create_pair(spec)?;
+    if bandwidth.is_limited()
+        && let Err(error) = bandwidth::limit(&spec.host_ifname, bandwidth)
+    {
+        attach::remove(&spec.host_ifname).map_err(|e| attach_error(&e))?;
+        return Err(CniError::new(code::ATTACH_FAILED, in_full(&error)));
+    }
+    Ok(pending)
+}
+
+fn create_pair(spec: &AttachSpec) -> Result<Pending, CniError> {
     match attach::create_link(spec) {
         // Left by an ADD of the same container that was cut off: ours by its name. Where the container
         // has its interface, the ADD was not cut off, and a second one must fail.
@@ -439,9 +502,21 @@ fn endpoint(
         profiles,
         interface_name: spec.host_ifname.clone(),
         mac: spec.container_mac.map(format_mac).unwrap_or_default(),
+        ports: call.host_ports.clone(),
+        allow_spoofed_source_prefixes: call.source_prefixes.clone(),
         ..WorkloadEndpointSpec::default()
     };
     Resource::new(metadata, endpoint)
+}
+
+/// Other sources than its own are for where the operator lets workloads have them.
+fn ensure_may_send(world: &World, call: &Call) -> Result<(), CniError> {
+    if call.source_prefixes.is_empty() || world.allow_spoofing {
+        return Ok(());
+    }
+    let msg = "annotation allowedSourcePrefixes is set, FelixConfiguration workloadSourceSpoofing \
+               must be Any";
+    Err(CniError::new(code::INVALID_CONFIG, msg))
 }
 
 /// Without an orchestrator that brings profiles, a network has one of its own.
@@ -481,7 +556,8 @@ fn reply(call: &Call, spec: &AttachSpec, link: &Attached, ips: &[IpAddr]) -> Cni
         netns: &call.netns,
         mtu: link.mtu,
         ips,
+        default_routes: call.default_routes,
         dns: call.dns.as_ref(),
     };
-    CniReply::result(&attachment.to_result(&call.cni_version))
+    CniReply::result(&attachment.to_result(&call.cni_version, call.prev_result.as_ref()))
 }

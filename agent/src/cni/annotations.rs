@@ -7,6 +7,9 @@
 use std::collections::BTreeMap;
 
 use margay_api::cni::{CniError, code};
+use margay_model::net::Cidr;
+
+use super::shaping;
 
 const PREFIX: &str = "cni.projectcalico.org/";
 
@@ -19,6 +22,12 @@ pub(super) struct Wishes {
     pub(super) ips: Vec<String>,
     /// `ipAddrsNoIpam`: to be used as they are.
     pub(super) ips_without_ipam: Vec<String>,
+    /// `ipFamilies`: whether IPv4 and whether IPv6 is wanted.
+    pub(super) families: Option<(bool, bool)>,
+    /// `hwAddr`.
+    pub(super) mac: Option<String>,
+    /// `allowedSourcePrefixes`.
+    pub(super) source_prefixes: Vec<Cidr>,
 }
 
 impl Wishes {
@@ -36,6 +45,9 @@ impl Wishes {
             v6_pools: pools("ipv6pools")?,
             ips: list(pod, "ipAddrs")?,
             ips_without_ipam: list(pod, "ipAddrsNoIpam")?,
+            families: families(&list(pod, "ipFamilies")?)?,
+            mac: pod.get(&format!("{PREFIX}hwAddr")).cloned(),
+            source_prefixes: source_prefixes(&list(pod, "allowedSourcePrefixes")?)?,
         };
         if !wishes.ips.is_empty() && !wishes.ips_without_ipam.is_empty() {
             let msg = "annotations ipAddrs and ipAddrsNoIpam are both set, at most one may be";
@@ -45,9 +57,40 @@ impl Wishes {
     }
 }
 
+fn families(words: &[String]) -> Result<Option<(bool, bool)>, CniError> {
+    let mut wanted = None;
+    for word in words {
+        let (v4, v6) = wanted.unwrap_or((false, false));
+        wanted = Some(match word.to_ascii_lowercase().as_str() {
+            "ipv4" => (true, v6),
+            "ipv6" => (v4, true),
+            _ => {
+                let msg = format!(
+                    "annotation {PREFIX}ipFamilies has {word:?}, must be \"IPv4\" or \"IPv6\""
+                );
+                return Err(CniError::new(code::INVALID_CONFIG, msg));
+            }
+        });
+    }
+    Ok(wanted)
+}
+
+fn source_prefixes(prefixes: &[String]) -> Result<Vec<Cidr>, CniError> {
+    let parse = |text: &String| {
+        text.parse().map_err(|_not_a_prefix| {
+            let msg = format!(
+                "annotation {PREFIX}allowedSourcePrefixes has {text:?}, must be a prefix such as \
+                 \"192.0.2.0/24\""
+            );
+            CniError::new(code::INVALID_CONFIG, msg)
+        })
+    };
+    prefixes.iter().map(parse).collect()
+}
+
 /// Whether a key of `CNI_ARGS` is an annotation.
 pub(super) fn is_annotation(key: &str) -> bool {
-    key.starts_with(PREFIX)
+    key.starts_with(PREFIX) || shaping::is_annotation(key)
 }
 
 fn list(annotations: &BTreeMap<String, String>, name: &str) -> Result<Vec<String>, CniError> {
@@ -87,6 +130,26 @@ mod tests {
             (vec!["a".into()], vec!["c".into()])
         );
         assert!(wishes.ips.is_empty());
+    }
+
+    #[test]
+    fn families_hardware_address_and_sources_are_those_of_the_pod() {
+        let pod = annotations(&[
+            ("ipFamilies", r#"["IPv6"]"#),
+            ("hwAddr", "02:00:00:00:00:07"),
+            ("allowedSourcePrefixes", r#"["192.0.2.0/24"]"#),
+        ]);
+        let wishes = Wishes::read(&pod, &BTreeMap::new()).unwrap();
+        assert_eq!(wishes.families, Some((false, true)));
+        assert_eq!(wishes.mac.as_deref(), Some("02:00:00:00:00:07"));
+        assert_eq!(wishes.source_prefixes, ["192.0.2.0/24".parse().unwrap()]);
+        for (name, value, needle) in [
+            ("ipFamilies", r#"["IPX"]"#, "must be \"IPv4\" or \"IPv6\""),
+            ("allowedSourcePrefixes", r#"["all"]"#, "must be a prefix"),
+        ] {
+            let error = Wishes::read(&annotations(&[(name, value)]), &BTreeMap::new());
+            assert!(error.unwrap_err().msg.contains(needle));
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
-use margay_dataplane::attach::{self, AttachSpec};
+use margay_dataplane::attach::{self, AttachError, AttachSpec};
+use margay_dataplane::bandwidth;
+use margay_model::workload_endpoint::EndpointPort;
 use serde_json::Value;
 
 use super::mac::parse_mac;
@@ -18,13 +20,6 @@ impl Cni {
         request: &CniRequest,
         header: &Header,
     ) -> Result<CniReply, CniError> {
-        if header.cni_version.starts_with("0.3.") {
-            let msg = format!(
-                "CHECK came with cniVersion {}, it exists since 0.4.0",
-                header.cni_version
-            );
-            return Err(CniError::new(code::INCOMPATIBLE_VERSION, msg));
-        }
         let call = Call::parse(request, header)?;
         let Some(previous) = &call.prev_result else {
             let msg = "prevResult is missing, CHECK needs the result of ADD";
@@ -42,6 +37,8 @@ impl Cni {
         let spec = &endpoint.resource.spec;
         let ips: Vec<IpAddr> = spec.ip_networks.iter().map(|net| net.addr()).collect();
         let mut problems = compare_result(previous, &ips)?;
+        problems.extend(compare_interface(previous, &call, &spec.mac));
+        problems.extend(compare_ports(&call, &spec.ports));
         if let Some(plugin) = &call.delegate {
             delegate::forward(plugin, "CHECK", request).await?;
         } else if call.given_ips.is_empty() {
@@ -60,8 +57,16 @@ impl Cni {
             container_forwarding: None,
             ipv6: false,
         };
-        let found = tokio::task::spawn_blocking(move || attach::check(&attach, &ips)).await;
-        match found {
+        let limits = call.bandwidth;
+        let found = tokio::task::spawn_blocking(move || {
+            let mut found = attach::check(&attach, &ips)?;
+            match bandwidth::check(&attach.host_ifname, &limits) {
+                Ok(differences) => found.extend(differences),
+                Err(error) => found.push(in_full(&error)),
+            }
+            Ok::<_, AttachError>(found)
+        });
+        match found.await {
             Ok(Ok(found)) => problems.extend(found),
             Ok(Err(error)) => problems.push(in_full(&error)),
             Err(panic) => problems.push(format!("the interface cannot be checked: {panic}")),
@@ -97,6 +102,29 @@ fn compare_result(previous: &Value, ips: &[IpAddr]) -> Result<Vec<String>, CniEr
         .filter(|ip| !remembered.contains(ip))
         .map(|ip| format!("prevResult lacks the endpoint's address {ip}"))
         .collect())
+}
+
+/// The container's interface as the runtime remembers it.
+fn compare_interface(previous: &Value, call: &Call, mac: &str) -> Option<String> {
+    let listed = previous.get("interfaces").and_then(Value::as_array);
+    let is_ours = |entry: &&Value| {
+        let text = |key: &str| entry.get(key).and_then(Value::as_str);
+        text("name") == Some(&call.ifname) && text("sandbox").is_some_and(|s| !s.is_empty())
+    };
+    let Some(entry) = listed.into_iter().flatten().find(is_ours) else {
+        return Some(format!("prevResult lacks the interface {}", call.ifname));
+    };
+    let remembered = entry.get("mac").and_then(Value::as_str).unwrap_or_default();
+    let differs = !remembered.is_empty() && !remembered.eq_ignore_ascii_case(mac);
+    differs.then(|| {
+        let ifname = &call.ifname;
+        format!("prevResult has {ifname} with the hardware address {remembered}, not {mac}")
+    })
+}
+
+fn compare_ports(call: &Call, ports: &[EndpointPort]) -> Option<String> {
+    let differs = !call.host_ports.iter().all(|wanted| ports.contains(wanted));
+    differs.then(|| "the endpoint lacks ports of runtimeConfig.portMappings".to_owned())
 }
 
 fn compare_allocation(allocated: &[IpAddr], ips: &[IpAddr]) -> Vec<String> {

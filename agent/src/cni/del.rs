@@ -7,10 +7,10 @@ use tracing::{info, warn};
 
 use super::naming::{endpoint_key, handle_id, host_ifname};
 use super::netconf::Call;
-use super::{Cni, HANDLE_ANNOTATION, PROGRAM_TIMEOUT, delegate, is_sticky};
+use super::{Cni, HANDLE_ANNOTATION, PROGRAM_TIMEOUT, is_of_network, is_sticky};
 use crate::fault;
 use crate::ipam_task::Release;
-use crate::world::World;
+use crate::world::{LocalEndpoint, World};
 
 impl Cni {
     pub(super) async fn del(
@@ -52,6 +52,13 @@ impl Cni {
         let world = self.world();
         // A configuration that ADD would refuse has neither endpoint nor addresses.
         let call = Call::parse(request, header).ok();
+        let attached = world.endpoint_of(&request.container_id, &request.ifname);
+        if attached.is_some_and(|(_, endpoint)| is_of_another(endpoint, &header.name)) {
+            // An interface is one network's; a DEL for another one after its ADD failed takes nothing from it.
+            return self
+                .give_back(request, call.and_then(|call| call.delegate))
+                .await;
+        }
         let owned = handle_of(request, header, call.as_ref(), &world);
         let endpoint = self.endpoint_of(request, call.as_ref(), &world);
         if let Some((key, revision)) = endpoint.clone() {
@@ -82,13 +89,8 @@ impl Cni {
         );
         self.reaper.remove(ifname).await;
         released?;
-        if let Some(plugin) = call.and_then(|call| call.delegate) {
-            let request = CniRequest {
-                command: "DEL".into(),
-                ..request.clone()
-            };
-            delegate::forward(&plugin, "DEL", &request).await?;
-        }
+        self.give_back(request, call.and_then(|call| call.delegate))
+            .await?;
         self.journal.forget(request);
         info!(
             container = request.container_id,
@@ -133,6 +135,16 @@ impl Cni {
             .await
             .map_err(|e| CniError::new(code::TRY_AGAIN_LATER, e.to_string()))
     }
+}
+
+/// Whether an endpoint is of another network. One without a handle is nobody's.
+fn is_of_another(endpoint: &LocalEndpoint, network: &str) -> bool {
+    let resource = &endpoint.resource;
+    let has_handle = resource
+        .metadata
+        .annotations
+        .contains_key(HANDLE_ANNOTATION);
+    has_handle && !is_of_network(resource, network)
 }
 
 /// The handle of the container's addresses, and whether it is an identity's: as the endpoint says, else as

@@ -10,12 +10,15 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use margay_api::cni::{CniError, CniRequest, code};
+use margay_api::cni::{CniError, CniRequest, Header, code};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tracing::{debug, info};
+
+use super::Cni;
+use super::netconf::Call;
 
 /// DHCP may need some rounds; runtimes give up on a call after minutes.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -47,21 +50,79 @@ struct ErrorOfPlugin {
     details: String,
 }
 
-/// ADD. What cannot be used of the result is given back.
-pub(super) async fn add(plugin: &str, request: &CniRequest) -> Result<Given, CniError> {
-    let stdout = call(plugin, "ADD", request).await?;
-    let given = given(plugin, &stdout);
-    if given.is_err() {
-        give_back(plugin, request).await;
+impl Cni {
+    /// ADD. How to give back what comes is written down first, so that a DEL finds it whatever its own configuration
+    /// says, also after a crash. What cannot be used of the result is given back.
+    pub(super) async fn ask_for_addresses(
+        &self,
+        plugin: &str,
+        request: &CniRequest,
+    ) -> Result<Given, CniError> {
+        let noted = CniRequest {
+            command: "DEL".into(),
+            ..request.clone()
+        };
+        self.given.write(&noted).map_err(|e| {
+            let msg = format!("cannot write down that {plugin} is asked for addresses: {e}");
+            CniError::new(code::IO_FAILURE, msg)
+        })?;
+        let given = match call(plugin, "ADD", request).await {
+            Ok(stdout) => usable(plugin, &stdout),
+            Err(error) => Err(error),
+        };
+        if given.is_err() {
+            self.give_back_or_leave(request).await;
+        }
+        given
     }
-    given
+
+    /// DEL, as ADD wrote it down, else by `plugin` as the call names it. Nothing to give back is success.
+    pub(super) async fn give_back(
+        &self,
+        request: &CniRequest,
+        plugin: Option<String>,
+    ) -> Result<(), CniError> {
+        // That of another network, whose interface this is, stays.
+        let noted = self.given.find(request);
+        let noted = noted.filter(|noted| network_of(noted) == network_of(request));
+        let (plugin, config) = match &noted {
+            Some(noted) => (of_config(noted)?, &noted.config),
+            None => (plugin, &request.config),
+        };
+        if let Some(plugin) = plugin {
+            let del = CniRequest {
+                config: config.clone(),
+                ..request.clone()
+            };
+            forward(&plugin, "DEL", &del).await?;
+        }
+        if noted.is_some() {
+            self.given.forget(request);
+        }
+        Ok(())
+    }
+
+    /// After a failed ADD; a failure of this too is left to the runtime's own DEL.
+    pub(super) async fn give_back_or_leave(&self, request: &CniRequest) {
+        if let Err(error) = self.give_back(request, None).await {
+            info!(
+                container = request.container_id,
+                error = error.msg,
+                "address is left to DEL"
+            );
+        }
+    }
 }
 
-/// DEL after a failed ADD; its failure is left to the runtime's own DEL.
-pub(super) async fn give_back(plugin: &str, request: &CniRequest) {
-    if let Err(error) = call(plugin, "DEL", request).await {
-        info!(plugin, error = error.msg, "address is left to DEL");
-    }
+fn network_of(request: &CniRequest) -> Option<String> {
+    Header::parse(&request.config)
+        .ok()
+        .map(|header| header.name)
+}
+
+fn of_config(noted: &CniRequest) -> Result<Option<String>, CniError> {
+    let header = Header::parse(&noted.config).map_err(|(_version, error)| error)?;
+    Ok(Call::parse(noted, &header)?.delegate)
 }
 
 /// Any verb whose result does not matter.
@@ -73,7 +134,7 @@ pub(super) async fn forward(
     call(plugin, verb, request).await.map(drop)
 }
 
-fn given(plugin: &str, stdout: &[u8]) -> Result<Given, CniError> {
+fn usable(plugin: &str, stdout: &[u8]) -> Result<Given, CniError> {
     let invalid = |why: String| {
         let msg = format!("the result of IPAM plugin {plugin} cannot be used: {why}");
         CniError::new(code::NO_ADDRESS, msg)
@@ -177,7 +238,7 @@ mod tests {
             "gateway":"10.1.0.1"},{"address":"fd00::2/64"}],"routes":[{"dst":"0.0.0.0/0"}],"dns":{}}"#;
         let expected: Vec<IpAddr> = ["10.1.0.2", "fd00::2"].map(|ip| ip.parse().unwrap()).into();
         assert_eq!(
-            given("x", text).unwrap(),
+            usable("x", text).unwrap(),
             Given {
                 ips: expected,
                 dns: None
@@ -188,7 +249,7 @@ mod tests {
     #[test]
     fn a_result_without_a_usable_address_is_an_error_that_names_the_plugin() {
         for text in ["", "{}", r#"{"ips":[{"address":"10.1/24"}]}"#] {
-            let error = given("host-local", text.as_bytes()).unwrap_err();
+            let error = usable("host-local", text.as_bytes()).unwrap_err();
             assert!(
                 error.msg.contains("IPAM plugin host-local"),
                 "{}",

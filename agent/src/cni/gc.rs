@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tracing::info;
 
 use super::netconf::Call;
-use super::{Cni, HANDLE_ANNOTATION, delegate};
+use super::{Cni, delegate, is_of_network};
 
 #[derive(Deserialize)]
 struct Valid {
@@ -20,6 +20,18 @@ struct Attachment {
     #[serde(rename = "containerID")]
     container_id: String,
     ifname: String,
+}
+
+impl Attachment {
+    fn del(&self, request: &CniRequest) -> CniRequest {
+        CniRequest {
+            command: "DEL".into(),
+            container_id: self.container_id.clone(),
+            ifname: self.ifname.clone(),
+            netns: String::new(),
+            ..request.clone()
+        }
+    }
 }
 
 impl Cni {
@@ -43,21 +55,14 @@ impl Cni {
         };
         let valid: BTreeSet<Attachment> = valid.into_iter().collect();
         let world = self.synced_world().await?;
-        let of_network = format!("{}.", header.name);
         let mut problems = Vec::new();
         for (key, endpoint) in world.endpoints.iter() {
-            let handle = endpoint
-                .resource
-                .metadata
-                .annotations
-                .get(HANDLE_ANNOTATION);
             let spec = &endpoint.resource.spec;
             let attachment = Attachment {
                 container_id: spec.container_id.clone(),
                 ifname: spec.endpoint.clone(),
             };
-            let ours = handle.is_some_and(|handle| handle.starts_with(&of_network));
-            if !ours || valid.contains(&attachment) {
+            if !is_of_network(&endpoint.resource, &header.name) || valid.contains(&attachment) {
                 continue;
             }
             let _turn = self.turns.take(&attachment.container_id).await;
@@ -69,17 +74,12 @@ impl Cni {
                 container = attachment.container_id,
                 "not in the runtime's list, removed"
             );
-            let del = CniRequest {
-                command: "DEL".into(),
-                container_id: attachment.container_id,
-                ifname: attachment.ifname,
-                netns: String::new(),
-                ..request.clone()
-            };
+            let del = attachment.del(request);
             if let Err(error) = self.delete(&del, header).await {
                 problems.push(format!("{}: {}", del.container_id, error.msg));
             }
         }
+        problems.extend(self.give_back_all(header, &valid).await);
         if let Ok(call) = Call::parse(request, header)
             && let Some(plugin) = &call.delegate
             && let Err(error) = delegate::forward(plugin, "GC", request).await
@@ -94,5 +94,25 @@ impl Cni {
             "some attachments could not be removed",
         )
         .with_details(problems.join("; ")))
+    }
+    /// What an ADD that was cut off had from another plugin before there was an endpoint.
+    async fn give_back_all(&self, header: &Header, valid: &BTreeSet<Attachment>) -> Vec<String> {
+        let mut problems = Vec::new();
+        for entry in self.given.entries() {
+            let given = &entry.request;
+            let attachment = Attachment {
+                container_id: given.container_id.clone(),
+                ifname: given.ifname.clone(),
+            };
+            let network = Header::parse(&given.config).map(|h| h.name);
+            if network.as_ref() != Ok(&header.name) || valid.contains(&attachment) {
+                continue;
+            }
+            let _turn = self.turns.take(&attachment.container_id).await;
+            if let Err(error) = self.give_back(given, None).await {
+                problems.push(format!("{}: {}", attachment.container_id, error.msg));
+            }
+        }
+        problems
     }
 }

@@ -73,14 +73,12 @@ fn check(source: &str, name: String) -> Result<String, CniError> {
     Err(CniError::new(code::INVALID_CONFIG, msg))
 }
 
-impl Identity {
-    /// The handle of its addresses on this interface in this network. A digest, because a handle is part
-    /// of a key and the names of networks may hold whatever would separate the parts.
-    pub(super) fn handle_id(&self, network: &str, ifname: &str) -> String {
-        let digest = Sha1::digest(format!("{network}\n{}\n{ifname}", self.name));
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{network}.sticky-{}", &hex[..16])
-    }
+/// The handle of an identity's addresses on this interface in this network. A digest, because a handle is part
+/// of a key and the names of networks may hold whatever would separate the parts.
+pub(super) fn handle_id(network: &str, identity: &str, ifname: &str) -> String {
+    let digest = Sha1::digest(format!("{network}\n{identity}\n{ifname}"));
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{network}.sticky-{}", &hex[..16])
 }
 
 #[cfg(test)]
@@ -125,17 +123,13 @@ mod tests {
 
     #[test]
     fn handles_differ_by_network_identity_and_interface() {
-        let identity = |name: &str| Identity {
-            name: name.into(),
-            lease_secs: 1,
-        };
-        let a = identity("a").handle_id("net1", "eth0");
+        let a = handle_id("net1", "a", "eth0");
         assert!(a.starts_with("net1.sticky-"), "{a}");
-        assert_eq!(a, identity("a").handle_id("net1", "eth0"));
+        assert_eq!(a, handle_id("net1", "a", "eth0"));
         for other in [
-            identity("b").handle_id("net1", "eth0"),
-            identity("a").handle_id("net2", "eth0"),
-            identity("a").handle_id("net1", "eth1"),
+            handle_id("net1", "b", "eth0"),
+            handle_id("net2", "a", "eth0"),
+            handle_id("net1", "a", "eth1"),
         ] {
             assert_ne!(a, other);
         }

@@ -26,6 +26,20 @@ impl Journal {
         Self { dir: dir.into() }
     }
 
+    /// Another journal, in a folder of this name inside of this one's.
+    pub(crate) fn beside(&self, name: &str) -> Self {
+        Self::new(self.dir.join(name))
+    }
+
+    /// The entry for the container and interface of this call.
+    pub(crate) fn find(&self, request: &CniRequest) -> Option<CniRequest> {
+        let path = self.dir.join(request.journal_file());
+        path.exists()
+            .then(|| read(&path))
+            .flatten()
+            .map(|entry| entry.request)
+    }
+
     /// All entries. An unreadable one is moved aside, so that it is told once and kept for a look.
     pub(crate) fn entries(&self) -> Vec<Entry> {
         let Ok(dir) = fs::read_dir(&self.dir) else {

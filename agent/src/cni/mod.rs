@@ -6,6 +6,9 @@
 
 mod add;
 mod annotations;
+mod announced;
+mod args;
+mod budget;
 mod check;
 mod del;
 mod delegate;
@@ -15,7 +18,11 @@ mod journal;
 mod mac;
 mod naming;
 mod netconf;
+mod ports;
 mod result;
+mod runtime;
+mod shaping;
+mod status;
 mod turns;
 
 use std::sync::Arc;
@@ -37,13 +44,13 @@ pub(crate) use naming::host_ifname;
 pub(crate) use netconf::IpamWish;
 pub(crate) use turns::Turns;
 
+use crate::bgp::BgpHandle;
 use crate::causes::in_full;
 use crate::fault;
 use crate::graph::GraphHandle;
 use crate::ipam_task::{IpamHandle, Release};
 use crate::reaper::Reaper;
 use crate::world::World;
-use netconf::Call;
 
 /// Why nothing is attached while somebody works on the datastore as a whole.
 pub(crate) const LOCKED: &str = "the datastore is locked (ClusterInformation default has datastoreReady: \
@@ -76,9 +83,13 @@ pub(crate) struct Cni {
     graph: GraphHandle,
     ipam: IpamHandle,
     reaper: Reaper,
+    /// None where BGP is off.
+    bgp: Option<BgpHandle>,
     journal: Journal,
     /// The largest packet that reaches every other host, if that is known.
     mtu: watch::Receiver<Option<u32>>,
+    /// For each container whose addresses are another plugin's: how to give them back.
+    given: Journal,
     turns: Arc<Turns>,
 }
 
@@ -92,7 +103,7 @@ impl Cni {
         reaper: Reaper,
         turns: Arc<Turns>,
         journal: Journal,
-        mtu: watch::Receiver<Option<u32>>,
+        (bgp, mtu): (Option<BgpHandle>, watch::Receiver<Option<u32>>),
     ) -> Self {
         Self {
             node,
@@ -100,6 +111,8 @@ impl Cni {
             graph,
             ipam,
             reaper,
+            bgp,
+            given: journal.beside("given"),
             journal,
             mtu,
             turns,
@@ -116,6 +129,9 @@ impl Cni {
             Ok(header) => header,
             Err((version, error)) => return error.reply(&version),
         };
+        if let Err(error) = header.allows(&request.command) {
+            return error.reply(&header.cni_version);
+        }
         let outcome = match request.command.as_str() {
             "ADD" => self.add(&request, &header).await,
             "DEL" => self.del(&request, &header).await,
@@ -231,30 +247,6 @@ impl Cni {
         self.reaper.remove(ifname).await;
     }
 
-    /// STATUS: whether ADD can be served.
-    async fn status(&self, request: &CniRequest, header: &Header) -> Result<CniReply, CniError> {
-        let world = self.world();
-        if !world.in_sync {
-            return Err(CniError::new(
-                code::NOT_AVAILABLE,
-                "the agent is not in sync yet",
-            ));
-        }
-        if world.locked {
-            return Err(CniError::new(code::NOT_AVAILABLE, LOCKED));
-        }
-        let call = Call::parse(request, header)?;
-        if let Some(plugin) = &call.delegate {
-            delegate::forward(plugin, "STATUS", request).await?;
-        } else if world.pools.iter().all(|pool| pool.spec.disabled) {
-            return Err(CniError::new(
-                code::NOT_AVAILABLE,
-                "there is no enabled IPPool",
-            ));
-        }
-        Ok(CniReply::done())
-    }
-
     /// The world once the agent is in sync, unless the datastore is locked.
     async fn open_world(&self) -> Result<Arc<World>, CniError> {
         let world = self.synced_world().await?;
@@ -269,6 +261,16 @@ impl Cni {
         let synced = World::synced(&self.world).await;
         synced.ok_or_else(|| CniError::new(code::TRY_AGAIN_LATER, NOT_SYNCED))
     }
+}
+
+/// Whether an endpoint is an attachment of this network.
+fn is_of_network(endpoint: &WorkloadEndpoint, network: &str) -> bool {
+    let (annotations, spec) = (&endpoint.metadata.annotations, &endpoint.spec);
+    let handle = match annotations.get(IDENTITY_ANNOTATION) {
+        Some(name) => identity::handle_id(network, name, &spec.endpoint),
+        None => naming::handle_id(network, &spec.container_id, &spec.endpoint),
+    };
+    annotations.get(HANDLE_ANNOTATION) == Some(&handle)
 }
 
 /// Whether an endpoint's addresses outlive it.

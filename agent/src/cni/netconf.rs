@@ -2,15 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use margay_api::cni::{CniError, CniRequest, Header, code};
+use margay_dataplane::bandwidth::Bandwidth;
+use margay_model::net::Cidr;
+use margay_model::workload_endpoint::EndpointPort;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::annotations::{Wishes, is_annotation};
-use super::identity::{Identity, StickyConf};
+use super::annotations::Wishes;
+use super::args::Args;
+use super::budget::Budget;
+use super::identity::{self, Identity, StickyConf};
 use super::mac::parse_mac;
 use super::naming;
+use super::result::check_previous;
+use super::runtime::RuntimeConf;
+use super::shaping::bandwidth;
 
 /// One CNI call, understood.
 #[derive(Clone, Debug)]
@@ -41,6 +50,23 @@ pub(crate) struct Call {
     pub(crate) kubernetes_policy: bool,
     pub(crate) dns: Option<Value>,
     pub(crate) prev_result: Option<Value>,
+    /// Ports of the host that are to lead to the container.
+    pub(crate) host_ports: Vec<EndpointPort>,
+    pub(crate) bandwidth: Bandwidth,
+    /// Further sources that the container may send from, where workloads may at all.
+    pub(crate) source_prefixes: Vec<Cidr>,
+    /// Whether the container may forward; left as the runtime has it if none.
+    pub(crate) forwarding: Option<bool>,
+    /// The result is to name the default routes.
+    pub(crate) default_routes: bool,
+    /// The node that the configuration is for, and the file that says so.
+    pub(crate) nodename: Option<String>,
+    pub(crate) nodename_file: Option<PathBuf>,
+    /// How long ADD may take in all, and the kernel for policy and routes.
+    pub(crate) budget_secs: u64,
+    pub(crate) policy_secs: Option<u64>,
+    /// ADD waits until a BGP peer was told of the addresses.
+    pub(crate) wait_announced: bool,
 }
 
 /// A Kubernetes pod, from `CNI_ARGS`.
@@ -75,6 +101,22 @@ struct NetConf {
     args: Option<ArgsConf>,
     #[serde(rename = "prevResult")]
     prev_result: Option<Value>,
+    nodename: Option<String>,
+    nodename_file: Option<PathBuf>,
+    #[serde(default)]
+    container_settings: ContainerSettings,
+    #[serde(default)]
+    include_default_routes: bool,
+    device_type: Option<String>,
+    policy_setup_timeout_seconds: Option<u64>,
+    add_timeout_seconds: Option<u64>,
+    #[serde(default)]
+    wait_announced: bool,
+}
+
+#[derive(Default, Deserialize)]
+struct ContainerSettings {
+    allow_ip_forwarding: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -101,13 +143,6 @@ enum Flag {
 struct PolicyConf {
     #[serde(rename = "type")]
     kind: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RuntimeConf {
-    #[serde(default)]
-    ips: Vec<String>,
-    mac: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -146,17 +181,17 @@ impl Call {
             .with_details(e.to_string())
         })?;
         let args = Args::parse(&request.args)?;
-        let runtime = conf.runtime_config.unwrap_or(RuntimeConf {
-            ips: Vec::new(),
-            mac: None,
-        });
+        let mut runtime = conf.runtime_config.unwrap_or_default();
         let mut from_conf = conf.args.and_then(|a| a.cni).unwrap_or_default();
-        from_conf.annotations.extend(args.annotations);
+        let mut annotations = runtime.annotations();
+        annotations.append(&mut from_conf.annotations);
+        annotations.extend(args.annotations);
+        from_conf.annotations = annotations;
         let wishes = Wishes::read(&from_conf.annotations, &from_conf.namespace_annotations)?;
         let from_args = from_conf.ips;
         // The spec's conventions: runtimeConfig before args before the environment.
-        let (ip_source, ips) = if !runtime.ips.is_empty() {
-            ("runtimeConfig.ips", runtime.ips)
+        let (ip_source, ips) = if !runtime.ips().is_empty() {
+            ("runtimeConfig.ips", runtime.ips())
         } else if !from_args.is_empty() {
             ("args.cni.ips", from_args)
         } else if let Some(ip) = args.ip {
@@ -177,6 +212,9 @@ impl Call {
             Some(_) => IpamWish::default(),
             None => section.check()?,
         };
+        if let Some((v4, v6)) = wishes.families.filter(|_| delegate.is_none()) {
+            (ipam.v4, ipam.v6) = (v4, v6);
+        }
         for (pools, wished) in [
             (&mut ipam.v4_pools, wishes.v4_pools),
             (&mut ipam.v6_pools, wishes.v6_pools),
@@ -193,10 +231,16 @@ impl Call {
                  ipAddrsNoIpam absent",
             ));
         }
-        let mac = match runtime.mac.or(args.mac) {
+        let host_ports = runtime.host_ports()?;
+        let dns = runtime.dns(conf.dns);
+        let mac = match runtime.mac.or(args.mac).or(wishes.mac) {
             Some(text) => Some(unicast_mac(&text)?),
             None => None,
         };
+        check_device_type(conf.device_type)?;
+        if let Some(previous) = &conf.prev_result {
+            check_previous(previous)?;
+        }
         Ok(Self {
             cni_version: header.cni_version.clone(),
             network: header.name.clone(),
@@ -213,15 +257,26 @@ impl Call {
             mac,
             pod: args.pod,
             kubernetes_policy: conf.policy.and_then(|p| p.kind).is_some_and(|k| k == "k8s"),
-            dns: conf.dns,
+            dns,
             prev_result: conf.prev_result,
+            host_ports,
+            bandwidth: bandwidth(runtime.bandwidth, &from_conf.annotations)?,
+            source_prefixes: wishes.source_prefixes,
+            forwarding: conf.container_settings.allow_ip_forwarding,
+            default_routes: conf.include_default_routes,
+            nodename: conf.nodename,
+            nodename_file: conf.nodename_file,
+            budget_secs: Budget::check(conf.add_timeout_seconds)?,
+            // The established plugin's 0 is "do not wait", which here nobody does.
+            policy_secs: conf.policy_setup_timeout_seconds.filter(|secs| *secs > 0),
+            wait_announced: conf.wait_announced,
         })
     }
 
     /// The handle that holds the workload's addresses.
     pub(crate) fn handle_id(&self) -> String {
         match &self.identity {
-            Some(identity) => identity.handle_id(&self.network, &self.ifname),
+            Some(identity) => identity::handle_id(&self.network, &identity.name, &self.ifname),
             None => naming::handle_id(&self.network, &self.container_id, &self.ifname),
         }
     }
@@ -283,6 +338,16 @@ fn flag(name: &str, value: Option<Flag>, default: bool) -> Result<bool, CniError
     }
 }
 
+fn check_device_type(found: Option<String>) -> Result<(), CniError> {
+    match found.as_deref() {
+        None | Some("" | "veth") => Ok(()),
+        Some(other) => Err(CniError::new(
+            code::UNSUPPORTED_FIELD,
+            format!("device_type is {other:?}, must be \"veth\""),
+        )),
+    }
+}
+
 fn check_mtu(mtu: Option<u32>) -> Result<Option<u32>, CniError> {
     match mtu {
         // The established plugin writes 0 for "detect".
@@ -330,214 +395,5 @@ fn unicast_mac(text: &str) -> Result<[u8; 6], CniError> {
         })
 }
 
-/// `CNI_ARGS`. Unknown keys are tolerated whether or not `IgnoreUnknown` is set.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Args {
-    pod: Option<Pod>,
-    ip: Option<String>,
-    mac: Option<String>,
-    identity: Option<String>,
-    annotations: BTreeMap<String, String>,
-}
-
-impl Args {
-    fn parse(text: &str) -> Result<Self, CniError> {
-        let (mut namespace, mut name) = (None, None);
-        let mut args = Self::default();
-        for pair in text.split(';').filter(|p| !p.is_empty()) {
-            let Some((key, value)) = pair.split_once('=') else {
-                return Err(CniError::new(
-                    code::INVALID_ENVIRONMENT,
-                    format!("CNI_ARGS has {pair:?}, must be KEY=VALUE pairs joined by ';'"),
-                ));
-            };
-            let value = Some(value.to_owned()).filter(|v| !v.is_empty());
-            match key {
-                "K8S_POD_NAMESPACE" => namespace = value,
-                "K8S_POD_NAME" => name = value,
-                "IP" => args.ip = value,
-                "MAC" => args.mac = value,
-                "MARGAY_IDENTITY" => args.identity = value,
-                key if is_annotation(key) => {
-                    args.annotations
-                        .insert(key.to_owned(), value.unwrap_or_default());
-                }
-                _ => {}
-            }
-        }
-        args.pod = namespace
-            .zip(name)
-            .map(|(namespace, name)| Pod { namespace, name });
-        Ok(args)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(config: &str, args: &str) -> Result<Call, CniError> {
-        let request = CniRequest {
-            command: "ADD".into(),
-            container_id: "c1".into(),
-            netns: "/run/netns/x".into(),
-            ifname: "eth0".into(),
-            args: args.into(),
-            config: config.into(),
-            ..CniRequest::default()
-        };
-        let header = Header::parse(config).map_err(|(_, e)| e)?;
-        Call::parse(&request, &header)
-    }
-
-    fn with(extra: &str) -> String {
-        format!(r#"{{"cniVersion":"1.0.0","name":"net1","type":"margay-cni"{extra}}}"#)
-    }
-
-    #[test]
-    fn a_bare_configuration_asks_for_one_ipv4_address() {
-        let call = parse(&with(""), "").unwrap();
-        assert_eq!(
-            call.ipam,
-            IpamWish {
-                v4: true,
-                v6: false,
-                v4_pools: vec![],
-                v6_pools: vec![]
-            }
-        );
-        assert_eq!(call.pod, None);
-    }
-
-    #[test]
-    fn flags_are_taken_as_text_and_as_booleans() {
-        let call = parse(
-            &with(r#","ipam":{"assign_ipv4":"false","assign_ipv6":true}"#),
-            "",
-        )
-        .unwrap();
-        assert!(!call.ipam.v4 && call.ipam.v6);
-        let error = parse(&with(r#","ipam":{"assign_ipv4":"no"}"#), "").unwrap_err();
-        assert_eq!(
-            error.msg,
-            "ipam.assign_ipv4 is \"no\", must be true or false"
-        );
-    }
-
-    #[test]
-    fn requested_addresses_follow_the_order_of_the_conventions() {
-        let all = r#","runtimeConfig":{"ips":["10.0.0.1/24"]},"args":{"cni":{"ips":["10.0.0.2"]}}"#;
-        let ips = |config: &str| parse(config, "IP=10.0.0.3").unwrap().requested_ips;
-        assert_eq!(ips(&with(all)), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
-        let args_only = with(r#","args":{"cni":{"ips":["10.0.0.2"]}}"#);
-        assert_eq!(ips(&args_only), ["10.0.0.2".parse::<IpAddr>().unwrap()]);
-        assert_eq!(ips(&with("")), ["10.0.0.3".parse::<IpAddr>().unwrap()]);
-    }
-
-    #[test]
-    fn annotations_win_over_the_configured_pools_and_lose_to_the_runtime() {
-        let config = with(
-            r#","ipam":{"ipv4_pools":["conf"],"ipv6_pools":["conf6"]},"args":{"cni":{
-            "annotations":{"cni.projectcalico.org/ipAddrs":"[\"10.0.0.9\"]"},
-            "namespaceAnnotations":{"cni.projectcalico.org/ipv4pools":"[\"ns\"]"}}}"#,
-        );
-        let call = parse(&config, "").unwrap();
-        assert_eq!(call.ipam.v4_pools, ["ns"]);
-        assert_eq!(call.ipam.v6_pools, ["conf6"]);
-        assert_eq!(call.requested_ips, ["10.0.0.9".parse::<IpAddr>().unwrap()]);
-        let call = parse(
-            &config,
-            "cni.projectcalico.org/ipv4pools=[\"pod\"];IP=10.0.0.8",
-        )
-        .unwrap();
-        assert_eq!(call.ipam.v4_pools, ["pod"]);
-        assert_eq!(call.requested_ips, ["10.0.0.8".parse::<IpAddr>().unwrap()]);
-    }
-
-    #[test]
-    fn addresses_without_ipam_are_taken_as_they_are_where_that_is_allowed() {
-        let config = with(
-            r#","feature_control":{"ip_addrs_no_ipam":true},"ipam":{"type":"host-local"},"args":
-            {"cni":{"annotations":{"cni.projectcalico.org/ipAddrsNoIpam":"[\"10.9.0.1\"]"}}}"#,
-        );
-        let call = parse(&config, "").unwrap();
-        assert_eq!(call.given_ips, ["10.9.0.1".parse::<IpAddr>().unwrap()]);
-        assert_eq!(call.delegate, None);
-    }
-
-    #[test]
-    fn another_plugin_and_an_identity_are_recognised() {
-        let call = parse(&with(r#","ipam":{"type":"host-local"}"#), "").unwrap();
-        assert_eq!(call.delegate.as_deref(), Some("host-local"));
-        let call = parse(
-            &with(r#","sticky":{"leaseSeconds":9}"#),
-            "MARGAY_IDENTITY=db",
-        )
-        .unwrap();
-        let identity = call.identity.clone().unwrap();
-        assert_eq!((identity.name.as_str(), identity.lease_secs), ("db", 9));
-        assert!(call.handle_id().starts_with("net1.sticky-"));
-    }
-
-    #[test]
-    fn a_pod_comes_from_the_arguments() {
-        let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=x";
-        let pod = parse(&with(""), args).unwrap().pod.unwrap();
-        assert_eq!(
-            pod,
-            Pod {
-                namespace: "shop".into(),
-                name: "web-0".into()
-            }
-        );
-    }
-
-    #[test]
-    fn bad_values_name_key_value_and_what_is_allowed() {
-        for (config, args, code, needle) in [
-            (r#","mtu":100"#, "", code::INVALID_CONFIG, "mtu is 100"),
-            (
-                r#","mtu":"big""#,
-                "",
-                code::DECODING_FAILURE,
-                "does not decode",
-            ),
-            (
-                r#","ipam":{"type":"/bin/sh"}"#,
-                "",
-                code::UNSUPPORTED_FIELD,
-                "ipam.type is \"/bin/sh\"",
-            ),
-            (
-                r#","ipam":{"type":"host-local"},"sticky":{"identity":"a"}"#,
-                "",
-                code::INVALID_CONFIG,
-                "needs addresses of ours",
-            ),
-            (
-                r#","args":{"cni":{"annotations":{"cni.projectcalico.org/ipAddrsNoIpam":"[\"10.0.0.1\"]"}}}"#,
-                "",
-                code::INVALID_CONFIG,
-                "ip_addrs_no_ipam must be true",
-            ),
-            (
-                "",
-                "IP=10.0.0",
-                code::INVALID_CONFIG,
-                "CNI_ARGS IP has \"10.0.0\"",
-            ),
-            ("", "nonsense", code::INVALID_ENVIRONMENT, "KEY=VALUE"),
-            ("", "MAC=01:00:00:00:00:00", code::INVALID_CONFIG, "unicast"),
-            (
-                r#","runtimeConfig":{"ips":["::1","::2"]}"#,
-                "",
-                code::INVALID_CONFIG,
-                "one address",
-            ),
-        ] {
-            let error = parse(&with(config), args).unwrap_err();
-            assert_eq!(error.code, code, "{}", error.msg);
-            assert!(error.msg.contains(needle), "{}", error.msg);
-        }
-    }
-}
+mod tests;
