@@ -91,7 +91,6 @@ traffic:
 
 install:
 	@test -x dist/bin/margayd || { echo 'install: run "make build" first' >&2; exit 1; }
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(CNI_BIN)
+	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 dist/bin/margayd dist/bin/margayctl $(DESTDIR)$(PREFIX)/bin
-	install -m 755 dist/bin/margay-cni $(DESTDIR)$(CNI_BIN)/.margay-cni.new
-	mv $(DESTDIR)$(CNI_BIN)/.margay-cni.new $(DESTDIR)$(CNI_BIN)/margay-cni
+	dist/bin/margay-cni install --bin-dir $(DESTDIR)$(CNI_BIN) --no-conf --force

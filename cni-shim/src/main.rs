@@ -2,7 +2,9 @@
 //!
 //! It decides nothing but what must hold without an agent: VERSION is answered here, and a DEL that the
 //! agent cannot take is written to a journal that the agent replays, so that deleting a container never
-//! fails for want of an agent. It holds no credentials and links no runtime.
+//! fails for want of an agent. It holds no credentials and links no runtime. Called by a person, it installs itself.
+
+mod install;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,16 +16,26 @@ use std::{env, fs};
 use margay_api::cni::{CniError, CniReply, CniRequest, Header, code, version_reply};
 use margay_api::{DEFAULT_JOURNAL, DEFAULT_SOCKET, Reply, Request};
 
+use install::{Install, USAGE};
+
 /// How long the agent may take; runtimes give a sandbox two minutes or more.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What answers a call when the configuration names no version.
 const NEWEST: &str = "1.1.0";
 
+/// This program, also after its file was replaced.
+const OWN: &str = "/proc/self/exe";
+
 /// Room for a usual configuration or answer, in bytes: read in one go.
 const USUAL_BYTES: usize = 4096;
 
 fn main() -> ExitCode {
+    // A runtime passes no arguments.
+    let mut words = env::args().skip(1);
+    if let Some(verb) = words.next() {
+        return by_hand(&verb, words);
+    }
     let reply = run();
     let mut out = io::stdout().lock();
     let printed = out
@@ -31,6 +43,31 @@ fn main() -> ExitCode {
         .and_then(|()| out.flush());
     match printed {
         Ok(()) => ExitCode::from(reply.exit),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// What people call it for.
+fn by_hand(verb: &str, words: impl Iterator<Item = String>) -> ExitCode {
+    let (text, code) = match verb {
+        "install" => match Install::parse(words).map(|install| install.run(Path::new(OWN))) {
+            Ok(Ok(lines)) => (lines.join("\n") + "\n", 0),
+            Ok(Err(why)) => (format!("margay-cni install: {why}\n"), 1),
+            Err(wrong) => (format!("margay-cni install: {wrong}\n"), 2),
+        },
+        "--version" => (format!("margay-cni {}\n", env!("CARGO_PKG_VERSION")), 0),
+        "--help" | "-h" => (USAGE.to_owned(), 0),
+        other => (
+            format!("margay-cni: unknown argument {other:?}, see margay-cni --help\n"),
+            2,
+        ),
+    };
+    let mut out: Box<dyn Write> = match code {
+        0 => Box::new(io::stdout()),
+        _ => Box::new(io::stderr()),
+    };
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::from(code),
         Err(_) => ExitCode::FAILURE,
     }
 }
