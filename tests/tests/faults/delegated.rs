@@ -93,3 +93,54 @@ fn status_and_gc_reach_the_plugin_and_its_refusal_is_ours() {
     assert_eq!(noted.asked()[5..], ["DEL a", "GC"]);
     noted.rig.ensure_exact(&[]);
 }
+
+#[test]
+fn del_gives_back_by_the_configuration_of_the_add_whatever_its_own_says() {
+    let mut noted = Noted::new();
+    let sandbox = noted.rig.sandbox("a", NETWORK);
+    let path = sandbox.netns.path();
+    let mark = json!({"mark": "of the ADD"});
+    noted.call("ADD", "a", path.to_str(), &mark).ips();
+    // By now the list names us for addresses, and the agent is another one.
+    noted.rig.restart(&[]);
+    let ours = json!({"ipam": {"type": "margay-ipam"}});
+    assert!(
+        noted
+            .call("DEL", "a", path.to_str(), &ours)
+            .ips()
+            .is_empty()
+    );
+    assert_eq!(noted.asked(), ["ADD a", "DEL a"]);
+    let config = fs::read_to_string(noted.dir.join("config.DEL")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(
+        (&config["mark"], &config["ipam"]["type"]),
+        (&mark["mark"], &"noting".into())
+    );
+    noted.rig.ensure_exact(&[]);
+    // Given back once; then there is nothing to give back.
+    assert!(
+        noted
+            .call("DEL", "a", path.to_str(), &ours)
+            .ips()
+            .is_empty()
+    );
+    assert_eq!(noted.asked(), ["ADD a", "DEL a"]);
+}
+
+/// Killed after the plugin gave an address and before there is an endpoint.
+#[test]
+fn gc_gives_back_what_an_add_that_was_cut_off_had_from_the_plugin() {
+    let mut noted = Noted::new();
+    noted.rig.restart(&[("MARGAY_FAULT", "after-txn-and-link")]);
+    let sandbox = noted.rig.sandbox("a", NETWORK);
+    let path = sandbox.netns.path();
+    noted
+        .call("ADD", "a", path.to_str(), &json!({}))
+        .refused(11, "does not answer");
+    noted.rig.restart(&[]);
+    let nothing = json!({"cni.dev/valid-attachments": []});
+    assert!(noted.call("GC", "", None, &nothing).ips().is_empty());
+    assert_eq!(noted.asked(), ["ADD a", "DEL a", "GC"]);
+    noted.rig.ensure_exact(&[]);
+}

@@ -3,13 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests")]
 
+mod chain;
 mod choice;
+mod conformance;
 mod counted;
 mod cut_off;
 mod delegated;
 mod exact;
 mod flow;
 mod garbage;
+mod host_ports;
 mod policy;
 mod pools;
 mod reload;

@@ -88,7 +88,7 @@ fn an_impossible_add_says_why_and_leaves_nothing() {
     add(&|c| c["mtu"] = "big".into()).refused(6, "does not decode");
     add(&|c| c["cniVersion"] = "9.9".into()).refused(1, "incompatible");
     add(&|c| c["name"] = "no/name".into()).refused(7, "name is");
-    add(&|c| c["prevResult"] = serde_json::json!({})).refused(7, "prevResult");
+    add(&|c| c["prevResult"] = serde_json::json!({"ips": 7})).refused(7, "prevResult: ips");
     add(&|c| c["ipam"]["type"] = "dhcp".into()).refused(7, "has no such plugin");
     add(&|c| c["ipam"]["ipv4_pools"] = serde_json::json!(["no-such-pool"])).refused(101, "pool");
     add(&|c| c["runtimeConfig"] = serde_json::json!({"ips": [other.v4().to_string()]}))
