@@ -39,6 +39,10 @@ test:busybox-static:busybox
 test:docker.io:dockerd
 test:tini:tini
 test:bind9-dnsutils:dig
+test:containerd:containerd
+test:podman:podman
+test:conmon:conmon
+test:runc:runc
 test:bsdutils:script
 test:systemd:systemd-analyze
 test:fish:fish
