@@ -24,21 +24,35 @@ pub(crate) struct Took {
     pub(crate) wall: Duration,
     /// Of the plugin and what it ran.
     pub(crate) cpu: Duration,
+    /// What the plugin printed.
+    pub(crate) printed: String,
 }
 
 impl Plugin {
     /// ADD for `container`, in the namespace of the calling thread.
     pub(crate) fn add(&self, container: &NetNs) -> Result<Took> {
-        self.call("ADD", container)
+        self.call("ADD", container, "")
+    }
+
+    /// CHECK against what ADD printed.
+    pub(crate) fn check(&self, container: &NetNs, added: &str) -> Result<Took> {
+        self.call("CHECK", container, added)
     }
 
     /// DEL.
     pub(crate) fn del(&self, container: &NetNs) -> Result<Took> {
-        self.call("DEL", container)
+        self.call("DEL", container, "")
     }
 
-    fn call(&self, verb: &str, container: &NetNs) -> Result<Took> {
-        let config = self.config.to_string();
+    fn call(&self, verb: &str, container: &NetNs, previous: &str) -> Result<Took> {
+        let config = match previous {
+            "" => self.config.to_string(),
+            previous => {
+                let mut config = self.config.clone();
+                config["prevResult"] = serde_json::from_str(previous)?;
+                config.to_string()
+            }
+        };
         let folder = self.program.parent().unwrap_or(Path::new("/"));
         let mut command = Command::new(&self.program);
         command
@@ -62,10 +76,10 @@ impl Plugin {
         let wall = begun.elapsed();
         let cpu = cpu::of_children()?.saturating_sub(cpu);
 
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stdout);
-            bail!("{} {verb}: {said}", self.program.display());
+            bail!("{} {verb}: {printed}", self.program.display());
         }
-        Ok(Took { wall, cpu })
+        Ok(Took { wall, cpu, printed })
     }
 }

@@ -14,6 +14,12 @@ pub(crate) fn of_children() -> Result<Duration> {
     Ok(duration(usage.user_time()) + duration(usage.system_time()))
 }
 
+/// User and system time of this process itself.
+pub(crate) fn of_self() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    Ok(duration(usage.user_time()) + duration(usage.system_time()))
+}
+
 /// User and system time of a process that runs, without its children.
 pub(crate) fn of_process(pid: u32) -> Result<Duration> {
     let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?))?;

@@ -23,6 +23,8 @@ const GONE: Duration = Duration::from_secs(5);
 pub(crate) struct BenchHost {
     pub(crate) ours: Plugin,
     pub(crate) theirs: Plugin,
+    /// The reference plugin that most runtimes are shipped with.
+    pub(crate) bridge: Plugin,
     pub(crate) agent_pid: u32,
     pub(crate) etcd_pid: u32,
     /// What first packets go to: the router behind the host.
@@ -73,6 +75,19 @@ impl BenchHost {
                         "type": "host-local",
                         "dataDir": host.dir.join("host-local"),
                         "ranges": ranges(dual),
+                        "routes": [{"dst": "0.0.0.0/0"}],
+                    },
+                }),
+            },
+            bridge: Plugin {
+                program: theirs.with_file_name("bridge"),
+                config: json!({
+                    "cniVersion": "1.0.0", "name": "bridged", "type": "bridge", "bridge": "bench0",
+                    "isGateway": true, "ipMasq": false,
+                    "ipam": {
+                        "type": "host-local",
+                        "dataDir": host.dir.join("host-local"),
+                        "ranges": json!([[{"subnet": "10.89.0.0/16"}]]),
                         "routes": [{"dst": "0.0.0.0/0"}],
                     },
                 }),

@@ -1,9 +1,11 @@
-//! How long attaching and detaching a container takes, beside the reference plugins `ptp` and `host-local`
-//! on the same host in the same run: wall clock, CPU, throughput, first packet, growth. `make bench-cni`.
+//! How long attaching, checking and detaching a container takes, beside the reference plugins `ptp` and `bridge` with
+//! `host-local`, and beside the bare kernel, on the same host in the same run: wall clock, CPU, 1, 8 and 50 at once, first
+//! packet, growth. `make bench-cni`.
 //!
 //! The two take turns, so that whatever else the machine does hits both. Nothing is asserted.
 #![expect(clippy::print_stdout, reason = "printing is what a benchmark does")]
 
+mod at_once;
 mod call;
 mod cpu;
 mod host;
@@ -47,7 +49,7 @@ fn run() -> Result<()> {
     let host = BenchHost::start(options.dual)?;
     let paired = rounds::paired(&host, options.rounds)?;
     report::paired(&paired, options);
-    report::parallel(&rounds::parallel(&host)?);
+    report::at_once(&at_once::all(&host)?);
     report::requests(&rounds::requests(&host)?);
     if options.containers > 0 {
         report::growth(&rounds::growth(&host, options.containers)?);

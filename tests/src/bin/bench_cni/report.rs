@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::Options;
-use crate::rounds::{Daemon, Growth, Paired, Rate, Requests, Series};
+use crate::at_once::{AtOnce, Verb};
+use crate::rounds::{Daemon, Growth, Paired, Requests, Series};
 
 /// The share of the sorted values below it, in milliseconds.
 fn percentile(values: &[Duration], share: f64) -> f64 {
@@ -110,20 +111,37 @@ fn daemon(name: &str, daemon: &Daemon) {
     );
 }
 
-pub(crate) fn parallel([ours, theirs]: &[Rate; 2]) {
-    println!("\n8 callers at once, a second:");
+pub(crate) fn at_once(all: &[AtOnce]) {
     println!(
-        "ADD: margay {:.0}, ptp + host-local {:.0}, ratio {:.1}",
-        ours.add,
-        theirs.add,
-        ours.add / theirs.add
+        "\nso many callers at once: ms p50 / p90 of a call, calls a second, CPU ms a call (plugin and agent)\n"
     );
-    println!(
-        "DEL: margay {:.0}, ptp + host-local {:.0}, ratio {:.1}",
-        ours.del,
-        theirs.del,
-        ours.del / theirs.del
-    );
+    println!("| callers | who | ADD | CHECK | DEL |");
+    println!("|--:|---|--:|--:|--:|");
+    for AtOnce {
+        callers,
+        who,
+        add,
+        check,
+        del,
+    } in all
+    {
+        let cell = |verb: &Verb| {
+            if verb.walls.is_empty() {
+                return "-".to_owned();
+            }
+            let (p50, p90) = (median(&verb.walls), percentile(&verb.walls, 0.9));
+            let calls = verb.walls.len() as f64;
+            let rate = calls / verb.elapsed.as_secs_f64();
+            let cpu = verb.cpu.as_secs_f64() * 1e3 / calls;
+            format!("{p50:.2} / {p90:.2}, {rate:.0}/s, {cpu:.2}")
+        };
+        println!(
+            "| {callers} | {who} | {} | {} | {} |",
+            cell(add),
+            cell(check),
+            cell(del)
+        );
+    }
 }
 
 pub(crate) fn requests(requests: &Requests) {

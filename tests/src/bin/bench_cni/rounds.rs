@@ -1,12 +1,11 @@
 //! What is measured.
 
 use std::fs;
-use std::sync::Barrier;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use margay_lab::{NetNs, ping};
+use anyhow::{Context, Result};
+use margay_lab::ping;
 
 use crate::call::Plugin;
 use crate::cpu;
@@ -16,9 +15,6 @@ const WARM_UP: usize = 5;
 /// Between calls, so that what a call left to be done later is not charged to the next.
 const PAUSE: Duration = Duration::from_millis(150);
 const PING: Duration = Duration::from_secs(5);
-const THREADS: usize = 8;
-/// Calls of each thread.
-const BURST: usize = 12;
 /// Calls that etcd's counters are read around.
 const COUNTED: usize = 20;
 
@@ -147,53 +143,6 @@ fn one(
     host.settle(interfaces)?;
     thread::sleep(PAUSE);
     Ok(())
-}
-
-/// Calls a second from eight threads at once.
-#[derive(Debug)]
-pub(crate) struct Rate {
-    pub(crate) add: f64,
-    pub(crate) del: f64,
-}
-
-/// Ours and theirs.
-pub(crate) fn parallel(host: &BenchHost) -> Result<[Rate; 2]> {
-    let all = |prefix: &str, plugin: &Plugin| -> Result<Rate> {
-        let containers = (0..THREADS * BURST)
-            .map(|n| host.container(&format!("{prefix}{n}")))
-            .collect::<Result<Vec<NetNs>>>()?;
-        let interfaces = interface_count()?;
-        let add = rate(&containers, |container| plugin.add(container).map(drop))?;
-        thread::sleep(PAUSE);
-        let del = rate(&containers, |container| plugin.del(container).map(drop))?;
-        host.settle(interfaces)?;
-        Ok(Rate { add, del })
-    };
-    Ok([all("pa", &host.ours)?, all("pb", &host.theirs)?])
-}
-
-fn rate(containers: &[NetNs], work: impl Fn(&NetNs) -> Result<()> + Sync) -> Result<f64> {
-    let start = Barrier::new(THREADS + 1);
-    thread::scope(|scope| {
-        let threads: Vec<_> = containers
-            .chunks(BURST)
-            .map(|own| {
-                let (start, work) = (&start, &work);
-                scope.spawn(move || {
-                    start.wait();
-                    own.iter().try_for_each(work)
-                })
-            })
-            .collect();
-        start.wait();
-        let begun = Instant::now();
-        for thread in threads {
-            thread
-                .join()
-                .unwrap_or_else(|_panic| Err(anyhow!("a caller panicked")))?;
-        }
-        Ok(containers.len() as f64 / begun.elapsed().as_secs_f64())
-    })
 }
 
 /// Calls of etcd's key-value service, by name, for each ADD and each DEL.
