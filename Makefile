@@ -53,7 +53,7 @@ check:
 	scripts/check.sh
 
 test-vm:
-	scripts/setup.sh build test
+	scripts/setup.sh build vm
 	scripts/test-vm.sh
 
 test:

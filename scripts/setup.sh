@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing; elsewhere names them and stops.
 #
-#   scripts/setup.sh [--check] [build|single|demo|test]...     everything if nothing is named
+#   scripts/setup.sh [--check] [build|single|demo|test|vm]...     everything if nothing is named
 #
 # A package counts as there when its program is, however it came. No service is left running: the demo and
 # the tests start copies of their own.
@@ -50,10 +50,10 @@ test:curl:curl
 test:prometheus:promtool
 test:chromium:chromium
 test:zsh:zsh
-test:qemu-system-x86:qemu-system-x86_64
-test:cpio:cpio
-test:kmod:depmod
-test:xz-utils:xz
+vm:qemu-system-x86:qemu-system-x86_64
+vm:cpio:cpio
+vm:kmod:depmod
+vm:xz-utils:xz
 "
 
 check=no
@@ -64,7 +64,8 @@ for word in "$@"; do
     build | single) sets+=("$word") ;;
     demo) sets+=(single demo) ;;
     test) sets+=(single demo test) ;;
-    *) echo "setup: unknown argument $word, known are --check, build, single, demo, test" >&2; exit 2 ;;
+    vm) sets+=(single demo test vm) ;;
+    *) echo "setup: unknown argument $word, known are --check, build, single, demo, test, vm" >&2; exit 2 ;;
   esac
 done
 [ ${#sets[@]} -gt 0 ] || sets=(build single demo test)

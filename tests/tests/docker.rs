@@ -189,6 +189,7 @@ fn containers_of_two_hosts_reach_each_other_and_all_of_it_survives_and_ends() {
     networks_are_made_and_shown(&rig);
     containers_reach_members_and_nobody_else(&rig);
     policy_by_label_opens(&rig);
+    ports_of_the_host_lead_to_containers(&rig);
     networks_are_joined_and_left_while_running(&rig);
     errors_are_the_users(&rig);
     the_agent_is_killed_on_the_way(&mut rig);
@@ -252,6 +253,36 @@ fn policy_by_label_opens(rig: &Rig) {
         .unwrap_err();
     let shown = ctl.run("get wep -n libnetwork -o yaml").unwrap();
     assert!(shown.contains("workload: web"), "{shown}");
+}
+
+/// Published, a port is open to everybody, as its user expects.
+fn ports_of_the_host_lead_to_containers(rig: &Rig) {
+    rig.run(0, "published", "--net front -p 8080:80").unwrap();
+    let host = &rig.lab.hosts[0];
+    let connect = |from: &NetNs, ip: IpAddr, timeout| {
+        eventually(timeout, "the port of the host answers", || {
+            from.within(|| {
+                Ok(TcpStream::connect_timeout(
+                    &SocketAddr::new(ip, 8080),
+                    NEVER,
+                )?)
+            })
+        })
+    };
+    for ip in [IpAddr::from(host.v4), host.v6.into()] {
+        connect(&rig.lab.tor, ip, SOON).unwrap();
+        connect(&host.netns, ip, SOON).unwrap();
+    }
+    let error = rig
+        .run(0, "second", "--net front -p 8080:80")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("port 8080/tcp of the host is taken by"),
+        "{error}"
+    );
+    rig.dockers[0].run("rm -f second published").unwrap();
+    connect(&rig.lab.tor, host.v4.into(), NEVER).unwrap_err();
 }
 
 fn networks_are_joined_and_left_while_running(rig: &Rig) {
