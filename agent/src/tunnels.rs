@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::derive::{TunnelKind, mac_text};
+use crate::graph::GraphHandle;
 use crate::ipam_task::{IpamHandle, TaskError};
 use crate::node;
 use crate::world::World;
@@ -36,13 +37,14 @@ pub(crate) struct Keeper {
     pub(crate) keys: Keys,
     pub(crate) store: AnyStore,
     pub(crate) ipam: IpamHandle,
+    pub(crate) graph: GraphHandle,
     pub(crate) world: watch::Receiver<Arc<World>>,
 }
 
 /// Why a tunnel has to wait.
 #[derive(Debug, thiserror::Error)]
 enum Wait {
-    #[error("interface {0} is not up")]
+    #[error("interface {0} is not up, or has no address yet")]
     Device(&'static str),
     #[error("{0}")]
     Link(#[from] NetlinkError),
@@ -131,6 +133,7 @@ impl Keeper {
             Some((from, address)) if *from == pools => *address,
             _ => {
                 let address = self.ipam.tunnel_address(kind, pools.clone()).await?;
+                self.graph.tunnel_address(kind, Some(address)).await;
                 progress.assigned = Some((pools, address));
                 address
             }
@@ -140,7 +143,7 @@ impl Keeper {
         if told == own.spec {
             return Ok(());
         }
-        is_up(kind)?;
+        is_ready(kind, address)?;
         let change = |spec: &mut NodeSpec| *spec = tell(spec, kind, Some((address, mac)));
         node::change(&self.store, &self.keys, &self.node, change)
             .await
@@ -170,6 +173,7 @@ impl Keeper {
                 .map_err(Wait::Node)?;
             info!(?kind, "tunnel address given back");
         }
+        self.graph.tunnel_address(kind, None).await;
         self.ipam.release_tunnel_address(kind).await?;
         *progress = Progress {
             released: true,
@@ -179,14 +183,21 @@ impl Keeper {
     }
 }
 
-fn is_up(kind: TunnelKind) -> Result<(), Wait> {
+/// Whether the device takes what others send. Without an address it would not, where sources are checked: the kernel's loose
+/// check of a source passes only on an interface that has one.
+fn is_ready(kind: TunnelKind, address: IpAddr) -> Result<(), Wait> {
     let name = match kind {
         TunnelKind::VxlanV4 => VXLAN_V4,
         TunnelKind::VxlanV6 => VXLAN_V6,
         TunnelKind::Ipip => IPIP,
     };
-    let found = link::find(&mut Socket::route()?, name)?;
-    match found.is_some_and(|link| link.up) {
+    let mut socket = Socket::route()?;
+    let found = link::find(&mut socket, name)?.filter(|link| link.up);
+    let device = found.ok_or(Wait::Device(name))?;
+    let addresses = link::addresses(&mut socket)?;
+    let is_there =
+        |there: &link::Address| there.index == device.index && there.address.ip() == address;
+    match addresses.iter().any(is_there) {
         true => Ok(()),
         false => Err(Wait::Device(name)),
     }

@@ -317,6 +317,7 @@ impl Agent {
             keys: keys.clone(),
             store: store.clone(),
             ipam: ipam.clone(),
+            graph: graph_handle.clone(),
             world: world.clone(),
         };
         tokio::spawn(tunnels.run());

@@ -250,13 +250,20 @@ impl Fabric {
         hosts.filter_map(move |far| kind.host(far).and(kind.address(far)).map(IpNetwork::from))
     }
 
-    /// What this host needs of devices; nothing without a Node of its own.
-    pub(crate) fn tunnels(&self, cache: &Cache, node: &str) -> Tunnels {
+    /// What this host needs of devices; nothing without a Node of its own. A device has the address that was assigned
+    /// before the Node tells of it.
+    pub(crate) fn tunnels(
+        &self,
+        cache: &Cache,
+        node: &str,
+        assigned: &BTreeMap<TunnelKind, IpAddr>,
+    ) -> Tunnels {
         let Some(own) = &self.own else {
             return Tunnels::default();
         };
         let felix = Felix::of(cache, node);
         let needed = |kind: TunnelKind| kind.is_needed(cache, own);
+        let address = |kind: TunnelKind| assigned.get(&kind).copied().or(kind.address(own));
         let found_out = |mtu: Option<u32>| mtu.filter(|mtu| *mtu > 0);
         let vxlan = |kind: TunnelKind, mtu: Option<u32>| {
             Some(VxlanTunnel {
@@ -265,13 +272,16 @@ impl Fabric {
                 local: kind.host(own).filter(|_| needed(kind))?,
                 mac: kind.mac(node, own),
                 mtu: found_out(mtu),
-                address: kind.address(own),
+                address: address(kind),
                 peers: self.peers(kind),
             })
         };
         let ipip = needed(TunnelKind::Ipip).then(|| IpipTunnel {
             mtu: found_out(felix.first(|f| f.ipip_mtu)),
-            address: own.bgp.as_ref().and_then(|bgp| bgp.ipv4_ipip_tunnel_addr),
+            address: address(TunnelKind::Ipip).and_then(|ip| match ip {
+                IpAddr::V4(v4) => Some(v4),
+                IpAddr::V6(_) => None,
+            }),
         });
         Tunnels {
             vxlan_v4: vxlan(TunnelKind::VxlanV4, felix.first(|f| f.vxlan_mtu)),

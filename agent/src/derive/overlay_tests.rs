@@ -134,12 +134,16 @@ fn devices_follow_pools_settings_and_what_the_node_still_tells() {
     let mut resources = vec![H1, H2, H3, H4, felix];
     resources.extend(pools);
     let with_pool = cache(&resources);
-    let tunnels = Fabric::of(&with_pool, "h1").tunnels(&with_pool, "h1");
+    let tunnels = Fabric::of(&with_pool, "h1").tunnels(&with_pool, "h1", &BTreeMap::new());
     let vxlan = tunnels.vxlan_v4.unwrap();
     assert_eq!((vxlan.vni, vxlan.port, vxlan.mtu), (77, 8472, Some(1400)));
     assert_eq!(vxlan.local, ip("192.0.2.1"));
     assert_eq!(vxlan.mac, [0x66, 1, 2, 3, 4, 5]);
     assert_eq!(vxlan.address, Some(ip("10.65.1.0")));
+    // The device has a new address before the Node tells of it.
+    let assigned = [(TunnelKind::VxlanV4, ip("10.65.1.9"))].into();
+    let early = Fabric::of(&with_pool, "h1").tunnels(&with_pool, "h1", &assigned);
+    assert_eq!(early.vxlan_v4.unwrap().address, Some(ip("10.65.1.9")));
     let peers: Vec<_> = vxlan.peers.keys().copied().collect();
     assert_eq!(peers, [ip("10.65.2.0"), ip("10.65.3.0")]);
     // As the established system makes it of the name, where the host does not say.
@@ -151,10 +155,10 @@ fn devices_follow_pools_settings_and_what_the_node_still_tells() {
     assert!(tunnels.vxlan_v6.is_some() && tunnels.ipip.is_some());
 
     let bare = cache(&[H4]);
-    let tunnels = Fabric::of(&bare, "h4").tunnels(&bare, "h4");
+    let tunnels = Fabric::of(&bare, "h4").tunnels(&bare, "h4", &BTreeMap::new());
     assert!(tunnels.vxlan_v4.is_none() && tunnels.ipip.is_none());
     let only_v4 = cache(&[H4, pool("v6", "{cidr: 'fd00:65::/32', vxlanMode: Always}")]);
-    let tunnels = Fabric::of(&only_v4, "h4").tunnels(&only_v4, "h4");
+    let tunnels = Fabric::of(&only_v4, "h4").tunnels(&only_v4, "h4", &BTreeMap::new());
     assert!(tunnels.vxlan_v6.is_none(), "the host has no IPv6 address");
 }
 
@@ -165,7 +169,7 @@ fn the_room_for_headers_is_that_of_the_way_to_each_host() {
         pool("other", "{cidr: 10.66.0.0/16, ipipMode: Always}"),
         pool("v6", "{cidr: 'fd00:65::/32', vxlanMode: Always}"),
     ]);
-    let tunnels = Fabric::of(&all, "h1").tunnels(&all, "h1");
+    let tunnels = Fabric::of(&all, "h1").tunnels(&all, "h1", &BTreeMap::new());
     assert_eq!(tunnels.hosts[&ip("192.0.2.2")], 20);
     assert_eq!(tunnels.hosts[&ip("192.0.2.130")], 50);
     assert_eq!(tunnels.hosts[&ip("2001:db8::2")], 70);

@@ -14,6 +14,7 @@ pub(crate) use cache::Cache;
 use closed::closed;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,7 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::cni::is_sticky;
-use crate::derive;
+use crate::derive::{self, TunnelKind};
 use crate::dns::{Record, Responder};
 use crate::kernel::{Acknowledge, Batch, Expect, KernelHandle, Waiting};
 use crate::meters::Meters;
@@ -61,6 +62,7 @@ enum Message {
     Written(Box<StoredEndpoint>, Acknowledge),
     Gone(ResourceKey, Revision, String, Acknowledge),
     Programmed(ResourceKey, Acknowledge),
+    TunnelAddress(TunnelKind, Option<IpAddr>),
 }
 
 /// The way to the graph task, for CNI handlers.
@@ -101,6 +103,13 @@ impl GraphHandle {
     /// What is missing, in words.
     pub(crate) async fn endpoint_programmed(&self, key: ResourceKey) -> Result<(), String> {
         self.ask(|ack| Message::Programmed(key, ack)).await
+    }
+
+    /// Tells of the address that a tunnel of this host has, before its Node does, or that it has none any more.
+    pub(crate) async fn tunnel_address(&self, kind: TunnelKind, address: Option<IpAddr>) {
+        let message = Message::TunnelAddress(kind, address);
+        // The graph ends with the agent only.
+        self.messages.send(message).await.unwrap_or_default();
     }
 
     async fn ask(&self, message: impl FnOnce(Acknowledge) -> Message) -> Result<(), String> {
@@ -302,6 +311,10 @@ impl Graph {
                     expect: Expect::Absent,
                     ack,
                 });
+            }
+            Message::TunnelAddress(kind, address) => {
+                self.overlay.assign(kind, address);
+                self.dirty.tunnels = true;
             }
             Message::Programmed(key, ack) => {
                 self.waiting.push(Waiting {

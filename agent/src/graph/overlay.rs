@@ -4,6 +4,7 @@
 //! outside of its host's blocks (borrowed, or moved with its identity) has a route of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use margay_model::any::AnyResource;
@@ -11,13 +12,15 @@ use margay_model::kind::{Kind, ResourceKey};
 use margay_model::workload_endpoint::WorkloadEndpoint;
 
 use super::Cache;
-use crate::derive::{Fabric, Through, Tunnels};
+use crate::derive::{Fabric, Through, TunnelKind, Tunnels};
 use crate::translate::networks;
 
 /// The state; of no cost where no pool asks for a tunnel.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     fabric: Fabric,
+    /// This host's tunnel addresses, which its Node may not tell of yet.
+    assigned: BTreeMap<TunnelKind, IpAddr>,
     /// Every host's blocks.
     blocks: BTreeMap<IpNetwork, String>,
     /// Prefixes of endpoints that are not in a block of their host's.
@@ -36,7 +39,15 @@ impl Overlay {
         self.fabric = Fabric::of(cache, node);
         self.all_dirty = true;
         self.borrowed_stale = true;
-        self.fabric.tunnels(cache, node)
+        self.fabric.tunnels(cache, node, &self.assigned)
+    }
+
+    /// A tunnel of this host has this address, or none any more. Takes effect with the next [`Self::refresh`].
+    pub(super) fn assign(&mut self, kind: TunnelKind, address: Option<IpAddr>) {
+        match address {
+            Some(address) => self.assigned.insert(kind, address),
+            None => self.assigned.remove(&kind),
+        };
     }
 
     /// A host has a block.
