@@ -238,7 +238,7 @@ fn answered_versions(program: &Path) -> io::Result<Vec<String>> {
         .env("CNI_COMMAND", "VERSION")
         .stdin(Stdio::null())
         .output()?;
-    let answer: Value = serde_json::from_slice(&output.stdout)?;
+    let answer: Value = serde_json::from_slice(&output.stdout).map_err(io::Error::other)?;
     let versions = answer["supportedVersions"].as_array().cloned();
     let texts = versions.unwrap_or_default().into_iter();
     Ok(texts
