@@ -104,6 +104,9 @@ fn of_plugin(
     })
 }
 
+/// Nobody's protocol number.
+const PROTO_FLOOR: u8 = 201;
+
 /// The floor: what the kernel takes for the same interface, addresses and routes, in this process.
 fn of_kernel(host: &BenchHost, callers: usize) -> Result<AtOnce> {
     let containers = containers(host, "k", callers)?;
@@ -125,7 +128,11 @@ fn of_kernel(host: &BenchHost, callers: usize) -> Result<AtOnce> {
     let add = verb(callers, &containers, cpu::of_self, |n, container| {
         let (spec, address) = (spec(n, container), address(n)?);
         attach::create(&spec, &[address])?;
-        let mut routes = RouteTable::open(route_table::Config::default())?;
+        let mut routes = RouteTable::open(route_table::Config {
+            // Of ours the agent would take for something left over.
+            protocol: PROTO_FLOOR,
+            ..route_table::Config::default()
+        })?;
         routes.set(address.into(), Route::device(&spec.host_ifname));
         let report = routes.apply();
         report.failed.is_empty().then_some(()).context("no route")
