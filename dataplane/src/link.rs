@@ -127,6 +127,31 @@ impl Address {
     }
 }
 
+/// Gives an interface an address, as it is or again; IPv6 without looking for duplicates. IPv4 ones may have a label.
+pub(crate) fn put_address(
+    socket: &mut Socket,
+    index: u32,
+    address: IpNetwork,
+    scope: u8,
+    label: Option<&str>,
+) -> Result<(), NetlinkError> {
+    let ip = address.ip();
+    let flags = match ip {
+        IpAddr::V4(_) => 0,
+        IpAddr::V6(_) => libc::IFA_F_NODAD as u8,
+    };
+    let header = ifaddrmsg(family_of(ip), address.prefix(), flags, scope, index);
+    let put = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+    let added = socket.request(libc::RTM_NEWADDR, put, &header, |m| {
+        m.ip(libc::IFA_LOCAL, ip);
+        m.ip(libc::IFA_ADDRESS, ip);
+        if let (Some(label), IpAddr::V4(_)) = (label, ip) {
+            m.string(libc::IFA_LABEL, label);
+        }
+    });
+    added.map(drop)
+}
+
 /// All addresses of the namespace, both families.
 pub fn addresses(socket: &mut Socket) -> Result<Vec<Address>, NetlinkError> {
     let header = ifaddrmsg(libc::AF_UNSPEC as u8, 0, 0, 0, 0);

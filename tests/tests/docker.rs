@@ -327,6 +327,20 @@ fn errors_are_the_users(rig: &Rig) {
     docker.run("rm twin").unwrap();
 }
 
+/// At the point where it was told to.
+fn dies_and_comes_back(agent: &mut Agent) {
+    let died = eventually(SOON, "the agent dies", || {
+        ensure!(
+            agent.process()?.ensure_running().is_err(),
+            "it is not reached"
+        );
+        Ok(())
+    });
+    died.unwrap();
+    agent.set_env(&[]);
+    agent.restart().unwrap();
+}
+
 /// dockerd repeats the call without its content, which fails, and whoever wanted the container starts it again.
 fn the_agent_is_killed_on_the_way(rig: &mut Rig) {
     rig.restart_agent(1, &[("MARGAY_FAULT", "docker-before-join-answer")]);
@@ -334,16 +348,7 @@ fn the_agent_is_killed_on_the_way(rig: &mut Rig) {
     std::thread::scope(|scope| {
         let line = format!("run -d --name hurt --net front {IMAGE} httpd -f -p 80 -h /www");
         let running = scope.spawn(move || docker.run(&line));
-        let died = eventually(SOON, "the agent dies", || {
-            ensure!(
-                agent.process()?.ensure_running().is_err(),
-                "it is not reached"
-            );
-            Ok(())
-        });
-        died.unwrap();
-        agent.set_env(&[]);
-        agent.restart().unwrap();
+        dies_and_comes_back(agent);
         let error = running.join().unwrap().unwrap_err().to_string();
         assert!(error.contains("try again"), "{error}");
     });
@@ -356,16 +361,7 @@ fn the_agent_is_killed_on_the_way(rig: &mut Rig) {
     std::thread::scope(|scope| {
         let (docker, agent) = (&rig.dockers[1], &mut rig.agents[1]);
         let removing = scope.spawn(move || docker.run("rm -f hurt"));
-        let died = eventually(SOON, "the agent dies", || {
-            ensure!(
-                agent.process()?.ensure_running().is_err(),
-                "it is not reached"
-            );
-            Ok(())
-        });
-        died.unwrap();
-        agent.set_env(&[]);
-        agent.restart().unwrap();
+        dies_and_comes_back(agent);
         removing.join().unwrap().unwrap();
     });
     let web = rig.address(0, "web", "front", true).to_string();

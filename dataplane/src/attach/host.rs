@@ -1,19 +1,18 @@
 //! The host's side: making and removing the pair, and the switches of its host end.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipnetwork::Ipv6Network;
 use sha2::{Digest, Sha256};
 
 use super::{AttachError, AttachSpec, Attached, GATEWAY_V6, HOST_MAC};
 use crate::bandwidth::ifb_name;
 use crate::link::{self, Link};
-use crate::netlink::{
-    Batch, NetlinkError, Outcome, Request, RequestError, Socket, family_of, ifaddrmsg, ifinfomsg,
-};
+use crate::netlink::{Batch, NetlinkError, Outcome, Request, RequestError, Socket, ifinfomsg};
 use crate::sysctl;
 
 const UP: u32 = libc::IFF_UP as u32;
@@ -281,26 +280,20 @@ fn not_created(socket: &mut Socket, spec: &AttachSpec, error: &RequestError) -> 
     }
 }
 
+/// Gives the host end a link-local address that containers have as their gateway.
 pub(super) fn add_gateway(
     socket: &mut Socket,
     host_ifindex: u32,
     gateway: Ipv6Addr,
 ) -> Result<(), NetlinkError> {
-    let gateway = IpAddr::V6(gateway);
-    let nodad = libc::IFA_F_NODAD as u8;
-    let header = ifaddrmsg(
-        family_of(gateway),
-        64,
-        nodad,
-        libc::RT_SCOPE_LINK,
+    let gateway = Ipv6Network::new(gateway, 64).expect("64 is a length of IPv6");
+    link::put_address(
+        socket,
         host_ifindex,
-    );
-    let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
-    let added = socket.request(libc::RTM_NEWADDR, flags, &header, |m| {
-        m.ip(libc::IFA_LOCAL, gateway);
-        m.ip(libc::IFA_ADDRESS, gateway);
-    });
-    added.map(drop)
+        gateway.into(),
+        libc::RT_SCOPE_LINK,
+        None,
+    )
 }
 
 /// A locally administered unicast address (IEEE 802) that stays the same for the same interface name.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{AttachError, AttachSpec, Attached, GATEWAY_V4, GATEWAY_V6, host};
 use crate::link;
-use crate::netlink::{NetlinkError, Socket, family_of, ifaddrmsg};
+use crate::netlink::{NetlinkError, Socket};
 
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -75,21 +75,11 @@ pub fn add_host_address(address: IpAddr) -> Result<(), AttachError> {
 }
 
 fn add_to_loopback(socket: &mut Socket, address: IpAddr) -> Result<(), NetlinkError> {
-    let (bits, flags) = match address {
-        IpAddr::V4(_) => (32, 0),
-        IpAddr::V6(_) => (128, libc::IFA_F_NODAD as u8),
-    };
-    let header = ifaddrmsg(
-        family_of(address),
-        bits,
-        flags,
-        libc::RT_SCOPE_HOST,
+    link::put_address(
+        socket,
         LOOPBACK_INDEX,
-    );
-    let put = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
-    let added = socket.request(libc::RTM_NEWADDR, put, &header, |m| {
-        m.ip(libc::IFA_LOCAL, address);
-        m.ip(libc::IFA_ADDRESS, address);
-    });
-    added.map(drop)
+        address.into(),
+        libc::RT_SCOPE_HOST,
+        None,
+    )
 }

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::host_length;
-use crate::link::{Address, Link};
+use ipnetwork::IpNetwork;
+
+use crate::link::{self, Address, Link};
 use crate::netlink::{
     Attributes, Batch, NetlinkError, Socket, family_of, ifaddrmsg, ifinfomsg, string_from,
 };
@@ -144,28 +145,8 @@ pub(super) fn add_address(
     address: IpAddr,
     label: &str,
 ) -> Result<(), NetlinkError> {
-    let flags = if address.is_ipv4() {
-        0
-    } else {
-        libc::IFA_F_NODAD as u8
-    };
-    let length = host_length(address);
-    let header = ifaddrmsg(
-        family_of(address),
-        length,
-        flags,
-        libc::RT_SCOPE_UNIVERSE,
-        index,
-    );
-    let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
-    let added = socket.request(libc::RTM_NEWADDR, flags, &header, |m| {
-        m.ip(libc::IFA_LOCAL, address);
-        m.ip(libc::IFA_ADDRESS, address);
-        if address.is_ipv4() {
-            m.string(libc::IFA_LABEL, label);
-        }
-    });
-    added.map(drop)
+    let address = IpNetwork::from(address);
+    link::put_address(socket, index, address, libc::RT_SCOPE_UNIVERSE, Some(label))
 }
 
 /// Removes an address; one that is not there is success.

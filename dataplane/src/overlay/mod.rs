@@ -18,8 +18,6 @@ mod ipip;
 mod tests;
 mod vxlan;
 
-use std::net::IpAddr;
-
 use crate::netlink::{NetlinkError, Socket};
 use crate::sysctl::SysctlError;
 
@@ -295,8 +293,4 @@ pub fn clean(socket: &mut Socket, dry_run: bool) -> Result<Vec<String>, OverlayE
     }
     found.extend(ipip::clean(socket, dry_run)?);
     Ok(found)
-}
-
-fn host_length(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
 }

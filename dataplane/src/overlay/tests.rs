@@ -1,6 +1,7 @@
 //! Against the real kernel, in namespaces: made, broken by hand, mended, taken away.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::*;
 use crate::lab::NetNs;
