@@ -1,7 +1,7 @@
 //! The host's side: making and removing the pair, and the switches of its host end.
 
 use std::fs::File;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 use super::{AttachError, AttachSpec, Attached, GATEWAY_V6, HOST_MAC};
 use crate::bandwidth::ifb_name;
 use crate::link::{self, Link};
-use crate::netlink::{Batch, NetlinkError, Outcome, Request, RequestError, Socket, ifinfomsg};
+use crate::netlink::{
+    Batch, NetlinkError, Outcome, Request, RequestError, Socket, family_of, ifinfomsg, ndmsg,
+};
 use crate::sysctl;
 
 const UP: u32 = libc::IFF_UP as u32;
@@ -138,15 +140,43 @@ pub(super) fn prepare(
     ))
 }
 
-/// The container's end came up last and can send at once; the host end hears of it by a work queue, and drops what it
-/// is to send until then. Asking for its state makes new kernels (6.8 and up) run that work; older ones are polled.
-pub(super) fn wait_for_carrier(
+/// The container's end came up last. Packets for it can leave when this returns.
+///
+/// The host end hears of that by a work queue, and drops what it is to send until then. Asking for its state makes new
+/// kernels (6.8 and up) run that work; older ones are polled.
+///
+/// The container hears who asks for its IPv6 address by another work queue, which on a busy host comes to it after the
+/// first question, and the second one is a second later. So the host is told where the addresses are. As known of old,
+/// not for good: in use, it asks the container itself after some seconds, which may have another hardware address then.
+pub(super) fn meet(
     socket: &mut Socket,
     spec: &AttachSpec,
     link: &Attached,
+    addresses: &[IpAddr],
 ) -> Result<(), AttachError> {
     let name = &spec.host_ifname;
     let fail = || AttachError::kernel("read the state", name);
+    let mut batch = Batch::new();
+    for address in addresses {
+        let header = ndmsg(family_of(*address), link.host_ifindex, libc::NUD_STALE);
+        let put = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+        batch.push(libc::RTM_NEWNEIGH, put, &header, |m| {
+            m.ip(libc::NDA_DST, *address);
+            m.bytes(libc::NDA_LLADDR, &link.container_mac);
+        });
+    }
+    let query = batch.push(
+        libc::RTM_GETLINK,
+        0,
+        &ifinfomsg(link.host_ifindex, 0, 0),
+        |_| {},
+    );
+    // A table of neighbours that is full takes none; then the host asks.
+    let outcome = socket.transact(&mut batch).map_err(fail())?;
+    let found = outcome.answer(query).and_then(|a| Link::parse(&a.payload));
+    if found.is_some_and(|link| link.running) {
+        return Ok(());
+    }
     let start = Instant::now();
     let mut pause = Duration::from_micros(50);
     while start.elapsed() < CARRIER_WAIT {

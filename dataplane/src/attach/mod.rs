@@ -3,7 +3,7 @@
 //! Inside, the interface has its addresses as /32 and /128 and default routes via [`GATEWAY_V4`] and [`GATEWAY_V6`].
 //! Both gateways have a permanent neighbour entry with the [`HOST_MAC`] that every host end has, so the first packet
 //! waits for no resolution and it does not matter whether the host itself has a route for 169.254.1.1 (proxy ARP would
-//! need one). Proxy ARP is on all the same, for software in the container that resolves by itself.
+//! need one). The host knows the container's addresses as neighbours from the beginning, for the same reason. Proxy ARP is on all the same, for software in the container that resolves by itself.
 //!
 //! The order, which keeps a container silent until its caller says so: [`create_link`] makes the pair, with all
 //! switches set and the host end up, but the container's end down, hence without a carrier. It needs no address, so it
@@ -207,7 +207,7 @@ impl Pending {
     pub fn configure(mut self, addresses: &[IpAddr]) -> Result<Attached, AttachError> {
         let (spec, link) = (&self.spec, &self.link);
         let configured = container::configure(&mut self.container, spec, link, addresses)
-            .and_then(|()| host::wait_for_carrier(&mut self.host, spec, link));
+            .and_then(|()| host::meet(&mut self.host, spec, link, addresses));
         match configured {
             Ok(()) => Ok(self.link),
             Err(error) => {

@@ -112,6 +112,11 @@ fn both_ends_are_as_specified_and_check_agrees() {
         assert_eq!(on_host_end[0].address.ip(), IpAddr::V6(GATEWAY_V6));
         assert_eq!(check(&spec, &addresses).unwrap(), Vec::<String>::new());
     });
+    // Nobody asks for the container before the first packet goes to it.
+    for address in ["10.65.0.1", "fd00:65::1"] {
+        let neighbour = host.ip(&format!("neigh show {address} dev mgy0"));
+        assert!(neighbour.contains("02:00:00:00:00:09"), "{neighbour}");
+    }
     assert!(
         c.ip("-4 route")
             .contains("default via 169.254.1.1 dev eth0")
