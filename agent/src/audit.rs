@@ -1,4 +1,5 @@
-//! Finds what a crash or a reboot left: endpoints whose interface is gone, interfaces without an endpoint.
+//! Finds what a crash or a reboot left: endpoints whose interface is gone, interfaces without an endpoint, queues without
+//! an interface.
 //!
 //! A second line of defence. Whatever is found must be found at two looks, a minute apart, before it goes, so
 //! that an attachment under way is never taken for a left-over. An endpoint whose host interface does
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use margay_dataplane::attach::HOST_MAC;
+use margay_dataplane::bandwidth;
 use margay_dataplane::link;
 use margay_dataplane::netlink::{NetlinkError, Socket};
 use margay_model::kind::ResourceKey;
@@ -26,6 +28,8 @@ struct Suspects {
     endpoints: BTreeSet<ResourceKey>,
     /// By name and index: one that was made anew is another one.
     interfaces: BTreeSet<(String, u32)>,
+    /// Devices that what containers sent was queued on, by the name of the interface that is gone and their index.
+    queues: BTreeSet<(String, u32)>,
 }
 
 impl Suspects {
@@ -41,6 +45,7 @@ impl Suspects {
                 .intersection(&before.interfaces)
                 .cloned()
                 .collect(),
+            queues: self.queues.intersection(&before.queues).cloned().collect(),
         }
     }
 }
@@ -57,9 +62,10 @@ pub(crate) async fn run(cni: Arc<Cni>, interval: Duration) {
             continue;
         }
         let prefix = Arc::clone(&world.interface_prefix);
-        let listed = tokio::task::spawn_blocking(move || interfaces(&prefix)).await;
-        let present = match listed {
-            Ok(Ok(present)) => present,
+        let list =
+            move || Ok::<_, NetlinkError>((interfaces(&prefix)?, bandwidth::orphans(&prefix)?));
+        let (present, queues) = match tokio::task::spawn_blocking(list).await {
+            Ok(Ok(listed)) => listed,
             Ok(Err(error)) => {
                 warn!(%error, "cannot list interfaces");
                 continue;
@@ -69,7 +75,8 @@ pub(crate) async fn run(cni: Arc<Cni>, interval: Duration) {
                 continue;
             }
         };
-        let now = compare(&world, &present);
+        let mut now = compare(&world, &present);
+        now.queues.extend(queues);
         let left_over = now.seen_before(&before);
         for key in &left_over.endpoints {
             info!(endpoint = %key, "endpoint without an interface, given back");
@@ -78,6 +85,14 @@ pub(crate) async fn run(cni: Arc<Cni>, interval: Duration) {
         for (ifname, _) in &left_over.interfaces {
             info!(interface = ifname, "interface without an endpoint, removed");
             cni.remove_interface(ifname.clone()).await;
+        }
+        for (ifname, index) in left_over.queues.clone() {
+            info!(interface = ifname, "queue without an interface, removed");
+            let removed =
+                tokio::task::spawn_blocking(move || bandwidth::remove_orphan(index)).await;
+            if let Ok(Err(error)) = removed {
+                warn!(interface = ifname, %error, "left-over queue waits");
+            }
         }
         before = now;
     }
@@ -102,6 +117,7 @@ fn compare(world: &World, present: &BTreeSet<(String, u32)>) -> Suspects {
             .filter(|(name, _)| !wanted.contains(name.as_str()))
             .cloned()
             .collect(),
+        queues: BTreeSet::new(),
     }
 }
 

@@ -53,6 +53,10 @@ const SMALLEST_QUEUE: u64 = 64 * 1024;
 
 const ETHERNET_HEADER: u32 = 14;
 
+/// What the devices are called, before the digits that end the name of their host end.
+const IFB: &str = "ifb";
+const DIGITS: usize = 11;
+
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_TBF_PARMS: u16 = 1;
@@ -79,8 +83,37 @@ const TCA_EGRESS_REDIR: i32 = 1;
 #[must_use]
 pub fn ifb_name(host_ifname: &str) -> String {
     // The last characters tell host ends apart; the first ones say what it is, and are no workload's prefix.
-    let start = host_ifname.len().saturating_sub(11);
-    format!("ifb{}", host_ifname.get(start..).unwrap_or(host_ifname))
+    let start = host_ifname.len().saturating_sub(DIGITS);
+    format!("{IFB}{}", host_ifname.get(start..).unwrap_or(host_ifname))
+}
+
+/// The devices that are left of host ends which went without [`crate::attach::remove_many`], with their containers: name
+/// of the host end, behind `prefix`, and index of the device.
+///
+/// # Errors
+/// When it cannot be looked.
+pub fn orphans(prefix: &str) -> Result<Vec<(String, u32)>, NetlinkError> {
+    let links = link::list(&mut Socket::route()?, "")?;
+    let host_end = |ifb: &Link| {
+        let digits = ifb.name.strip_prefix(IFB).filter(|_| ifb.kind == "ifb")?;
+        let is_ours = digits.len() == DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        is_ours.then(|| (format!("{prefix}{digits}"), ifb.index))
+    };
+    let mut found: Vec<_> = links.iter().filter_map(host_end).collect();
+    found.retain(|(name, _)| !links.iter().any(|link| link.name == *name));
+    Ok(found)
+}
+
+/// Removes one of [`orphans`]. One that is gone is success.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn remove_orphan(index: u32) -> Result<(), NetlinkError> {
+    let header = ifinfomsg(index, 0, 0);
+    match Socket::route()?.request(libc::RTM_DELLINK, 0, &header, |_| {}) {
+        Err(NetlinkError::Refused(error)) if error.is_missing() => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// Limits a host end that has no queues yet. What a failure leaves goes with the host end.

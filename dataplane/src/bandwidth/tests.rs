@@ -125,3 +125,36 @@ fn the_device_goes_with_its_host_end_and_one_left_over_is_in_nobodys_way() {
         );
     });
 }
+
+/// The kernel takes the pair away with the container, and knows nothing of the device.
+#[test]
+fn a_device_whose_container_went_without_a_word_is_found_and_removed() {
+    let (host, c) = (NetNs::new(), NetNs::new());
+    let kept = NetNs::new();
+    host.run(|| {
+        attach(&c, "mgy00000000001");
+        attach(&kept, "mgy00000000002");
+        for name in ["mgy00000000001", "mgy00000000002"] {
+            limit(name, &slow()).unwrap();
+        }
+        assert_eq!(orphans("mgy").unwrap(), []);
+    });
+    drop(c);
+    host.run(|| {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while orphans("mgy").unwrap().is_empty() && std::time::Instant::now() < end {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let found = orphans("mgy").unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        let (name, index) = &found[0];
+        assert_eq!(name, "mgy00000000001");
+        remove_orphan(*index).unwrap();
+        remove_orphan(*index).unwrap();
+        assert_eq!(orphans("mgy").unwrap(), []);
+        assert_eq!(
+            check("mgy00000000002", &slow()).unwrap(),
+            Vec::<String>::new()
+        );
+    });
+}
