@@ -4,7 +4,6 @@ mod tls;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -16,11 +15,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 pub(crate) use tls::{Tls, TlsFiles};
+
+use crate::accept;
 
 /// Callers at once; more wait to be accepted.
 const CALLERS: usize = 16;
@@ -61,37 +61,25 @@ where
         tokio::time::sleep(RETRY).await;
     };
     info!(%addr, tls = tls.is_some(), "{what}: served");
-    let slots = Arc::new(Semaphore::new(CALLERS));
-    loop {
-        let slot = Arc::clone(&slots)
-            .acquire_owned()
-            .await
-            .expect("never closed");
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (answer, tls) = (answer.clone(), tls.clone());
-                tokio::spawn(async move {
-                    let call = async {
-                        match tls {
-                            None => connection(stream, answer).await,
-                            Some(tls) => match tls.accept(stream).await {
-                                Ok(stream) => connection(stream, answer).await,
-                                Err(error) => debug!(%error, "{what}: no TLS with a caller"),
-                            },
-                        }
-                    };
-                    if timeout(CALL, call).await.is_err() {
-                        debug!("{what}: a caller took too long");
-                    }
-                    drop(slot);
-                });
-            }
-            Err(error) => {
-                debug!(%error, "{what}: cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+    let accept = || async { listener.accept().await.map(|(stream, _)| stream) };
+    let serve = |stream| {
+        let (answer, tls) = (answer.clone(), tls.clone());
+        async move {
+            let call = async {
+                match tls {
+                    None => connection(stream, answer).await,
+                    Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) => connection(stream, answer).await,
+                        Err(error) => debug!(%error, "{what}: no TLS with a caller"),
+                    },
+                }
+            };
+            if timeout(CALL, call).await.is_err() {
+                debug!("{what}: a caller took too long");
             }
         }
-    }
+    };
+    accept::each(what, CALLERS, accept, serve).await;
 }
 
 async fn connection<S, F, Fut>(stream: S, answer: F)

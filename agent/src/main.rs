@@ -5,6 +5,7 @@
 //! usage. Kernel state is left in place in every case. SIGHUP has it read its configuration again, by starting anew in
 //! the same process.
 
+mod accept;
 mod answers;
 mod audit;
 mod bgp;

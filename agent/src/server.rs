@@ -13,11 +13,12 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use crate::accept;
 use crate::bgp_view;
 use crate::cni::{Cni, Journal};
+use crate::fault;
 use crate::status::StatusSource;
 
 /// Connections served at once; the rest wait in the kernel's backlog. A runtime that starts a hundred
@@ -97,28 +98,16 @@ impl Server {
     where
         F: Future<Output = io::Result<()>> + Send + 'static,
     {
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let slot = Arc::clone(&slots)
-                .acquire_owned()
-                .await
-                .expect("never closed");
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let serving = serve(stream);
-                    tokio::spawn(async move {
-                        if let Err(e) = serving.await {
-                            debug!(error = %e, "a client of the socket went away");
-                        }
-                        drop(slot);
-                    });
-                }
-                Err(e) => {
-                    warn!(error = %e, "cannot accept on the socket");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+        let accept = || async { self.listener.accept().await.map(|(stream, _)| stream) };
+        let serve = |stream| {
+            let serving = serve(stream);
+            async move {
+                if let Err(e) = serving.await {
+                    debug!(error = %e, "a client of the socket went away");
                 }
             }
-        }
+        };
+        accept::each("socket", MAX_CONNECTIONS, accept, serve).await;
     }
 }
 
@@ -214,8 +203,13 @@ async fn serve(stream: UnixStream, services: Services) -> io::Result<()> {
             let failed = !done.as_ref().is_ok_and(|reply| reply.exit == 0);
             let meters = &services.status.meters;
             meters.called(&command, begun.elapsed(), failed);
+            fault::point("before-reply");
             match done {
-                Ok(reply) => answer(&mut writer, &Reply::Ok(reply)).await,
+                Ok(reply) => {
+                    let told = answer(&mut writer, &Reply::Ok(reply)).await;
+                    fault::point("after-reply");
+                    told
+                }
                 Err(e) => {
                     answer(
                         &mut writer,

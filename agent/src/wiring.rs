@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::derive::{BgpSettings, StoredSecrets};
 use crate::dns::Responder;
 use crate::docker;
+use crate::fault;
 use crate::flows::Flows;
 use crate::graph::{Graph, Inputs, Outputs};
 use crate::http::Tls;
@@ -328,7 +329,12 @@ impl Agent {
             wanted,
             world.clone(),
         ));
-        let reaper = Reaper::spawn(|names| attach::remove_many(names).map_err(|e| e.to_string()));
+        let reaper = Reaper::spawn(|names| {
+            fault::point("before-interface-removal");
+            let removed = attach::remove_many(names).map_err(|e| e.to_string());
+            fault::point("after-interface-removal");
+            removed
+        });
         let turns = Arc::new(Turns::default());
         let mut docker_task = None;
         if let Some(docker) = config.docker.clone() {

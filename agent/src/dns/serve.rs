@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::Responder;
 use super::answer::{Verdict, refuse};
 use super::counters::bump;
+use crate::accept;
 
 /// Pause before another attempt to listen.
 const RETRY: Duration = Duration::from_secs(10);
@@ -127,30 +128,18 @@ async fn streams(
     at: SocketAddr,
     forwards: Arc<Semaphore>,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let slot = Arc::clone(&slots)
-            .acquire_owned()
-            .await
-            .expect("never closed");
-        match listener.accept().await {
-            Ok((stream, from)) => {
-                let (responder, forwards) = (Arc::clone(&responder), Arc::clone(&forwards));
-                let may_forward = responder.serves(from.ip(), at.ip());
-                tokio::spawn(async move {
-                    let served = stream_of(responder, stream, may_forward, &forwards).await;
-                    if let Err(error) = served {
-                        debug!(%from, %error, "dns: a caller went away");
-                    }
-                    drop(slot);
-                });
-            }
-            Err(error) => {
-                debug!(%error, "dns: cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+    let accept = || listener.accept();
+    let serve = |(stream, from): (TcpStream, SocketAddr)| {
+        let (responder, forwards) = (Arc::clone(&responder), Arc::clone(&forwards));
+        let may_forward = responder.serves(from.ip(), at.ip());
+        async move {
+            let served = stream_of(responder, stream, may_forward, &forwards).await;
+            if let Err(error) = served {
+                debug!(%from, %error, "dns: a caller went away");
             }
         }
-    }
+    };
+    accept::each("dns", CONNECTIONS, accept, serve).await;
 }
 
 /// One query after the other, each with its length before it (RFC 1035, section 4.2.2).

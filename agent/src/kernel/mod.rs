@@ -567,7 +567,9 @@ impl Kernel {
         let tunnels = (!tunnels.is_empty()).then_some(TUNNEL_RETRY);
         let wait = waits.into_iter().flatten().chain(tunnels).min();
         self.retry = wait.map(|wait| Instant::now() + wait);
+        fault::point("after-route");
         self.advertise();
+        fault::point("after-announcement");
     }
 
     fn count(&self, filter: &filter::ApplyReport, time: Duration) {
