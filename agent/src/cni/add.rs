@@ -1,48 +1,24 @@
 //! ADD: address, interface, policy, route; everything acknowledged before the answer.
 
 use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, SyncSender};
 use std::time::Duration;
 
 use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
-use margay_dataplane::attach::{self, AttachSpec, Attached, Pending};
-use margay_dataplane::bandwidth::{self, Bandwidth};
+use margay_dataplane::attach::{AttachSpec, Attached, Pending};
 use margay_model::kind::ResourceKey;
-use margay_model::meta::{ObjectMeta, Resource};
-use margay_model::profile::{Profile, ProfileSpec};
-use margay_model::rule::{Action, Rule};
-use margay_model::workload_endpoint::{WorkloadEndpoint, WorkloadEndpointSpec};
 use tracing::{debug, info};
 
 use super::budget::Budget;
-use super::mac::format_mac;
-use super::naming::{endpoint_key, host_ifname};
+use super::endpoint::{endpoint, ensure_may_send, network_profile, own_profile};
+use super::link::{Link, attaching, configure};
+use super::naming::endpoint_key;
 use super::netconf::Call;
 use super::result::Attachment;
-use super::{
-    Cni, HANDLE_ANNOTATION, IDENTITY_ANNOTATION, MOVES_ANNOTATION, PROGRAM_TIMEOUT, attach_error,
-    ports,
-};
-use crate::causes::in_full;
+use super::{Cni, PROGRAM_TIMEOUT, ports};
 use crate::fault;
 use crate::ipam_task::{Assign, Written};
 use crate::world::World;
-
-/// There where the kernel has IPv6.
-const IPV6: &str = "/proc/sys/net/ipv6";
-
-/// How long a new pair waits for its addresses to be chosen. On a busy host they come later than this, after a
-/// transaction of others, and the container's side is then set up once they are in the store.
-const PLAN_WAIT: Duration = Duration::from_millis(5);
-
-/// The pair, before the store has answered.
-enum Link {
-    Bare(Pending),
-    /// Set up with the addresses that were planned.
-    Configured(Attached, Vec<IpAddr>),
-}
 
 impl Cni {
     pub(super) async fn add(
@@ -66,6 +42,7 @@ impl Cni {
             }
         };
         self.journal.forget(request);
+        fault::point("after-journal-forgot");
         let spec = self.attach_spec(&call, &self.world());
         let Some(plugin) = call.delegate.clone() else {
             return self.attach(&call, request, spec, None, budget).await;
@@ -80,6 +57,7 @@ impl Cni {
                 return Err(error);
             }
         };
+        fault::point("after-plugin");
         call.given_ips = given.ips;
         call.dns = call.dns.or(given.dns);
         let attached = self.attach(&call, request, spec, Some(link), budget).await;
@@ -106,17 +84,6 @@ impl Cni {
             }
             _ => Ok(()),
         }
-    }
-
-    async fn make_link(&self, call: &Call, spec: &AttachSpec) -> Result<Pending, CniError> {
-        self.reaper.when_gone(&spec.host_ifname).await;
-        let (spec, bandwidth) = (spec.clone(), call.bandwidth);
-        let make = move || {
-            let link = create_link(&spec, &bandwidth);
-            fault::point("after-link");
-            link
-        };
-        attaching(make).await
     }
 
     /// Everything but what another plugin needs first: the interface, and its addresses.
@@ -193,46 +160,6 @@ impl Cni {
         }
     }
 
-    /// The veth pair, and the container's side if its addresses are chosen soon enough: the container has no route
-    /// and no policy yet, so that nothing passes while the transaction may still fail.
-    async fn link(
-        &self,
-        call: &Call,
-        spec: &AttachSpec,
-        planned: Receiver<Vec<IpAddr>>,
-    ) -> Result<Link, CniError> {
-        self.reaper.when_gone(&spec.host_ifname).await;
-        let (spec, bandwidth) = (spec.clone(), call.bandwidth);
-        attaching(move || {
-            let pending = create_link(&spec, &bandwidth)?;
-            fault::point("after-link");
-            match planned.recv_timeout(PLAN_WAIT) {
-                Ok(ips) => Ok(Link::Configured(configure(pending, &ips)?, ips)),
-                Err(_) => Ok(Link::Bare(pending)),
-            }
-        })
-        .await
-    }
-
-    fn attach_spec(&self, call: &Call, world: &World) -> AttachSpec {
-        AttachSpec {
-            netns: call.netns.clone().into(),
-            container_ifname: call.ifname.clone(),
-            host_ifname: host_ifname(&world.interface_prefix, &call.container_id, &call.ifname),
-            mtu: call.mtu.or_else(|| *self.mtu.borrow()),
-            // Chosen here rather than by the kernel, so that the endpoint can be written while the
-            // interface is being made.
-            container_mac: Some(call.mac.unwrap_or_else(random_mac)),
-            allow_spoofing: world.allow_spoofing,
-            container_forwarding: call.forwarding,
-            ipv6: call.ipam.v6
-                || call.requested_ips.iter().any(IpAddr::is_ipv6)
-                || call.given_ips.iter().any(IpAddr::is_ipv6)
-                // What another plugin gives is not known yet.
-                || (call.delegate.is_some() && Path::new(IPV6).exists()),
-        }
-    }
-
     /// Address and endpoint, in one transaction.
     async fn assign(
         &self,
@@ -261,6 +188,7 @@ impl Cni {
                 .then(|| network_profile(&call.network)),
             planned,
         };
+        fault::point("before-txn");
         let written = self.ipam.assign(assign).await.map_err(|e| {
             let code = if e.transient() {
                 code::TRY_AGAIN_LATER
@@ -384,167 +312,6 @@ impl Cni {
             );
         }
     }
-}
-
-/// Runs what blocks for the length of some system calls, or longer where the kernel is busy.
-async fn attaching<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, CniError> + Send + 'static,
-) -> Result<T, CniError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|panic| {
-        let msg = format!("attaching failed: {panic}");
-        Err(CniError::new(code::ATTACH_FAILED, msg))
-    })
-}
-
-/// The pair, with the queues of its host end.
-fn create_link(spec: &AttachSpec, bandwidth: &Bandwidth) -> Result<Pending, CniError> {
-    let pending = create_pair(spec)?;
-    if bandwidth.is_limited()
-        && let Err(error) = bandwidth::limit(&spec.host_ifname, bandwidth)
-    {
-        attach::remove(&spec.host_ifname).map_err(|e| attach_error(&e))?;
-        return Err(CniError::new(code::ATTACH_FAILED, in_full(&error)));
-    }
-    Ok(pending)
-}
-
-fn create_pair(spec: &AttachSpec) -> Result<Pending, CniError> {
-    match attach::create_link(spec) {
-        // Left by an ADD of the same container that was cut off: ours by its name. Where the container
-        // has its interface, the ADD was not cut off, and a second one must fail.
-        Err(attach::AttachError::HostInterfaceExists { ifname }) => {
-            attach::ensure_absent(spec).map_err(|e| attach_error(&e))?;
-            attach::remove(&ifname).map_err(|e| attach_error(&e))?;
-            attach::create_link(spec).map_err(|e| attach_error(&e))
-        }
-        other => other.map_err(|e| attach_error(&e)),
-    }
-}
-
-fn configure(pending: Pending, ips: &[IpAddr]) -> Result<Attached, CniError> {
-    pending.configure(ips).map_err(|e| attach_error(&e))
-}
-
-/// Locally administered, unicast.
-fn random_mac() -> [u8; 6] {
-    let random = uuid::Uuid::new_v4();
-    let bytes = random.as_bytes();
-    [
-        (bytes[0] & 0xfc) | 0x02,
-        bytes[1],
-        bytes[2],
-        bytes[3],
-        bytes[4],
-        bytes[5],
-    ]
-}
-
-/// The endpoint without its addresses, which the allocator fills in.
-fn endpoint(
-    node: &str,
-    key: &ResourceKey,
-    call: &Call,
-    spec: &AttachSpec,
-    world: &World,
-) -> WorkloadEndpoint {
-    let namespace = key.namespace.clone().unwrap_or_default();
-    let orchestrator = if call.pod.is_some() { "k8s" } else { "cni" };
-    // A sandbox that is made anew under the same name keeps what others wrote into its endpoint.
-    let before = world.endpoints.get(key).map(Arc::clone);
-    let mut metadata = ObjectMeta::namespaced(namespace.clone(), key.name.clone());
-    match &before {
-        Some(before) => {
-            metadata = before.resource.metadata.clone();
-            metadata.resource_version = None;
-        }
-        None => {
-            metadata.uid = Some(uuid::Uuid::new_v4().to_string());
-            metadata.creation_timestamp = Some(now_rfc3339());
-        }
-    }
-    metadata
-        .labels
-        .insert("projectcalico.org/namespace".into(), namespace.clone());
-    metadata
-        .labels
-        .insert("projectcalico.org/orchestrator".into(), orchestrator.into());
-    metadata
-        .annotations
-        .insert(HANDLE_ANNOTATION.into(), call.handle_id());
-    metadata.annotations.remove(MOVES_ANNOTATION);
-    match &call.identity {
-        Some(identity) => metadata
-            .annotations
-            .insert(IDENTITY_ANNOTATION.into(), identity.name.clone()),
-        None => metadata.annotations.remove(IDENTITY_ANNOTATION),
-    };
-    let profiles = match &call.pod {
-        Some(pod) => {
-            vec![
-                format!("kns.{}", pod.namespace),
-                format!("ksa.{}.default", pod.namespace),
-            ]
-        }
-        None if call.kubernetes_policy => Vec::new(),
-        None => vec![call.network.clone()],
-    };
-    let endpoint = WorkloadEndpointSpec {
-        orchestrator: orchestrator.into(),
-        node: node.into(),
-        container_id: call.container_id.clone(),
-        pod: call
-            .pod
-            .as_ref()
-            .map(|p| p.name.clone())
-            .unwrap_or_default(),
-        endpoint: call.ifname.clone(),
-        profiles,
-        interface_name: spec.host_ifname.clone(),
-        mac: spec.container_mac.map(format_mac).unwrap_or_default(),
-        ports: call.host_ports.clone(),
-        allow_spoofed_source_prefixes: call.source_prefixes.clone(),
-        ..WorkloadEndpointSpec::default()
-    };
-    Resource::new(metadata, endpoint)
-}
-
-/// Other sources than its own are for where the operator lets workloads have them.
-fn ensure_may_send(world: &World, call: &Call) -> Result<(), CniError> {
-    if call.source_prefixes.is_empty() || world.allow_spoofing {
-        return Ok(());
-    }
-    let msg = "annotation allowedSourcePrefixes is set, FelixConfiguration workloadSourceSpoofing \
-               must be Any";
-    Err(CniError::new(code::INVALID_CONFIG, msg))
-}
-
-/// Without an orchestrator that brings profiles, a network has one of its own.
-fn own_profile(call: &Call) -> bool {
-    call.pod.is_none() && !call.kubernetes_policy
-}
-
-/// As the established plugin makes it: containers of the network reach each other, and everything.
-fn network_profile(network: &str) -> Profile {
-    let mut from_network = Rule::new(Action::Allow);
-    from_network.source.selector = Some(format!("has({network})"));
-    let mut metadata = ObjectMeta::named(network);
-    metadata.uid = Some(uuid::Uuid::new_v4().to_string());
-    metadata.creation_timestamp = Some(now_rfc3339());
-    let spec = ProfileSpec {
-        ingress: vec![from_network],
-        egress: vec![Rule::new(Action::Allow)],
-        labels_to_apply: [(network.to_owned(), String::new())].into(),
-        ..ProfileSpec::default()
-    };
-    Resource::new(metadata, spec)
-}
-
-/// RFC 3339, whole seconds, UTC, as every resource has it.
-pub(crate) fn now_rfc3339() -> String {
-    jiff::Timestamp::now()
-        .strftime("%Y-%m-%dT%H:%M:%SZ")
-        .to_string()
 }
 
 fn reply(call: &Call, spec: &AttachSpec, link: &Attached, ips: &[IpAddr]) -> CniReply {

@@ -88,9 +88,11 @@ impl Cni {
             &request.ifname,
         );
         self.reaper.remove(ifname).await;
+        fault::point("after-interface-queued");
         released?;
         self.give_back(request, call.and_then(|call| call.delegate))
             .await?;
+        fault::point("before-journal-forgets");
         self.journal.forget(request);
         info!(
             container = request.container_id,

@@ -19,6 +19,7 @@ use tracing::{debug, info};
 
 use super::Cni;
 use super::netconf::Call;
+use crate::fault;
 
 /// DHCP may need some rounds; runtimes give up on a call after minutes.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -66,6 +67,7 @@ impl Cni {
             let msg = format!("cannot write down that {plugin} is asked for addresses: {e}");
             CniError::new(code::IO_FAILURE, msg)
         })?;
+        fault::point("before-plugin");
         let given = match call(plugin, "ADD", request).await {
             Ok(stdout) => usable(plugin, &stdout),
             Err(error) => Err(error),
@@ -95,6 +97,7 @@ impl Cni {
                 ..request.clone()
             };
             forward(&plugin, "DEL", &del).await?;
+            fault::point("after-given-back");
         }
         if noted.is_some() {
             self.given.forget(request);

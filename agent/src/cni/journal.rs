@@ -4,9 +4,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use margay_api::cni::CniRequest;
-use tracing::warn;
+use tracing::{info, warn};
+
+use crate::fault;
+
+/// A file that is written aside is renamed within moments. One that is older is of a writer that was killed.
+const ASIDE_FOR: Duration = Duration::from_secs(60);
 
 /// A folder of journalled DELs.
 #[derive(Clone, Debug)]
@@ -40,16 +46,21 @@ impl Journal {
             .map(|entry| entry.request)
     }
 
-    /// All entries. An unreadable one is moved aside, so that it is told once and kept for a look.
+    /// All entries. An unreadable one is moved aside, so that it is told once and kept for a look; what a writer that was
+    /// killed has left is removed.
     pub(crate) fn entries(&self) -> Vec<Entry> {
         let Ok(dir) = fs::read_dir(&self.dir) else {
             // No folder, no entries: the shim makes it when it has something to write.
             return Vec::new();
         };
-        let mut paths: Vec<PathBuf> = dir
+        let (aside, mut paths): (Vec<PathBuf>, Vec<PathBuf>) = dir
             .filter_map(|entry| entry.ok().map(|e| e.path()))
-            .filter(|path| path.extension().is_some_and(|e| e == "json") && !is_hidden(path))
-            .collect();
+            .partition(|path| is_hidden(path));
+        for path in aside.iter().filter(|path| is_forsaken(path)) {
+            info!(path = %path.display(), "half a journal entry, its writer is gone");
+            remove(path);
+        }
+        paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
         paths.sort();
         paths.into_iter().filter_map(|path| read(&path)).collect()
     }
@@ -64,8 +75,11 @@ impl Journal {
         let file = fs::File::create(&aside)?;
         serde_json::to_writer(&file, request)?;
         file.sync_all()?;
+        fault::point("journal-aside");
         fs::rename(&aside, self.dir.join(request.journal_file()))?;
-        fs::File::open(&self.dir)?.sync_all()
+        fs::File::open(&self.dir)?.sync_all()?;
+        fault::point("journal-written");
+        Ok(())
     }
 
     /// Forgets any entry for the container and interface of this call: a later ADD supersedes it.
@@ -89,6 +103,13 @@ impl Entry {
 fn is_hidden(path: &Path) -> bool {
     path.file_name()
         .is_some_and(|n| n.to_string_lossy().starts_with('.'))
+}
+
+fn is_forsaken(path: &Path) -> bool {
+    let written = fs::metadata(path).and_then(|found| found.modified());
+    // A clock that was set back makes it younger than now; a later look sees it older.
+    let age = written.ok().and_then(|written| written.elapsed().ok());
+    age.is_some_and(|age| age > ASIDE_FOR)
 }
 
 fn remove(path: &Path) {
@@ -154,6 +175,20 @@ mod tests {
         journal.forget(&del("b"));
         assert!(!entries[0].is_current());
         assert!(journal.entries().is_empty());
+    }
+
+    #[test]
+    fn half_an_entry_goes_once_its_writer_must_be_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::new(dir.path());
+        let [under_way, left] =
+            ["1", "2"].map(|pid| dir.path().join(format!(".c-eth0.json.{pid}")));
+        fs::write(&under_way, "{").unwrap();
+        let left_file = fs::File::create(&left).unwrap();
+        let long_ago = std::time::SystemTime::now() - 2 * ASIDE_FOR;
+        left_file.set_modified(long_ago).unwrap();
+        assert!(journal.entries().is_empty());
+        assert!(under_way.exists() && !left.exists());
     }
 
     #[test]

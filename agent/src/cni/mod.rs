@@ -12,9 +12,11 @@ mod budget;
 mod check;
 mod del;
 mod delegate;
+mod endpoint;
 mod gc;
 mod identity;
 mod journal;
+mod link;
 mod mac;
 mod naming;
 mod netconf;
@@ -35,7 +37,7 @@ use margay_model::workload_endpoint::WorkloadEndpoint;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-pub(crate) use add::now_rfc3339;
+pub(crate) use endpoint::now_rfc3339;
 pub(crate) use identity::Identity;
 use journal::Entry;
 pub(crate) use journal::Journal;
@@ -163,6 +165,7 @@ impl Cni {
     /// Replays what the journal holds: DELs that came while nobody could carry them out.
     pub(crate) async fn replay_journal(&self) {
         for entry in self.journal.entries() {
+            fault::arm();
             let request = entry.request.clone();
             let result = match Header::parse(&request.config) {
                 Ok(header) => self.replay(&entry, &header).await,
@@ -174,6 +177,7 @@ impl Cni {
                         container = request.container_id,
                         "journalled DEL carried out"
                     );
+                    fault::point("before-entry-removal");
                     entry.done();
                 }
                 Err(error) => {

@@ -19,7 +19,7 @@ use super::mac::parse_mac;
 use super::naming;
 use super::result::check_previous;
 use super::runtime::RuntimeConf;
-use super::shaping::bandwidth;
+use super::shaping;
 
 /// One CNI call, understood.
 #[derive(Clone, Debug)]
@@ -53,6 +53,8 @@ pub(crate) struct Call {
     /// Ports of the host that are to lead to the container.
     pub(crate) host_ports: Vec<EndpointPort>,
     pub(crate) bandwidth: Bandwidth,
+    /// Limits of packets and connections, as the endpoint has them.
+    pub(crate) controls: Option<Value>,
     /// Further sources that the container may send from, where workloads may at all.
     pub(crate) source_prefixes: Vec<Cidr>,
     /// Whether the container may forward; left as the runtime has it if none.
@@ -260,7 +262,8 @@ impl Call {
             dns,
             prev_result: conf.prev_result,
             host_ports,
-            bandwidth: bandwidth(runtime.bandwidth, &from_conf.annotations)?,
+            bandwidth: shaping::bandwidth(runtime.bandwidth, &from_conf.annotations)?,
+            controls: shaping::controls(&from_conf.annotations)?,
             source_prefixes: wishes.source_prefixes,
             forwarding: conf.container_settings.allow_ip_forwarding,
             default_routes: conf.include_default_routes,

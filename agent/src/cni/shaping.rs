@@ -1,13 +1,17 @@
-//! Bandwidth: of `runtimeConfig`, else of annotations.
+//! Bandwidth: of `runtimeConfig`, else of annotations. Limits of packets and connections: of annotations.
 //!
 //! `kubernetes.io/ingress-bandwidth` and `egress-bandwidth`, or `qos.projectcalico.org/ingressBandwidth` and
 //! `egressBandwidth` with `ingressBurst` and `egressBurst`: quantities in bits a second, and bits, such as `10M`.
-//! Ingress is towards the container.
+//! Ingress is towards the container. `ingressPacketRate`, `ingressPacketBurst` and `ingressMaxConnections`, the same with
+//! `egress`, and `dscp` go into the endpoint as its `qosControls`, which the packet filter sees to.
 
 use std::collections::BTreeMap;
 
 use margay_api::cni::{CniError, code};
 use margay_dataplane::bandwidth::{Bandwidth, Limit};
+use margay_model::qos::QosControls;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::runtime::BandwidthConf;
 
@@ -39,6 +43,46 @@ pub(super) fn bandwidth(
         to_container: one("ingress", asked.ingress_rate, asked.ingress_burst)?,
         from_container: one("egress", asked.egress_rate, asked.egress_burst)?,
     })
+}
+
+/// Counts, as the endpoint has them, and the largest there can be.
+const COUNTS: [(&str, u64); 6] = [
+    ("ingressPacketRate", u64::MAX),
+    ("ingressPacketBurst", u32::MAX as u64),
+    ("ingressMaxConnections", u32::MAX as u64),
+    ("egressPacketRate", u64::MAX),
+    ("egressPacketBurst", u32::MAX as u64),
+    ("egressMaxConnections", u32::MAX as u64),
+];
+const DSCP: &str = "dscp";
+
+/// `qosControls` of the endpoint; none if no annotation asks for any.
+pub(super) fn controls(annotations: &BTreeMap<String, String>) -> Result<Option<Value>, CniError> {
+    let invalid = |msg: String| CniError::new(code::INVALID_CONFIG, msg);
+    let mut found = Map::new();
+    for (name, most) in COUNTS {
+        let key = format!("{ESTABLISHED}{name}");
+        let Some(text) = annotations.get(&key) else {
+            continue;
+        };
+        let number = quantity(text).filter(|number| (1..=most).contains(number));
+        let number = number.ok_or_else(|| {
+            invalid(format!(
+                "annotation {key} is {text:?}, must be a quantity from 1 to {most} such as \"2k\""
+            ))
+        })?;
+        found.insert(name.to_owned(), number.into());
+    }
+    let key = format!("{ESTABLISHED}{DSCP}");
+    if let Some(text) = annotations.get(&key) {
+        found.insert(DSCP.to_owned(), text.trim().into());
+    }
+    let controls = Value::Object(found);
+    // What was put together here can be wrong in the code point only.
+    QosControls::deserialize(&controls)
+        .map_err(|error| invalid(format!("annotation {ESTABLISHED}{error}")))?;
+    let some = controls.as_object().is_some_and(|found| !found.is_empty());
+    Ok(some.then_some(controls))
 }
 
 /// Whether a key of `CNI_ARGS` is one of these annotations.
@@ -111,6 +155,8 @@ fn quantity(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -145,6 +191,34 @@ mod tests {
             (found.to_container, found.from_container),
             (None, limit(1_000_000, 10_000))
         );
+    }
+
+    #[test]
+    fn counts_and_code_points_become_controls_of_the_endpoint() {
+        let notes = annotations(&[
+            ("qos.projectcalico.org/ingressPacketRate", "2k"),
+            ("qos.projectcalico.org/egressMaxConnections", "30"),
+            ("qos.projectcalico.org/dscp", "AF41"),
+            ("qos.projectcalico.org/ingressBandwidth", "8M"),
+        ]);
+        let wanted = json!({"ingressPacketRate": 2000, "egressMaxConnections": 30, "dscp": "AF41"});
+        assert_eq!(controls(&notes).unwrap(), Some(wanted));
+        assert_eq!(controls(&BTreeMap::new()).unwrap(), None);
+        for (name, text, needle) in [
+            ("egressPacketRate", "0", "must be a quantity from 1"),
+            ("egressPacketBurst", "5G", "to 4294967295"),
+            ("ingressMaxConnections", "-1", "must be a quantity from 1"),
+            ("dscp", "64", "dscp is \"64\", must be 0 to 63"),
+        ] {
+            let key = format!("qos.projectcalico.org/{name}");
+            let error = controls(&annotations(&[(&key, text)])).unwrap_err();
+            assert!(
+                error.msg.starts_with(&format!("annotation {key}")),
+                "{}",
+                error.msg
+            );
+            assert!(error.msg.contains(needle), "{}", error.msg);
+        }
     }
 
     #[test]
