@@ -98,6 +98,8 @@ pub mod code {
     pub const TRY_AGAIN_LATER: u32 = 11;
     /// STATUS: the plugin cannot serve ADD.
     pub const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: the same, and containers that run may be cut off.
+    pub const LIMITED: u32 = 51;
     /// Ours: the kernel refused what an attachment needs.
     pub const ATTACH_FAILED: u32 = 100;
     /// Ours: no address could be had.

@@ -1,7 +1,8 @@
 //! STATUS: whether ADD can be served.
 //!
-//! Never code 51: what runs does not need what ADD needs, and a runtime that hears of a single rule that the kernel
-//! refused would take the whole node for broken.
+//! Code 51 where what ADD lacks is what the containers that run need as well, which is a BGP peer: an ADD that waits for
+//! one (`wait_announced`) has to wait for what makes them reachable. A single rule that the kernel refused is neither: a
+//! runtime that hears of it would take the whole node for broken.
 
 use margay_api::cni::{CniError, CniReply, CniRequest, Header, code};
 use margay_model::ippool::IpPool;
@@ -9,6 +10,9 @@ use margay_model::ippool::IpPool;
 use super::netconf::{Call, IpamWish};
 use super::{Cni, LOCKED, delegate};
 use crate::world::World;
+
+/// What the state of a session is called that routes pass through.
+const ESTABLISHED: &str = "Established";
 
 /// No container's: looked up to hear whether the store answers.
 const NOBODY: &str = "margay-status";
@@ -37,7 +41,21 @@ impl Cni {
             Some(plugin) => delegate::forward(plugin, "STATUS", request).await?,
             None => ensure_pools(&world, &call.ipam).map_err(not_available)?,
         }
+        if call.wait_announced && !self.has_peer().await {
+            let msg = "no BGP peer is up: ADD would wait for one (wait_announced), and other hosts hear of no container";
+            return Err(CniError::new(code::LIMITED, msg));
+        }
         Ok(CniReply::done())
+    }
+
+    async fn has_peer(&self) -> bool {
+        match &self.bgp {
+            Some(bgp) => {
+                let peers = bgp.status().await.peers;
+                peers.iter().any(|peer| peer.state == ESTABLISHED)
+            }
+            None => false,
+        }
     }
 }
 

@@ -258,6 +258,12 @@ fn status_says_what_add_would_lack() {
         other => Err(other.text),
     })
     .unwrap();
+    // Where ADD waits for a BGP peer, the lack of one cuts off what runs.
+    let answer = call(&rig, "STATUS", &sandbox, "eth0", |config| {
+        config["cniVersion"] = "1.1.0".into();
+        config["wait_announced"] = true.into();
+    });
+    answer.refused(51, "no BGP peer is up");
     rig.etcd.as_mut().unwrap().kill().unwrap();
     lacks(&rig, "the datastore does not answer");
     rig.agent.kill().unwrap();
