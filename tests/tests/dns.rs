@@ -14,6 +14,7 @@ use margay_lab::resources::{NETWORK, bgp, pools_and_profile};
 use margay_lab::{
     Agent, Container, Ctl, Datastore, Etcd, Lab, NetNs, Plugin, STORE_V4, eventually, run,
 };
+use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -169,6 +170,7 @@ fn workloads_of_all_hosts_have_names_also_without_etcd() {
     garbage_is_survived(&rig);
     let pod = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web";
     let (w1, w2) = (rig.container(0, "w1", pod), rig.container(1, "w2", pod));
+    workloads_that_are_unhealthy_are_left_out(&rig, &w1, &w2);
     hosts_that_are_gone_are_left_out(&mut rig, &w1, &w2);
     names_outlive_the_datastore(&mut rig, &c1, &c2);
 }
@@ -285,6 +287,31 @@ fn garbage_is_survived(rig: &Rig) {
         &["192.0.2.77".to_owned()],
     );
     rig.agents[0].ensure_ready().unwrap();
+}
+
+/// As somebody who checks them says.
+fn workloads_that_are_unhealthy_are_left_out(rig: &Rig, w1: &Container, w2: &Container) {
+    let both = [text(w1.v4()), text(w2.v4())];
+    let name = "web.shop.margay.internal";
+    expect(rig.host(0), name, &both);
+    let ctl = Ctl::with_etcd(&rig.lab.store, rig.etcd.url(), rig.lab.dir());
+    let listed = ctl.run("get wep -n shop -o json").unwrap();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let items = listed["items"].as_array().unwrap();
+    let first = items.iter().find(|item| item["spec"]["node"] == "h1");
+    let key = first.unwrap()["metadata"]["name"].as_str().unwrap();
+    let say = |health: &str| {
+        let patch =
+            format!(r#"{{"metadata":{{"annotations":{{"margay.io/health":"{health}"}}}}}}"#);
+        ctl.run(&format!("patch wep -n shop {key} -p {patch}"))
+            .unwrap();
+    };
+    say("unhealthy");
+    for host in [0, 1] {
+        expect(rig.host(host), name, &both[1..]);
+    }
+    say("fine");
+    expect(rig.host(1), name, &both);
 }
 
 /// An agent that ended by itself gives up its key; one that was killed lets it run out.

@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use answer::{Authority, Verdict};
 pub(crate) use counters::Counters;
-pub(crate) use record::Record;
+pub(crate) use record::{HEALTH_ANNOTATION, Record, UNHEALTHY};
 use zone::Zone;
 
 /// Events of the agents' signs of life; the syncer waits when it is full.

@@ -7,6 +7,11 @@ use margay_model::workload_endpoint::WorkloadEndpoint;
 
 use crate::docker::{NAMES_ANNOTATION, NETWORKS_ANNOTATION};
 
+/// Where an endpoint says how its workload is, as whoever runs it has found; nothing means well.
+pub(crate) const HEALTH_ANNOTATION: &str = "margay.io/health";
+/// What it says there of one that others should go to instead.
+pub(crate) const UNHEALTHY: &str = "unhealthy";
+
 /// The longest part of a name (RFC 1035, section 2.3.4).
 const LABEL_MAX: usize = 63;
 
@@ -18,6 +23,8 @@ pub(crate) struct Record {
     pub(super) node: String,
     pub(super) ips: Vec<IpAddr>,
     pub(super) ports: Vec<Port>,
+    /// Whoever runs the workload has found it unhealthy.
+    pub(super) unhealthy: bool,
 }
 
 /// A port with a name, for SRV.
@@ -57,6 +64,11 @@ impl Record {
             node: spec.node.clone(),
             ips: spec.ip_networks.iter().map(|net| net.addr()).collect(),
             ports: ports.collect(),
+            unhealthy: endpoint
+                .metadata
+                .annotations
+                .get(HEALTH_ANNOTATION)
+                .is_some_and(|told| told == UNHEALTHY),
         })
     }
 }

@@ -127,13 +127,14 @@ impl Zone {
             .min()
     }
 
-    /// Without those on hosts whose agent is gone, unless that is all there is: then more likely the sign of life is
-    /// missing than the whole cluster.
+    /// Without those that are unhealthy or on hosts whose agent is gone, unless that is all there is: then more likely a
+    /// sign of life is missing than the whole cluster.
     fn healthy(&self, keys: &BTreeSet<ResourceKey>) -> Vec<Arc<Record>> {
         let all = keys.iter().filter_map(|key| self.records.get(key));
         let all: Vec<Arc<Record>> = all.cloned().collect();
         let gone = |node: &str| self.agents.contains(node) && !self.alive.contains(node);
-        let healthy: Vec<_> = all.iter().filter(|r| !gone(&r.node)).cloned().collect();
+        let healthy = all.iter().filter(|r| !r.unhealthy && !gone(&r.node));
+        let healthy: Vec<_> = healthy.cloned().collect();
         if healthy.is_empty() { all } else { healthy }
     }
 }
@@ -176,6 +177,7 @@ mod tests {
                 protocol: "tcp".into(),
                 number: 80,
             }],
+            unhealthy: false,
         }))
     }
 
@@ -221,6 +223,27 @@ mod tests {
         assert_eq!(ips(zone.find("web.shop")), ["10.0.0.1", "10.0.0.3"]);
         zone.set(key("c"), None);
         zone.set_health(set(&["h1", "h2"]), set(&[]));
+        assert_eq!(ips(zone.find("web.shop")), ["10.0.0.1", "10.0.0.2"]);
+    }
+
+    #[test]
+    fn unhealthy_endpoints_are_left_out_unless_there_is_no_other() {
+        let mut zone = Zone::default();
+        let sick = |name, ip| {
+            let well = record(name, "h1", ip).unwrap();
+            Some(Arc::new(Record {
+                unhealthy: true,
+                ..Record::clone(&well)
+            }))
+        };
+        zone.set(key("a"), sick("web.shop", "10.0.0.1"));
+        zone.set(key("b"), record("web.shop", "h2", "10.0.0.2"));
+        assert_eq!(ips(zone.find("web.shop")), ["10.0.0.2"]);
+        let Found::Services(found) = zone.find("_http._tcp.web.shop") else {
+            panic!()
+        };
+        assert_eq!(found.len(), 1);
+        zone.set(key("b"), sick("web.shop", "10.0.0.2"));
         assert_eq!(ips(zone.find("web.shop")), ["10.0.0.1", "10.0.0.2"]);
     }
 }

@@ -27,7 +27,7 @@ use super::protocol::TextOptions;
 use super::{Driver, ORCHESTRATOR};
 
 /// The container's id; its presence says that dockerd was asked.
-const CONTAINER_ANNOTATION: &str = "margay.io/docker-container";
+pub(super) const CONTAINER_ANNOTATION: &str = "margay.io/docker-container";
 /// What the container is called in its network: name, host name and aliases, with blanks between.
 pub(crate) const NAMES_ANNOTATION: &str = "margay.io/names";
 /// What people call the network, where the endpoint's own data does not tell.

@@ -33,8 +33,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/vnd.docker.plugi
 pub(crate) async fn serve(driver: Arc<Driver>, socket: Server) {
     let describing = Arc::clone(&driver).describe_all();
     let sweeping = Arc::clone(&driver).sweep();
+    let health = Arc::clone(&driver).follow_health();
     let serving = socket.accept(|stream| connection(stream, Arc::clone(&driver)));
-    tokio::join!(describing, sweeping, serving);
+    tokio::join!(describing, sweeping, health, serving);
 }
 
 async fn connection(stream: UnixStream, driver: Arc<Driver>) -> std::io::Result<()> {

@@ -10,6 +10,7 @@
 mod describe;
 mod endpoint;
 mod error;
+mod health;
 mod http;
 mod ipam;
 mod join;

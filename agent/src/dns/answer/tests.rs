@@ -31,6 +31,7 @@ fn zone(endpoints: usize) -> Zone {
                 protocol: "tcp".to_owned(),
                 number: 80,
             }],
+            unhealthy: false,
         };
         zone.set(key, Some(Arc::new(record)));
     }
