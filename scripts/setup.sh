@@ -43,6 +43,7 @@ test:containerd:containerd
 test:podman:podman
 test:conmon:conmon
 test:runc:runc
+test:strace:strace
 test:bsdutils:script
 test:systemd:systemd-analyze
 test:fish:fish

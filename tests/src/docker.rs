@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -138,6 +138,14 @@ impl Docker {
         Ok(text.trim_end().to_owned())
     }
 
+    /// Starts `docker` with arguments split at spaces, and waits for nothing.
+    pub fn spawn(&self, args: &str) -> Result<Child> {
+        let mut command = self.command();
+        command.args(args.split_whitespace());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(command.spawn()?)
+    }
+
     /// Fetches the page of a server from inside a container. `to` is a name or an address.
     pub fn fetch(&self, container: &str, to: &str, timeout: Duration) -> Result<String> {
         let script = r#"exec 3<>/dev/tcp/$1/80 && printf 'GET / HTTP/1.0\r\n\r\n' >&3 && cat <&3"#;
@@ -158,6 +166,15 @@ impl Docker {
         all.into_iter().next().context("nothing inspected")
     }
 
+    /// The file of a running container's network namespace.
+    pub fn netns_of(&self, container: &str) -> Result<PathBuf> {
+        let inspected = self.inspect(container)?;
+        let key = inspected["NetworkSettings"]["SandboxKey"].as_str();
+        let key = key.filter(|key| !key.is_empty()).context("no sandbox")?;
+        // As the daemon sees it.
+        Ok(PathBuf::from(format!("/proc/{}/root{key}", self.child()?)))
+    }
+
     /// The daemon's output.
     pub fn log_file(&self) -> PathBuf {
         self.dir.join("dockerd.log")
@@ -176,19 +193,19 @@ impl Docker {
         command
     }
 
-    /// A program in the daemon's namespaces.
-    fn inside(&self, program: &str) -> Result<Command> {
-        // The keeper is the wrapper; its child has the namespaces.
+    /// The keeper is the wrapper; its child has the namespaces.
+    fn child(&self) -> Result<String> {
         let keeper = self.keeper.pid();
         let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"))?;
-        let child = children
-            .split_whitespace()
-            .next()
-            .context("the keeper has ended")?;
+        let child = children.split_whitespace().next();
+        Ok(child.context("the keeper has ended")?.to_owned())
+    }
+
+    /// A program in the daemon's namespaces.
+    fn inside(&self, program: &str) -> Result<Command> {
         let mut command = Command::new("nsenter");
-        command.args([
-            "--target", child, "--net", "--mount", "--pid", "--", program,
-        ]);
+        command.args(["--target", &self.child()?]);
+        command.args(["--net", "--mount", "--pid", "--", program]);
         Ok(command)
     }
 

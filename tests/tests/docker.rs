@@ -8,19 +8,29 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::{Result, ensure};
 use margay_lab::resources::{HOST_AS, TOR_AS, bgp};
 use margay_lab::{
     Agent, Bird, Ctl, Datastore, Docker, Etcd, IMAGE, Lab, NetNs, STORE_V4, eventually, tor_config,
 };
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
 /// A loaded machine takes its time.
 const SOON: Duration = Duration::from_secs(60);
+
+/// A datagram that is not answered by then is sent again.
+const TICK: Duration = Duration::from_millis(200);
 
 /// What is to be stopped by policy is not waited for longer.
 const NEVER: Duration = Duration::from_secs(1);
@@ -81,7 +91,7 @@ impl Rig {
         }
         // Each takes seconds to start, most of them waiting.
         let hosts = &rig.lab.hosts;
-        let started: Vec<Result<Docker>> = std::thread::scope(|scope| {
+        let started: Vec<Result<Docker>> = thread::scope(|scope| {
             let starting: Vec<_> = hosts
                 .iter()
                 .map(|h| scope.spawn(|| Docker::start(h)))
@@ -176,7 +186,7 @@ impl Rig {
 
 /// Containers that are attached at once, so that each needs no turn of its own to be started.
 fn at_once(works: Vec<Box<dyn FnOnce() + Send + '_>>) {
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for work in works {
             scope.spawn(work);
         }
@@ -190,10 +200,13 @@ fn containers_of_two_hosts_reach_each_other_and_all_of_it_survives_and_ends() {
     containers_reach_members_and_nobody_else(&rig);
     policy_by_label_opens(&rig);
     ports_of_the_host_lead_to_containers(&rig);
+    datagrams_follow_the_port(&rig);
+    an_unhealthy_container_is_told(&rig);
     networks_are_joined_and_left_while_running(&rig);
     errors_are_the_users(&rig);
     the_agent_is_killed_on_the_way(&mut rig);
     the_daemon_is_killed(&mut rig);
+    the_daemon_is_killed_on_the_way(&mut rig);
     the_datastore_is_away(&mut rig);
     the_host_starts_anew(&mut rig);
     everything_is_removed(&rig);
@@ -281,8 +294,162 @@ fn ports_of_the_host_lead_to_containers(rig: &Rig) {
         error.contains("port 8080/tcp of the host is taken by"),
         "{error}"
     );
-    rig.dockers[0].run("rm -f second published").unwrap();
+    // The container reaches itself that way.
+    let own = host.v4.to_string();
+    rig.run(0, "self", "--net front -p 80:80").unwrap();
+    rig.fetch(0, "self", &own, SOON).unwrap();
+    rig.fetch(0, "published", &own, SOON).unwrap();
+    rig.dockers[0].run("rm -f second published self").unwrap();
     connect(&rig.lab.tor, host.v4.into(), NEVER).unwrap_err();
+}
+
+/// Answers datagrams with a word, in a container, until dropped.
+struct Echo {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Echo {
+    fn start(netns: PathBuf, word: &'static str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let socket = within(&netns, || UdpSocket::bind("0.0.0.0:53"));
+            socket.set_read_timeout(Some(TICK)).unwrap();
+            let mut buffer = [0; 64];
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                    // A caller that has gone is fine.
+                    drop(socket.send_to(word.as_bytes(), from));
+                }
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+/// A socket that is opened in a namespace, from a thread of its own.
+fn within(netns: &Path, open: impl FnOnce() -> io::Result<UdpSocket> + Send) -> UdpSocket {
+    let file = fs::File::open(netns).unwrap();
+    thread::scope(|scope| {
+        let opened = scope.spawn(|| {
+            setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+            open()
+        });
+        opened.join().unwrap().unwrap()
+    })
+}
+
+/// What a caller hears, who keeps its port and so its flow.
+fn hear(caller: &UdpSocket, to: IpAddr, word: &str) {
+    caller.set_read_timeout(Some(TICK)).unwrap();
+    eventually(SOON, "the port of the host answers", || {
+        caller.send_to(b"?", (to, 5300))?;
+        let mut buffer = [0; 64];
+        let (length, from) = caller.recv_from(&mut buffer)?;
+        let heard = String::from_utf8_lossy(&buffer[..length]);
+        ensure!(heard == word && from.ip() == to, "{heard:?} from {from}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Datagrams, of callers that were there before; their flows follow the port from container to container.
+fn datagrams_follow_the_port(rig: &Rig) {
+    let host = &rig.lab.hosts[0];
+    let to = IpAddr::from(host.v4);
+    let open = || Ok(UdpSocket::bind("0.0.0.0:0")?);
+    let callers = [&rig.lab.tor, &host.netns].map(|netns| netns.within(open).unwrap());
+    for caller in &callers {
+        // Nobody is there yet, and the kernel remembers that.
+        caller.send_to(b"?", (to, 5300)).unwrap();
+    }
+    for word in ["first", "second"] {
+        rig.run(0, word, "--net front -p 5300:53/udp -p 5301:53/sctp")
+            .unwrap();
+        let netns = rig.dockers[0].netns_of(word).unwrap();
+        let _echo = Echo::start(netns.clone(), word);
+        for caller in &callers {
+            hear(caller, to, word);
+        }
+        let itself = within(&netns, || UdpSocket::bind("0.0.0.0:0"));
+        hear(&itself, to, word);
+        let ports = rig.dockers[0].inspect(word).unwrap();
+        let ports = &ports["HostConfig"]["PortBindings"];
+        assert_eq!(ports["53/sctp"][0]["HostPort"], "5301");
+        let rules =
+            ["nft list ruleset", "iptables-save -t nat"].map(|r| host.netns.exec(r).unwrap());
+        assert!(rules.iter().any(|r| r.contains("5301")), "{rules:?}");
+        rig.dockers[0].run(&format!("rm -f {word}")).unwrap();
+    }
+}
+
+/// dockerd is killed while the agent works for it. It takes back what it knows of; the rest the agent finds.
+fn the_daemon_is_killed_on_the_way(rig: &mut Rig) {
+    for point in [
+        "docker-after-address",
+        "docker-after-endpoint",
+        "docker-after-gateways",
+        "docker-before-join-answer",
+        "docker-after-ports",
+    ] {
+        rig.restart_agent(1, &[("MARGAY_FAULT", &format!("{point}:stop"))]);
+        let line = format!("run -d --name cut --net front -p 8080:80 {IMAGE} sleep 1000");
+        let mut running = rig.dockers[1].spawn(&line).unwrap();
+        let agent = rig.agents[1].process().unwrap();
+        let stat = PathBuf::from(format!("/proc/{}/stat", agent.pid()));
+        let stands_still = || {
+            let stat = fs::read_to_string(&stat)?;
+            let state = stat.rsplit_once(") ").map(|(_, state)| state);
+            ensure!(state.is_some_and(|s| s.starts_with('T')), "{point}: {stat}");
+            Ok(())
+        };
+        eventually(SOON, "the agent stands still", stands_still).unwrap();
+        rig.dockers[1].kill().unwrap();
+        agent.signal(Signal::SIGCONT).unwrap();
+        running.wait().unwrap();
+        rig.dockers[1].restart().unwrap();
+        // It may not have got as far as a container.
+        rig.dockers[1].run("rm -f cut").ok();
+        eventually(SOON, "one container is left", || {
+            let listed = rig.agents[1].ctl().run("get wep -n libnetwork -o json")?;
+            let listed: Value = serde_json::from_str(&listed)?;
+            let all = listed["items"].as_array().into_iter().flatten();
+            let here = all.filter(|endpoint| endpoint["spec"]["node"] == "h2");
+            ensure!(here.count() == 1, "{point}: {listed}");
+            let interfaces = rig.interfaces(1);
+            ensure!(interfaces.len() == 1, "{point}: {interfaces:?}");
+            Ok(())
+        })
+        .unwrap();
+    }
+    let web = rig.address(0, "web", "front", true).to_string();
+    rig.fetch(1, "client", &web, SOON).unwrap();
+    rig.run(1, "cut", "--net front -p 8080:80").unwrap();
+    rig.dockers[1].run("rm -f cut").unwrap();
+}
+
+/// dockerd's own check decides, and is told to the responder of names by an annotation.
+fn an_unhealthy_container_is_told(rig: &Rig) {
+    let check = "--health-cmd=/bin/false --health-interval=1s --health-retries=1";
+    rig.run(0, "sick", &format!("--net front {check}")).unwrap();
+    eventually(SOON, "the endpoint says so", || {
+        let shown = rig.agents[0].ctl().run("get wep -n libnetwork -o yaml")?;
+        ensure!(shown.contains("margay.io/health: unhealthy"), "{shown}");
+        Ok(())
+    })
+    .unwrap();
+    rig.dockers[0].run("rm -f sick").unwrap();
 }
 
 fn networks_are_joined_and_left_while_running(rig: &Rig) {
@@ -345,7 +512,7 @@ fn dies_and_comes_back(agent: &mut Agent) {
 fn the_agent_is_killed_on_the_way(rig: &mut Rig) {
     rig.restart_agent(1, &[("MARGAY_FAULT", "docker-before-join-answer")]);
     let (docker, agent) = (&rig.dockers[1], &mut rig.agents[1]);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let line = format!("run -d --name hurt --net front {IMAGE} httpd -f -p 80 -h /www");
         let running = scope.spawn(move || docker.run(&line));
         dies_and_comes_back(agent);
@@ -358,7 +525,7 @@ fn the_agent_is_killed_on_the_way(rig: &mut Rig) {
     rig.fetch(1, "client", &at, SOON).unwrap();
     // And while one goes.
     rig.restart_agent(1, &[("MARGAY_FAULT", "docker-after-kernel-removal")]);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let (docker, agent) = (&rig.dockers[1], &mut rig.agents[1]);
         let removing = scope.spawn(move || docker.run("rm -f hurt"));
         dies_and_comes_back(agent);
@@ -383,22 +550,14 @@ fn the_daemon_is_killed(rig: &mut Rig) {
 }
 
 fn the_datastore_is_away(rig: &mut Rig) {
-    rig.etcd
-        .process()
-        .unwrap()
-        .signal(nix::sys::signal::Signal::SIGSTOP)
-        .unwrap();
+    rig.etcd.process().unwrap().signal(Signal::SIGSTOP).unwrap();
     let error = rig.run(1, "late", "--net front").unwrap_err().to_string();
     assert!(error.contains("datastore unavailable"), "{error}");
     // What runs goes on, and can be stopped.
     rig.router_reaches(rig.address(0, "web", "front", true), SOON)
         .unwrap();
     rig.dockers[0].run("rm -f near").unwrap();
-    rig.etcd
-        .process()
-        .unwrap()
-        .signal(nix::sys::signal::Signal::SIGCONT)
-        .unwrap();
+    rig.etcd.process().unwrap().signal(Signal::SIGCONT).unwrap();
     rig.dockers[1].run("rm -f late").unwrap();
     eventually(SOON, "its endpoint is gone", || {
         let ctl = Ctl::with_etcd(&rig.lab.store, rig.etcd.url(), rig.lab.dir());

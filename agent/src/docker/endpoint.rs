@@ -282,6 +282,7 @@ impl Driver {
             park: false,
         };
         let released = self.ipam.release(release.clone()).await;
+        fault::point("docker-after-endpoint-removal");
         self.reaper
             .remove(endpoint_ifname(&world.interface_prefix, id))
             .await;

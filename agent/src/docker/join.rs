@@ -61,6 +61,7 @@ impl Driver {
         served
             .await
             .map_err(|panic| DockerError::Failed(panic.to_string()))??;
+        fault::point("docker-after-gateways");
         let annotations = [
             (SANDBOX.to_owned(), call.sandbox_key.clone()),
             (GATEWAY_NUMBER.to_owned(), number.to_string()),

@@ -26,6 +26,7 @@ use super::protocol::{
 };
 use super::{ADDRESS_SPACE, Driver};
 use crate::cni::now_rfc3339;
+use crate::fault;
 
 /// Every container of a network has this label, with the network's name.
 const NETWORK_LABEL: &str = "margay.io/docker-network";
@@ -196,6 +197,7 @@ impl Driver {
                 .put(profile_key.clone(), profile)
                 .put(key.clone(), record);
             if let TxnOutcome::Committed(_) = self.store.txn(txn).await? {
+                fault::point("docker-after-network");
                 info!(id = call.network_id, name = network.name, "docker network");
                 return Ok(json!({}));
             }
@@ -206,7 +208,9 @@ impl Driver {
     /// Nothing there is success: a network that cannot be removed would stay for ever.
     pub(super) async fn delete_network(&self, call: Target) -> Result<Value, DockerError> {
         let key = self.network_key(&call.network_id)?;
-        match remove(&self.store, &self.keys, &key).await? {
+        let removed = remove(&self.store, &self.keys, &key).await?;
+        fault::point("docker-after-network-removal");
+        match removed {
             true => Ok(json!({})),
             false => Err(DockerError::Contention(call.network_id)),
         }

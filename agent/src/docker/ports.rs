@@ -18,6 +18,7 @@ use super::error::DockerError;
 use super::options::{bindings, protocol};
 use super::protocol::{PORT_MAP, PortBinding, Target};
 use crate::cni::now_rfc3339;
+use crate::fault;
 use crate::world::World;
 
 /// What the profiles of published ports are called, before protocol and port.
@@ -49,6 +50,7 @@ impl Driver {
         for port in &chosen {
             profiles.push(self.open_port(port).await?);
         }
+        fault::point("docker-after-open-port");
         let change = self.amend(&key, |endpoint| {
             let spec = &mut endpoint.spec;
             spec.ports.retain(|port| port.host_port.is_none());
@@ -58,6 +60,7 @@ impl Driver {
             true
         });
         change.await?;
+        fault::point("docker-after-ports");
         Ok(json!({}))
     }
 
@@ -96,6 +99,7 @@ impl Driver {
                 true
             });
             change.await?;
+            fault::point("docker-after-ports-removal");
         }
         Ok(json!({}))
     }

@@ -144,3 +144,44 @@ fn gc_gives_back_what_an_add_that_was_cut_off_had_from_the_plugin() {
     assert_eq!(noted.asked(), ["ADD a", "DEL a", "GC"]);
     noted.rig.ensure_exact(&[]);
 }
+
+#[test]
+fn a_plugin_gets_its_address_back_wherever_the_agent_was_killed() {
+    let mut noted = Noted::new();
+    let none = json!({});
+    for (verb, point, asked) in [
+        ("ADD", "before-plugin", vec!["DEL a"]),
+        ("ADD", "after-plugin", vec!["ADD a", "DEL a"]),
+        ("ADD", "before-reply", vec!["ADD a", "DEL a"]),
+        // It hears of it again, and has nothing to do.
+        ("DEL", "after-given-back", vec!["ADD a", "DEL a", "DEL a"]),
+        ("DEL", "before-reply", vec!["ADD a", "DEL a", "DEL a"]),
+    ] {
+        let sandbox = noted.rig.sandbox("a", NETWORK);
+        let path = sandbox.netns.path();
+        let netns = path.to_str();
+        if verb == "DEL" {
+            noted.call("ADD", "a", netns, &none).ips();
+        }
+        noted.rig.restart(&[("MARGAY_FAULT", point)]);
+        let answer = noted.call(verb, "a", netns, &none);
+        noted.rig.ensure_died(point);
+        match verb {
+            "ADD" => answer.refused(11, "does not answer"),
+            _ => assert!(answer.ips().is_empty()),
+        }
+        noted.rig.restart(&[]);
+        if verb == "ADD" {
+            assert!(noted.call("DEL", "a", netns, &none).ips().is_empty());
+        }
+        noted.rig.ensure_exact(&[]);
+        let heard = noted.asked();
+        assert_eq!(
+            heard[..asked.len().min(heard.len())],
+            asked[..],
+            "{point}: {heard:?}"
+        );
+        assert_eq!(noted.rig.given(), 0, "{point}");
+        fs::remove_file(noted.dir.join("asked")).unwrap();
+    }
+}

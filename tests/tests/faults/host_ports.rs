@@ -150,5 +150,5 @@ fn a_port_has_one_owner_however_many_ask_at_once() {
 }
 
 /// Whoever comes from the router may connect: the network's own profile lets in its members only.
-const OPEN: &str = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata:\n  name: open\n\
+pub(crate) const OPEN: &str = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata:\n  name: open\n\
     spec:\n  order: 1\n  ingress: [{action: Allow}]\n  egress: [{action: Allow}]\n";

@@ -296,6 +296,11 @@ impl Rig {
             .count()
     }
 
+    /// Addresses that are to be given back to other plugins.
+    pub(crate) fn given(&self) -> usize {
+        fs::read_dir(self.agent.journal().join("given")).map_or(0, Iterator::count)
+    }
+
     /// The same for pods without a policy: there are no sets.
     #[track_caller]
     pub(crate) fn ensure_exact_endpoints(&self, attached: &[&Sandbox]) {

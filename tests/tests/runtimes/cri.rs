@@ -143,6 +143,12 @@ struct PodNetwork {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+struct ListAnswer {
+    #[prost(message, repeated, tag = "1")]
+    items: Vec<Id>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 struct RuntimeStatusAnswer {
     #[prost(message, optional, tag = "1")]
     status: Option<RuntimeStatus>,
@@ -292,6 +298,12 @@ impl Cri {
             bail!("{command:?} ended with {}: {out}{errors}", answer.exit_code);
         }
         Ok(out)
+    }
+
+    /// The ids of all sandboxes, ready or not.
+    pub(crate) fn pods(&self) -> Result<Vec<String>> {
+        let answer: ListAnswer = self.call("ListPodSandbox", Nothing {})?;
+        Ok(answer.items.into_iter().map(|pod| pod.id).collect())
     }
 
     pub(crate) fn stop_pod(&self, pod: &str) -> Result<()> {

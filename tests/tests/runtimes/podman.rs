@@ -3,15 +3,15 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use margay_lab::resources::NETWORK;
-use margay_lab::{eventually, run};
+use margay_lab::run;
 
 use crate::containerd::end_those_of;
 use crate::image::{self, PAGE, SERVER};
-use crate::rack::{Rack, SOON, fetch};
+use crate::rack::{Rack, SOON, fetch, forget_namespace};
 
 const IMAGE: &str = "localhost/busy:1";
 
@@ -129,20 +129,14 @@ fn an_agent_killed_under_podman_leaves_nothing() {
     let mut rack = Rack::new(1);
     let podman = Podman::new(&rack, 0);
     let name = rack.cluster.lab.name().to_owned();
-    for point in ["after-link", "after-txn", "before-answer"] {
-        let agent = &mut rack.cluster.agents[0];
-        agent.set_env(&[("MARGAY_FAULT", point)]);
-        agent.restart().unwrap();
-        eventually(SOON, "the agent is ready", || agent.ensure_ready()).unwrap();
-        let error = format!(
-            "{:#}",
-            podman.start(&format!("{name}-{point}"), &[]).unwrap_err()
-        );
+    for point in ["after-link", "after-txn", "before-answer", "before-reply"] {
+        rack.restart_agent(0, point);
+        let container = format!("{name}-{point}");
+        let error = format!("{:#}", podman.start(&container, &[]).unwrap_err());
         assert!(error.contains("the agent"), "{error}");
-        agent.set_env(&[]);
-        agent.restart().unwrap();
+        rack.restart_agent(0, "");
         podman
-            .run(&["rm", "--force", "--time", "0", &format!("{name}-{point}")])
+            .run(&["rm", "--force", "--time", "0", &container])
             .unwrap();
         rack.ensure_clean(&[]);
     }
@@ -154,4 +148,34 @@ fn an_agent_killed_under_podman_leaves_nothing() {
         .unwrap();
     rack.cluster.agents[0].restart().unwrap();
     rack.ensure_clean(&[ip]);
+}
+
+#[test]
+fn a_podman_killed_in_the_middle_of_an_add_leaves_nothing() {
+    let mut rack = Rack::watchful(1);
+    let podman = Podman::new(&rack, 0);
+    for point in ["after-link", "after-txn-and-link", "before-reply"] {
+        rack.restart_agent(0, &format!("{point}:stop"));
+        let container = format!("{}-{point}", rack.cluster.lab.name());
+        let mut running = podman.command();
+        running
+            .args(["run", "-d", "--name", &container, IMAGE])
+            .args(SERVER);
+        let mut running = running
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let netns = rack.await_stopped(0);
+        running.kill().unwrap();
+        running.wait().unwrap();
+        rack.go_on(0);
+        // Of a container that it has not started, podman knows no namespace, and may have left a mount in its own way.
+        let removed = podman.run(&["rm", "--force", "--time", "0", &container]);
+        if let Err(error) = removed.map_err(|error| format!("{error:#}")) {
+            assert!(error.contains("root filesystem"), "{error}");
+        }
+        forget_namespace(&netns);
+        rack.ensure_clean(&[]);
+    }
 }

@@ -1,13 +1,14 @@
 //! containerd by CRI, as a kubelet calls it.
 
 use std::net::IpAddr;
+use std::thread;
 
 use margay_lab::{eventually, ping};
 
 use crate::containerd::Containerd;
 use crate::cri::{Cri, PodConfig, PortMapping};
 use crate::image::{IMAGE, PAGE, SERVER};
-use crate::rack::{Rack, SOON, fetch};
+use crate::rack::{Rack, SOON, fetch, forget_namespace};
 
 struct Node {
     containerd: Containerd,
@@ -119,17 +120,26 @@ fn a_killed_containerd_and_a_killed_agent_leave_nothing() {
     node.cri = Cri::connect(&node.containerd.socket).unwrap();
     rack.ensure_served(a.ip);
     // The agent dies in the middle of an ADD: the sandbox fails, its DEL waits in the journal.
-    for point in ["after-link", "after-txn-and-link", "before-answer"] {
-        let agent = &mut rack.cluster.agents[0];
-        agent.set_env(&[("MARGAY_FAULT", point)]);
-        agent.restart().unwrap();
-        eventually(SOON, "the agent is ready", || agent.ensure_ready()).unwrap();
+    for point in [
+        "after-link",
+        "after-txn-and-link",
+        "after-policy",
+        "before-answer",
+        "before-reply",
+    ] {
+        rack.restart_agent(0, point);
         let config = node.config(&format!("b-{point}"));
         let error = format!("{:#}", node.cri.run_pod(&config).unwrap_err());
         assert!(error.contains("the agent"), "{error}");
-        agent.set_env(&[]);
-        agent.restart().unwrap();
-        eventually(SOON, "the agent is ready", || agent.ensure_ready()).unwrap();
+        rack.restart_agent(0, "");
+        rack.ensure_served(a.ip);
+    }
+    // Or when it goes.
+    for point in ["before-kernel-removal", "after-release"] {
+        let b = node.run(&node.config("b"));
+        rack.restart_agent(0, point);
+        node.cri.remove_pod(&b.id).unwrap();
+        rack.restart_agent(0, "");
         rack.ensure_served(a.ip);
     }
     // It is away when the pod goes.
@@ -141,4 +151,36 @@ fn a_killed_containerd_and_a_killed_agent_leave_nothing() {
     rack.ensure_served(c.ip);
     node.cri.remove_pod(&c.id).unwrap();
     rack.ensure_clean(&[c.ip]);
+}
+
+/// A kubelet removes the sandbox that it was making, if it is known, and asks for another one of the same pod.
+#[test]
+fn a_containerd_killed_in_the_middle_of_an_add_leaves_nothing() {
+    let mut rack = Rack::watchful(1);
+    let mut node = Node::start(&rack, 0);
+    for point in ["after-link", "after-txn-and-link", "before-reply"] {
+        rack.restart_agent(0, &format!("{point}:stop"));
+        let config = node.config(&format!("k-{point}"));
+        let Node {
+            containerd, cri, ..
+        } = &mut node;
+        let netns = thread::scope(|scope| {
+            let running = scope.spawn(|| cri.run_pod(&config));
+            let netns = rack.await_stopped(0);
+            containerd.kill();
+            rack.go_on(0);
+            running.join().unwrap().unwrap_err();
+            netns
+        });
+        node.containerd.restart().unwrap();
+        node.cri = Cri::connect(&node.containerd.socket).unwrap();
+        for unfinished in node.cri.pods().unwrap() {
+            node.cri.remove_pod(&unfinished).unwrap();
+        }
+        let pod = node.run(&config);
+        rack.ensure_served(pod.ip);
+        node.cri.remove_pod(&pod.id).unwrap();
+        rack.ensure_clean(&[pod.ip]);
+        forget_namespace(&netns);
+    }
 }

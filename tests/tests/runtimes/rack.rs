@@ -3,15 +3,17 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use margay_lab::resources::{self, HOST_AS, NETWORK, TOR_AS, pools_and_profile};
 use margay_lab::{
     Bird, Cluster, Host, Lab, NetNs, binary, ensure_no_route, eventually, host_route, ping,
     tor_config,
 };
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::image::PAGE;
@@ -41,6 +43,46 @@ impl Rack {
             eventually(SOON, "sessions", || agent.ensure_sessions(2)).unwrap();
         }
         Self { cluster, _tor: tor }
+    }
+
+    /// With agents that look for what is left every second.
+    pub(crate) fn watchful(hosts: u8) -> Self {
+        let mut rack = Self::new(hosts);
+        for agent in &mut rack.cluster.agents {
+            let config = fs::read_to_string(agent.config_file()).unwrap();
+            let config = config + "audit_interval_secs: 1\nleak_grace_secs: 3\n";
+            fs::write(agent.config_file(), config).unwrap();
+        }
+        (0..usize::from(hosts)).for_each(|host| rack.restart_agent(host, ""));
+        rack
+    }
+
+    /// kill -9, and an agent that dies or stops at a fault point.
+    pub(crate) fn restart_agent(&mut self, host: usize, fault: &str) {
+        let agent = &mut self.cluster.agents[host];
+        agent.set_env(&[("MARGAY_FAULT", fault)]);
+        agent.restart().unwrap();
+        eventually(SOON, "the agent is ready", || agent.ensure_ready()).unwrap();
+    }
+
+    /// The agent stands still at its fault point, and the plugin waits for it: for which namespace.
+    pub(crate) fn await_stopped(&mut self, host: usize) -> PathBuf {
+        let pid = self.cluster.agents[host].process().unwrap().pid();
+        eventually(SOON, "the agent stands still", || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            let (_, state) = stat.rsplit_once(") ").context("no state")?;
+            ensure!(state.starts_with('T'), "{state}");
+            Ok(())
+        })
+        .unwrap();
+        let plugin = self.dir(host, "cni-bin").join("margay-cni");
+        namespace_of(&plugin).unwrap()
+    }
+
+    /// An agent that stood still goes on.
+    pub(crate) fn go_on(&mut self, host: usize) {
+        let agent = self.cluster.agents[host].process().unwrap();
+        agent.signal(Signal::SIGCONT).unwrap();
     }
 
     pub(crate) fn host(&self, index: usize) -> &Host {
@@ -77,7 +119,7 @@ impl Rack {
         let list = json!({"cniVersion": version, "name": NETWORK, "plugins": [self.plugin(host)]});
         let file = self.host(host).dir.join("10-margay.conflist");
         fs::write(&file, list.to_string()).unwrap();
-        let mut install = std::process::Command::new(binary("margay-cni").unwrap());
+        let mut install = Command::new(binary("margay-cni").unwrap());
         install
             .arg("install")
             .arg("--bin-dir")
@@ -200,4 +242,26 @@ pub(crate) fn fetch(from: &NetNs, ip: IpAddr, port: u16, patience: Duration) -> 
         ensure!(text.contains(PAGE), "{text}");
         Ok(())
     })
+}
+
+/// `CNI_NETNS` of the plugin that runs.
+fn namespace_of(plugin: &Path) -> Result<PathBuf> {
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let runs = fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == plugin);
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let environment = String::from_utf8_lossy(&environment).into_owned();
+        let mut variables = environment.split('\0');
+        let netns = variables.find_map(|v| v.strip_prefix("CNI_NETNS="));
+        if let (true, Some(netns)) = (runs, netns) {
+            return Ok(netns.into());
+        }
+    }
+    bail!("no {} runs", plugin.display())
+}
+
+/// What a runtime that was killed has left of a namespace.
+pub(crate) fn forget_namespace(netns: &Path) {
+    // It may be gone.
+    drop(Command::new("umount").args(["-l"]).arg(netns).output());
+    fs::remove_file(netns).ok();
 }
