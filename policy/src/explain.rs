@@ -7,9 +7,37 @@ use std::net::IpAddr;
 
 use margay_model::kind::ResourceKey;
 
-use crate::program::{Action, Direction, EndpointPlan, HostPath, HostPlan, Rule, TierPlan, View};
+use crate::program::{
+    Action, Direction, EndpointPlan, HostPath, HostPlan, Rule, Rules, SetId, SetMember, TierPlan,
+    View,
+};
 use crate::staged::is_staged;
 pub use mismatch::{Mismatch, Side, mismatch};
+
+/// What a walk asks about: a [`View`], or whoever else holds what a calculation gave out.
+pub trait Facts {
+    /// The rules of a policy, if it is known.
+    fn policy(&self, policy: &ResourceKey) -> Option<&Rules>;
+    /// The rules of a profile, if it is known.
+    fn profile(&self, name: &str) -> Option<&Rules>;
+    /// Whether a set has this very member. A set that is not known has none.
+    fn has_member(&self, set: &SetId, member: &SetMember) -> bool;
+}
+
+impl Facts for View {
+    fn policy(&self, policy: &ResourceKey) -> Option<&Rules> {
+        self.policies.get(policy).map(|rules| &**rules)
+    }
+
+    fn profile(&self, name: &str) -> Option<&Rules> {
+        self.profiles.get(name).map(|rules| &**rules)
+    }
+
+    fn has_member(&self, set: &SetId, member: &SetMember) -> bool {
+        let set = self.sets.get(set);
+        set.is_some_and(|(_, members)| members.contains(member))
+    }
+}
 
 /// A packet that opens a connection, as policy sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,22 +130,22 @@ pub enum Step {
 /// Replies of allowed connections and traffic from the endpoint's own host do not get here; see the
 /// renderer for those.
 pub fn verdict(
-    view: &View,
+    facts: &dyn Facts,
     plan: &EndpointPlan,
     direction: Direction,
     packet: &Packet,
 ) -> (Verdict, Vec<Step>) {
-    Walk::new(view, direction, packet, false).run(plan)
+    Walk::new(facts, direction, packet, false).run(plan)
 }
 
 /// As [`verdict`], with a step also for each rule that was looked at and did not match.
 pub fn trace(
-    view: &View,
+    facts: &dyn Facts,
     plan: &EndpointPlan,
     direction: Direction,
     packet: &Packet,
 ) -> (Verdict, Vec<Step>) {
-    Walk::new(view, direction, packet, true).run(plan)
+    Walk::new(facts, direction, packet, true).run(plan)
 }
 
 /// What the policies of a host's endpoint say of a packet on one of its ways, and how that came about;
@@ -126,21 +154,21 @@ pub fn trace(
 /// Failsafe ports come before this, and replies of allowed connections do not get here, unless they are
 /// not tracked.
 pub fn host_verdict(
-    view: &View,
+    facts: &dyn Facts,
     plan: &HostPlan,
     path: HostPath,
     direction: Direction,
     packet: &Packet,
     every_rule: bool,
 ) -> (Option<Verdict>, Vec<Step>) {
-    let mut walk = Walk::new(view, direction, packet, every_rule);
+    let mut walk = Walk::new(facts, direction, packet, every_rule);
     let profiles = (path == HostPath::Own).then_some(&*plan.profiles);
     let verdict = walk.decide(plan.tiers(path, direction), profiles);
     (verdict, walk.steps)
 }
 
 struct Walk<'a> {
-    view: &'a View,
+    facts: &'a dyn Facts,
     direction: Direction,
     packet: &'a Packet,
     /// Whether rules that do not match are told too.
@@ -150,13 +178,13 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     const fn new(
-        view: &'a View,
+        facts: &'a dyn Facts,
         direction: Direction,
         packet: &'a Packet,
         every_rule: bool,
     ) -> Self {
         Self {
-            view,
+            facts,
             direction,
             packet,
             every_rule,
@@ -177,7 +205,7 @@ impl<'a> Walk<'a> {
                     tier: tier.name.clone(),
                     policy: policy.clone(),
                 };
-                let rules = self.view.policies.get(policy);
+                let rules = self.facts.policy(policy);
                 if is_staged(policy.kind) {
                     self.staged(place, rules.map(|r| r.of(self.direction)));
                     return None;
@@ -202,7 +230,7 @@ impl<'a> Walk<'a> {
             }
         }
         for name in profiles? {
-            let rules = self.view.profiles.get(name).map(|r| r.of(self.direction));
+            let rules = self.facts.profile(name).map(|r| r.of(self.direction));
             match self.rules(Place::Profile(name.clone()), rules) {
                 Some(Action::Allow) => return Some(Verdict::Allow),
                 Some(Action::Deny) => return Some(Verdict::Deny),
@@ -218,8 +246,9 @@ impl<'a> Walk<'a> {
         if !self.every_rule {
             return;
         }
-        let decides =
-            |rule: &&Rule| rule.action != Action::Log && rule_matches(self.view, rule, self.packet);
+        let decides = |rule: &&Rule| {
+            rule.action != Action::Log && rule_matches(self.facts, rule, self.packet)
+        };
         let rule = rules.unwrap_or_default().iter().find(decides);
         let rule = rule.map(|rule| (rule.index, rule.action));
         self.steps.push(Step::Staged { place, rule });
@@ -252,7 +281,7 @@ impl<'a> Walk<'a> {
 
     /// If a rule matches, the one of the resource that it does so by.
     fn source_of_match<'r>(&self, rule: &'r Rule) -> Option<&'r Rule> {
-        let matches = |rule: &&Rule| rule_matches(self.view, rule, self.packet);
+        let matches = |rule: &&Rule| rule_matches(self.facts, rule, self.packet);
         let found = || rule.parts.iter().find(matches).unwrap_or(rule);
         matches(&rule).then(found)
     }
@@ -261,7 +290,7 @@ impl<'a> Walk<'a> {
     fn skipped(&mut self, place: &Place, rule: &Rule, hit: Option<&Rule>) {
         let is_before = |source: &&Rule| hit.is_none_or(|hit| source.index < hit.index);
         for source in rule.sources().iter().take_while(is_before) {
-            if let Some(why) = mismatch(self.view, source, self.packet) {
+            if let Some(why) = mismatch(self.facts, source, self.packet) {
                 self.steps.push(Step::Skipped {
                     place: place.clone(),
                     index: source.index,
@@ -274,8 +303,8 @@ impl<'a> Walk<'a> {
 }
 
 /// Whether everything that a rule names matches a packet.
-pub fn rule_matches(view: &View, rule: &Rule, packet: &Packet) -> bool {
-    mismatch(view, rule, packet).is_none()
+pub fn rule_matches(facts: &dyn Facts, rule: &Rule, packet: &Packet) -> bool {
+    mismatch(facts, rule, packet).is_none()
 }
 
 impl fmt::Display for Verdict {

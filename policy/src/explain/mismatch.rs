@@ -1,14 +1,13 @@
 //! Why a rule does not match a packet.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use margay_model::net::Cidr;
 use margay_model::protocol::Protocol;
 
-use super::Packet;
-use crate::program::{IcmpMatch, IpVersion, PortRange, Rule, SetId, SetMember, SideMatch, View};
+use super::{Facts, Packet};
+use crate::program::{IcmpMatch, IpVersion, PortRange, Rule, SetId, SetMember, SideMatch};
 
 /// One end of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,16 +56,16 @@ pub enum Mismatch {
 }
 
 /// What keeps a rule from matching; `None` if it matches.
-pub fn mismatch(view: &View, rule: &Rule, packet: &Packet) -> Option<Mismatch> {
+pub fn mismatch(facts: &dyn Facts, rule: &Rule, packet: &Packet) -> Option<Mismatch> {
     header_mismatch(rule, packet)
         .or_else(|| {
             let (addr, port) = (packet.source, packet.source_port);
-            side_mismatch(view, Side::Source, &rule.source, packet, addr, port)
+            side_mismatch(facts, Side::Source, &rule.source, packet, addr, port)
         })
         .or_else(|| {
             let (addr, port) = (packet.destination, packet.destination_port);
             side_mismatch(
-                view,
+                facts,
                 Side::Destination,
                 &rule.destination,
                 packet,
@@ -102,7 +101,7 @@ fn icmp_matches(icmp: IcmpMatch, packet: &Packet) -> bool {
 }
 
 fn side_mismatch(
-    view: &View,
+    facts: &dyn Facts,
     side: Side,
     wanted: &SideMatch,
     packet: &Packet,
@@ -116,7 +115,7 @@ fn side_mismatch(
     if let Some(net) = wanted.not_nets.iter().find(has_addr) {
         return Some(Mismatch::NotNets(side, *net));
     }
-    let in_set = |id: &&SetId| members(view, id).is_some_and(|m| holds_addr(m, addr));
+    let in_set = |id: &&SetId| holds_addr(facts, id, addr);
     let set = |id: &SetId, wanted| Mismatch::Set {
         side,
         id: id.clone(),
@@ -134,10 +133,7 @@ fn side_mismatch(
         protocol: packet.protocol,
         port,
     };
-    let named = |ids: &[SetId]| {
-        ids.iter()
-            .any(|id| members(view, id).is_some_and(|m| m.contains(&member)))
-    };
+    let named = |ids: &[SetId]| ids.iter().any(|id| facts.has_member(id, &member));
     let any_port = wanted.ports.is_empty() && wanted.named_ports.is_empty();
     if !any_port && !in_ports(&wanted.ports) && !named(&wanted.named_ports) {
         return Some(Mismatch::Ports(side, port));
@@ -146,15 +142,12 @@ fn side_mismatch(
         .then_some(Mismatch::NotPorts(side, port))
 }
 
-fn members<'a>(view: &'a View, id: &SetId) -> Option<&'a BTreeSet<SetMember>> {
-    view.sets.get(id).map(|(_, members)| members)
-}
-
-fn holds_addr(members: &BTreeSet<SetMember>, addr: IpAddr) -> bool {
-    members.contains(&SetMember::Net(Cidr::host(addr)))
-        || members
-            .iter()
-            .any(|m| matches!(m, SetMember::Net(net) if net.contains(addr)))
+/// As itself, or in a network: there are fewer lengths than members.
+fn holds_addr(facts: &dyn Facts, set: &SetId, addr: IpAddr) -> bool {
+    let lengths = 0..=Cidr::host(addr).prefix_len();
+    let nets = lengths.rev().filter_map(|length| Cidr::new(addr, length));
+    nets.map(SetMember::Net)
+        .any(|net| facts.has_member(set, &net))
 }
 
 impl fmt::Display for Side {
