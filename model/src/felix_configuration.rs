@@ -90,6 +90,16 @@ string_enum! {
     }
 }
 
+string_enum! {
+    /// What becomes of connections that policy denies from some change on.
+    pub enum DeniedConnections {
+        /// They end.
+        End = "End",
+        /// They go on until they end by themselves: rules are asked about what opens a connection.
+        Keep = "Keep",
+    }
+}
+
 /// Settings of the dataplane. Durations of zero switch the action off.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -160,6 +170,10 @@ pub struct FelixConfigurationSpec {
     /// Keeps packets of state INVALID; they are dropped when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disable_conntrack_invalid_check: Option<bool>,
+    /// What becomes of connections of endpoints that policy denies from some change on; End when absent. Ours: the
+    /// established system keeps them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denied_connections: Option<DeniedConnections>,
     /// Source ports of translated traffic; the kernel's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat_port_range: Option<Port>,

@@ -23,8 +23,9 @@ pub struct Parameter {
 }
 
 /// What the agent acts upon, and what it takes where nobody says anything.
-const FELIX: [(&str, &str); 23] = [
+const FELIX: [(&str, &str); 24] = [
     ("defaultEndpointToHostAction", "Drop"),
+    ("deniedConnections", "End"),
     ("disableConntrackInvalidCheck", "false"),
     (
         "failsafeInboundHostPorts",
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn every_parameter_is_listed_once_and_all_that_are_used_exist() {
-        for (kind, used) in [(Kind::FelixConfiguration, 23), (Kind::BgpConfiguration, 12)] {
+        for (kind, used) in [(Kind::FelixConfiguration, 24), (Kind::BgpConfiguration, 12)] {
             let all = parameters(kind);
             assert!(all.windows(2).all(|pair| pair[0].name < pair[1].name));
             let found = all.iter().filter(|p| p.default.is_some()).count();

@@ -5,8 +5,8 @@ use super::{
     SELECTOR, TCP_PORT, TEXT, TOGGLE, U16, U32,
 };
 use crate::felix_configuration::{
-    AllowAction, ChainInsertMode, DenyAction, EndpointToHostAction, IptablesBackend, NftablesMode,
-    SourceSpoofing,
+    AllowAction, ChainInsertMode, DeniedConnections, DenyAction, EndpointToHostAction,
+    IptablesBackend, NftablesMode, SourceSpoofing,
 };
 use crate::schema::Shape::{Any, AnyCase, Bool, Form, List, Object, Texts, Whole, Word};
 use crate::schema::{Schema, Shape, forms};
@@ -42,6 +42,7 @@ schema!(
         "failsafeInboundHostPorts": List(&Object(&PROTO_PORT), MANY),
         "failsafeOutboundHostPorts": List(&Object(&PROTO_PORT), MANY),
         "disableConntrackInvalidCheck": Bool,
+        "deniedConnections": AnyCase(DeniedConnections::WORDS),
         "natPortRange": PORTS,
         "natOutgoingAddress": ADDR_V4,
         "natOutgoingExclusions": Word(&["IPPoolsOnly", "IPPoolsAndHostIPs"]),
