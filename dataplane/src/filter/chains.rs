@@ -141,6 +141,16 @@ fn marks_of(mask: u32, backend: Backend) -> u32 {
     }
 }
 
+/// The bit of a connection's mark that says that it is to end. Connections have marks of their own, so that it is
+/// nobody's else as long as nobody copies packets' marks into them.
+#[must_use]
+pub const fn ended_mark(mark_mask: u32) -> u32 {
+    match mark_mask {
+        0 => 0,
+        mask => 1 << mask.ilog2(),
+    }
+}
+
 fn lowest_bit(mask: u32) -> u32 {
     mask & mask.wrapping_neg()
 }
@@ -192,7 +202,8 @@ pub(super) fn fixed(
     )];
     input.extend(tunnels::arriving(globals, family));
     input.push(Line::always(jump("mgy-host-in")));
-    let mut output = vec![Line::new([to_workloads(globals)], Target::Accept)];
+    let mut output: Vec<Line> = ended(globals, verdicts, Some(to_workloads(globals))).collect();
+    output.push(Line::new([to_workloads(globals)], Target::Accept));
     output.extend(tunnels::leaving(globals, family));
     output.push(Line::always(jump("mgy-host-out")));
     let chains = vec![
@@ -205,7 +216,7 @@ pub(super) fn fixed(
             Table::Filter,
             WORKLOAD_TO_HOST,
             Rank::Host,
-            workload_to_host(globals, limits(Way::Egress), family),
+            workload_to_host(globals, limits(Way::Egress), verdicts, family),
         ),
         base(Table::Filter, "mgy-INPUT", input),
         base(
@@ -332,6 +343,7 @@ fn forward(
     let mut lines: Vec<Line> = dropped.map(|l| l.noted("no such workload")).collect();
     lines.extend(limits(Way::Egress).map(|jump| Line::new([from()], jump)));
     lines.extend(limits(Way::Ingress).map(|jump| Line::new([to()], jump)));
+    lines.extend(ended(globals, verdicts, None));
     lines.push(Line::new([from(), ESTABLISHED], Target::Accept));
     lines.push(Line::new([to(), ESTABLISHED], Target::Accept));
     if !globals.disable_conntrack_invalid {
@@ -348,8 +360,26 @@ fn forward(
     lines
 }
 
-fn workload_to_host(globals: &Globals, limits: Option<Target>, family: Family) -> Vec<Line> {
+/// Packets of connections that a change of policy has ended, before they pass as known ones.
+fn ended(
+    globals: &Globals,
+    verdicts: &Verdicts,
+    which: Option<Match>,
+) -> impl Iterator<Item = Line> {
+    let ended = Match::ConnectionMark(ended_mark(globals.mark_mask));
+    let line = Line::new(which.into_iter().chain([ended]), verdicts.deny.clone());
+    let line = line.noted("policy has come to deny this connection");
+    globals.end_denied.then_some(line).into_iter()
+}
+
+fn workload_to_host(
+    globals: &Globals,
+    limits: Option<Target>,
+    verdicts: &Verdicts,
+    family: Family,
+) -> Vec<Line> {
     let mut lines: Vec<Line> = limits.into_iter().map(Line::always).collect();
+    lines.extend(ended(globals, verdicts, None));
     lines.push(Line::new([ESTABLISHED], Target::Accept));
     if family == Family::V6 {
         let accept = |icmp| Line::new(icmpv6(icmp), Target::Accept);

@@ -256,6 +256,12 @@ impl Filter {
         self.state.empty_ipset(self.kernel.as_mut(), id);
     }
 
+    /// Whether this very member is wanted in a set.
+    #[must_use]
+    pub fn has_member(&self, id: &SetId, member: &SetMember) -> bool {
+        self.state.has_member(id, member)
+    }
+
     /// Removes a set. Policies that still refer to it drop everything.
     pub fn remove_ipset(&mut self, id: &SetId) {
         self.state.remove_ipset(self.kernel.as_mut(), id);

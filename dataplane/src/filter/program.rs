@@ -112,6 +112,8 @@ pub(crate) enum Match {
         set: bool,
     },
     Tracked(Tracked),
+    /// The connection has this mark bit.
+    ConnectionMark(u32),
     /// More packets than so many a second, or at once, came here.
     PacketsOver {
         rate: u64,

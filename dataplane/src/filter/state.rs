@@ -374,6 +374,11 @@ impl State {
         true
     }
 
+    pub(super) fn has_member(&self, id: &SetId, member: &SetMember) -> bool {
+        let set = self.sets.get(id);
+        set.is_some_and(|spec| spec.members.contains(member))
+    }
+
     pub(super) fn remove_ipset(&mut self, kernel: &mut dyn Kernel, id: &SetId) {
         let Some(spec) = self.sets.remove(id) else {
             return;

@@ -470,6 +470,8 @@ pub struct Globals {
     pub nflog: Option<Nflog>,
     /// Let packets pass that conntrack calls INVALID (asymmetric routing).
     pub disable_conntrack_invalid: bool,
+    /// Drop packets of connections with the mark of [`super::ended_mark`], known as they are.
+    pub end_denied: bool,
     /// Ports that are open towards the host whatever its policies say.
     pub failsafe_in: Vec<Failsafe>,
     /// Ports that are open from the host whatever its policies say.
@@ -500,6 +502,7 @@ impl Default for Globals {
             mark_mask: 0xffff_0000,
             nflog: None,
             disable_conntrack_invalid: false,
+            end_denied: true,
             failsafe_in: Vec::new(),
             failsafe_out: Vec::new(),
             tunnels: Tunnels::default(),

@@ -112,6 +112,7 @@ fn condition(condition: &Match, family: Family) -> String {
         }
         Match::Mark { bits, set: true } => format!("-m mark --mark {bits:#x}/{bits:#x}"),
         Match::Mark { bits, set: false } => format!("-m mark --mark 0x0/{bits:#x}"),
+        Match::ConnectionMark(bit) => format!("-m connmark --mark {bit:#x}/{bit:#x}"),
         Match::Tracked(Tracked::Established) => {
             "-m conntrack --ctstate RELATED,ESTABLISHED".to_owned()
         }

@@ -22,6 +22,7 @@ const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const CT_STATE: u32 = 0;
 const CT_STATUS: u32 = 2;
+const CT_MARK: u32 = 3;
 /// Bit of `ct status`.
 const STATUS_DST_NAT: u32 = 0x20;
 const FIB_ADDRTYPE: u32 = 3;
@@ -317,6 +318,11 @@ impl Expressions {
     /// The destination of the connection was translated.
     pub(super) fn translated(&mut self) {
         self.connection(CT_STATUS, STATUS_DST_NAT);
+    }
+
+    /// The connection has this mark bit.
+    pub(super) fn connection_mark(&mut self, bit: u32) {
+        self.connection(CT_MARK, bit);
     }
 
     fn connection(&mut self, key: u32, any_of: u32) {

@@ -291,6 +291,7 @@ impl Renderer {
                 }
             }
             Match::Mark { bits, set } => self.out.mark(*bits, *set),
+            Match::ConnectionMark(bit) => self.out.connection_mark(*bit),
             Match::Tracked(Tracked::Established) => self.out.tracked(ESTABLISHED | RELATED),
             Match::Tracked(Tracked::New) => self.out.tracked(NEW),
             Match::PacketsOver { rate, at_once, .. } => self.out.limit(*rate, *at_once, true),

@@ -17,6 +17,7 @@
 
 mod counters;
 mod drift;
+mod ended;
 mod faults;
 mod handed_up;
 mod hosts;
