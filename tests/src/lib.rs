@@ -22,6 +22,7 @@ mod port;
 mod process;
 pub mod resources;
 mod routes;
+mod talk;
 pub mod traffic;
 
 pub use agent::{Agent, Datastore};
@@ -42,3 +43,4 @@ pub use netns::NetNs;
 pub use port::free_port;
 pub use process::{Process, run};
 pub use routes::{NextHop, Route, Via, ensure_no_route, host_route, routes};
+pub use talk::{Manner, Talk, TalkServer};

@@ -7,8 +7,8 @@ use margay_dataplane::filter::{Backend, DenyAction, Globals, HostAction, Tunnels
 use margay_dataplane::overlay::{IPIP, VXLAN_V4, VXLAN_V6};
 use margay_model::any::AnyResource;
 use margay_model::felix_configuration::{
-    DenyAction as ModelDeny, EndpointToHostAction, FelixConfigurationSpec, IptablesBackend,
-    NftablesMode, SourceSpoofing,
+    DeniedConnections, DenyAction as ModelDeny, EndpointToHostAction, FelixConfigurationSpec,
+    IptablesBackend, NftablesMode, SourceSpoofing,
 };
 use margay_model::kind::{Kind, ResourceKey};
 use margay_policy::failsafe::Failsafes;
@@ -59,6 +59,7 @@ pub(crate) fn globals(cache: &Cache, node: &str) -> Globals {
         disable_conntrack_invalid: felix
             .first(|f| f.disable_conntrack_invalid_check)
             .unwrap_or(false),
+        end_denied: felix.first(|f| f.denied_connections) != Some(DeniedConnections::Keep),
         ..Globals::default()
     };
     if let Some(mask) = felix.first(|f| f.iptables_mark_mask) {

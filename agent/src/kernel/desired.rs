@@ -18,6 +18,8 @@ impl Kernel {
     /// Takes the calculation's updates into the desired state.
     pub(super) fn accept(&mut self, updates: Vec<Update>, moves: &mut Moves) {
         for update in updates {
+            let plans = &self.plans;
+            self.denied.changed(&update, |id| plans.contains_key(id));
             match update {
                 Update::SetAdded { id, kind, members } => {
                     let members = members.into_iter().map(translate::set_member).collect();
@@ -108,6 +110,7 @@ impl Kernel {
     pub(super) fn set_globals(&mut self, mut globals: Globals) {
         globals.nflog = self.nflog;
         let prefix = globals.interface_prefix.clone();
+        self.denied.set_globals(&globals);
         match self.filter.set_globals(globals) {
             Ok(()) => self.interface_prefix = prefix,
             Err(error) => warn!(%error, "dataplane settings refused, the old ones stay"),

@@ -9,6 +9,7 @@
 
 mod answers;
 mod conntrack;
+mod denied;
 mod desired;
 mod handle;
 mod hosts;
@@ -39,6 +40,7 @@ use crate::fault;
 use crate::meters::Meters;
 use crate::translate;
 use conntrack::Flusher;
+use denied::{Denied, Found};
 use handle::Input;
 pub(crate) use handle::{
     Acknowledge, Batch, Expect, Explained, KernelHandle, KernelStatus, Learned, Unexplained,
@@ -144,6 +146,7 @@ fn run(
                 None
             }
         };
+        let (denied, found) = Denied::spawn()?;
         let kernel = Kernel {
             filter,
             routes,
@@ -152,6 +155,7 @@ fn run(
             meters: setup.meters,
             sets: 0,
             flusher: Flusher::spawn()?,
+            denied,
             plans: BTreeMap::new(),
             hosts: Hosts::default(),
             refused: BTreeMap::new(),
@@ -163,6 +167,7 @@ fn run(
             in_sync: false,
             converged: !setup.bgp,
             failing: Vec::new(),
+            rules_refused: false,
             retry: None,
             resync: RESYNC,
             backend_fixed: setup.policy_backend.is_some(),
@@ -172,7 +177,9 @@ fn run(
             look_at_all: Instant::now() + RESYNC,
             sweep: Instant::now() + SWEEP,
         };
-        kernel.serve(inputs, setup.learned, monitor, watch).await
+        kernel
+            .serve((inputs, setup.learned, found), monitor, watch)
+            .await
     })
 }
 
@@ -185,6 +192,7 @@ struct Kernel {
     /// How many sets the calculation wants.
     sets: u64,
     flusher: Flusher,
+    denied: Denied,
     plans: BTreeMap<ResourceKey, Arc<EndpointPlan>>,
     hosts: Hosts,
     /// Endpoints that cannot be programmed as they are, and why.
@@ -200,6 +208,8 @@ struct Kernel {
     in_sync: bool,
     converged: bool,
     failing: Vec<String>,
+    /// Some rules are not as they should be.
+    rules_refused: bool,
     retry: Option<Instant>,
     resync: Duration,
     backend_fixed: bool,
@@ -236,11 +246,17 @@ enum RulesKey {
     Profile(String),
 }
 
+/// Desired state, what BGP learned, connections to be judged.
+type Receivers = (
+    mpsc::Receiver<Input>,
+    mpsc::Receiver<Learned>,
+    mpsc::UnboundedReceiver<Found>,
+);
+
 impl Kernel {
     async fn serve(
         mut self,
-        mut inputs: mpsc::Receiver<Input>,
-        mut learned: mpsc::Receiver<Learned>,
+        (mut inputs, mut learned, mut found): Receivers,
         mut monitor: Monitor,
         mut watch: Option<Watch>,
     ) -> anyhow::Result<()> {
@@ -255,8 +271,10 @@ impl Kernel {
             let look = self.look_at_rules.map_or(look, |rules| rules.min(look));
             let own_port = self.filter.event_port();
             let wake = self.retry.map_or(look, |retry| retry.min(look));
+            let connections = self.denied.due().filter(|_| self.in_sync);
+            let look_at_connections = connections.unwrap_or(wake);
             let hear_again = deaf_until.unwrap_or(wake);
-            // All arms are cancel-safe: two receives, the monitors' next events, timers.
+            // All arms are cancel-safe: receives, the monitors' next events, timers.
             tokio::select! {
                 biased;
                 input = inputs.recv() => match input {
@@ -278,6 +296,10 @@ impl Kernel {
                         all.push(more);
                     }
                     self.learn(all);
+                }
+                Some(found) = found.recv() => self.judge(found),
+                () = tokio::time::sleep_until(look_at_connections.into()), if connections.is_some() => {
+                    self.look_at_connections();
                 }
                 event = monitor.next(), if deaf_until.is_none() => {
                     self.notice(event?);
@@ -369,6 +391,8 @@ impl Kernel {
             // First everything wanted, then what nobody wants any more goes.
             self.apply();
             self.filter.allow_deletes();
+            // Also what changed while no agent ran.
+            self.denied.all_changed();
             self.overlay.allow_deletes();
             self.allow_route_deletes();
         }
@@ -541,6 +565,11 @@ impl Kernel {
                 objects = filter.drift,
                 "kernel rules or sets differed and were repaired"
             );
+        }
+        let refused = !filter.failures.is_empty();
+        if std::mem::replace(&mut self.rules_refused, refused) && !refused {
+            // What the old rules let in meanwhile.
+            self.denied.all_changed();
         }
         let failing: Vec<String> = filter
             .failures

@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::{ALLOWED, Account, Traffic};
 use crate::resources::{NETWORK, pools_and_profile};
 use crate::{
-    Agent, Container, Ctl, Datastore, Etcd, Host, Lab, Plugin, Process, STORE_V4, binary,
-    eventually,
+    Agent, Container, Ctl, Datastore, Etcd, Host, Lab, Manner, Plugin, Process, STORE_V4, Talk,
+    TalkServer, binary, eventually,
 };
 
 const READY: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ pub struct Scenario {
 }
 
 /// Everything that must not cost a packet.
-pub const SCENARIOS: [Scenario; 11] = [
+pub const SCENARIOS: [Scenario; 12] = [
     Scenario {
         name: "nothing happens",
         act: |_| Ok(()),
@@ -67,6 +67,10 @@ pub const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "policies and tiers changed, added, removed",
         act: policies,
+    },
+    Scenario {
+        name: "open connections denied, and allowed again",
+        act: denied,
     },
     Scenario {
         name: "members of sets changed",
@@ -335,6 +339,28 @@ fn policies(stage: &mut Stage) -> Result<()> {
         stage.settled()?;
     }
     Ok(())
+}
+
+fn denied(stage: &mut Stage) -> Result<()> {
+    let ctl = stage.ctl();
+    let port = ALLOWED.end() - 1;
+    let servers = [(port, Manner::Echoes), (port + 1, Manner::Ticks)];
+    let start = |(port, manner)| TalkServer::start(&stage.to.netns, port, manner);
+    let _running = servers.into_iter().map(start).collect::<Result<Vec<_>>>()?;
+    let mut talks = Vec::new();
+    for to in &stage.to.addresses {
+        for (port, manner) in servers {
+            talks.push(Talk::open(&stage.from.netns, *to, port, manner)?);
+        }
+    }
+    let foes = format!(
+        "  - action: Deny\n    protocol: TCP\n    destination:\n      ports: ['{port}:{}']\n",
+        port + 1
+    );
+    ctl.apply(&policy("10", &foes))?;
+    talks.iter_mut().try_for_each(Talk::ensure_silent)?;
+    ctl.apply(&policy("10", ""))?;
+    talks.iter_mut().try_for_each(Talk::ensure_on)
 }
 
 fn members(stage: &mut Stage) -> Result<()> {

@@ -3,12 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests")]
 
+mod blackhole;
 mod chain;
 mod choice;
 mod conformance;
 mod counted;
 mod cut_off;
 mod delegated;
+mod denied;
 mod exact;
 mod flow;
 mod garbage;
