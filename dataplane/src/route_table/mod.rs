@@ -10,20 +10,23 @@
 //! it can stand beside another's for the same prefix (the lower metric wins); where another's has the very same metric,
 //! that is a [`ApplyReport::conflicts`], not overwritten, and tried again.
 
+mod dirty;
+mod installed;
 mod kernel;
 #[cfg(test)]
 mod tests;
 mod wanted;
 
-use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use foldhash::{HashMap, HashMapExt, HashSet};
 use ipnetwork::IpNetwork;
 
 use crate::netlink::{NetlinkError, RequestError, Socket};
+use dirty::Dirty;
+use installed::Installed;
 
 pub use kernel::{Action, Change, KernelHop, KernelRoute, RouteKernel, RouteMtu};
 pub(crate) use kernel::{decode_any, route_mtu};
@@ -133,10 +136,10 @@ pub struct RouteTable<K = Socket> {
     /// Which of the wanted routes name an interface.
     by_interface: HashMap<Arc<str>, HashSet<IpNetwork>>,
     /// Our routes in the kernel, as far as is known, by prefix and metric.
-    installed: BTreeSet<(IpNetwork, u32)>,
+    installed: Installed,
     /// Those of an earlier run that nobody has wanted yet, as they were last read.
     left: HashMap<(IpNetwork, u32), KernelRoute>,
-    dirty: HashSet<IpNetwork>,
+    dirty: Dirty,
     retries: HashMap<IpNetwork, Retry>,
     deletes_allowed: bool,
 }
@@ -167,9 +170,9 @@ impl<K: RouteKernel> RouteTable<K> {
             config,
             wanted: HashMap::new(),
             by_interface: HashMap::new(),
-            installed: BTreeSet::new(),
+            installed: Installed::default(),
             left: HashMap::new(),
-            dirty: HashSet::new(),
+            dirty: Dirty::default(),
             retries: HashMap::new(),
             deletes_allowed: false,
         }
@@ -182,10 +185,13 @@ impl<K: RouteKernel> RouteTable<K> {
             return;
         }
         for ifname in route.interfaces() {
-            self.by_interface
-                .entry(Arc::clone(ifname))
-                .or_default()
-                .insert(prefix);
+            match self.by_interface.get_mut(ifname) {
+                Some(prefixes) => drop(prefixes.insert(prefix)),
+                None => {
+                    let prefixes = std::iter::once(prefix).collect();
+                    self.by_interface.insert(Arc::clone(ifname), prefixes);
+                }
+            }
         }
         let before = self.wanted.insert(prefix, route);
         self.forget_interfaces(prefix, before);
@@ -203,11 +209,9 @@ impl<K: RouteKernel> RouteTable<K> {
     /// From here on everything wanted is known: routes of ours that nobody wants go, at the next `apply`.
     pub fn allow_deletes(&mut self) {
         self.deletes_allowed = true;
-        let unwanted = self
-            .installed
-            .iter()
-            .filter(|(p, _)| !self.wanted.contains_key(p));
-        self.dirty.extend(unwanted.map(|(prefix, _)| *prefix));
+        let installed = self.installed.prefixes();
+        let unwanted = installed.filter(|prefix| !self.wanted.contains_key(prefix));
+        self.dirty.extend(unwanted);
     }
 
     /// An interface appeared, came up or went down, or lost an address: the kernel dropped routes through it without
@@ -215,7 +219,7 @@ impl<K: RouteKernel> RouteTable<K> {
     /// interface that leads to gateways of routes that name no interface, call [`RouteTable::resync`] too.
     pub fn on_link_event(&mut self, ifname: &str) {
         if let Some(prefixes) = self.by_interface.get(ifname) {
-            self.dirty.extend(prefixes);
+            self.dirty.extend(prefixes.iter().copied());
             for prefix in prefixes {
                 self.retries.remove(prefix);
             }
@@ -246,8 +250,8 @@ impl<K: RouteKernel> RouteTable<K> {
     pub fn is_installed(&self, prefix: IpNetwork) -> bool {
         let prefix = masked(prefix);
         let metric = self.wanted.get(&prefix).map(|route| route.metric);
-        metric.is_some_and(|m| self.installed.contains(&(prefix, m)))
-            && !self.dirty.contains(&prefix)
+        metric.is_some_and(|metric| self.installed.contains((prefix, metric)))
+            && !self.dirty.contains(prefix)
             && !self.retries.contains_key(&prefix)
     }
 
@@ -260,7 +264,7 @@ impl<K: RouteKernel> RouteTable<K> {
     pub fn apply_now(&mut self, prefixes: &[IpNetwork]) -> ApplyReport {
         let prefixes: Vec<_> = prefixes.iter().map(|p| masked(*p)).collect();
         for prefix in &prefixes {
-            self.dirty.remove(prefix);
+            self.dirty.remove(*prefix);
         }
         self.bring(prefixes, Instant::now())
     }
@@ -300,11 +304,11 @@ impl<K: RouteKernel> RouteTable<K> {
                         wanted,
                     );
                     if !resolved.is_ok_and(|w| wanted::same(&w, route)) {
-                        report.different += usize::from(!self.dirty.contains(&route.prefix));
+                        report.different += usize::from(!self.dirty.contains(route.prefix));
                         self.dirty.insert(route.prefix);
-                    } else if !known.contains(&key) {
+                    } else if !known.contains(key) {
                         report.adopted += 1;
-                        self.dirty.remove(&route.prefix);
+                        self.dirty.remove(route.prefix);
                         self.retries.remove(&route.prefix);
                     }
                 }
@@ -312,8 +316,8 @@ impl<K: RouteKernel> RouteTable<K> {
         }
         for (prefix, route) in &self.wanted {
             let key = (*prefix, route.metric);
-            if !self.installed.contains(&key) && !self.retries.contains_key(prefix) {
-                report.missing += usize::from(known.contains(&key));
+            if !self.installed.contains(key) && !self.retries.contains_key(prefix) {
+                report.missing += usize::from(known.contains(key));
                 self.dirty.insert(*prefix);
             }
         }
@@ -322,7 +326,7 @@ impl<K: RouteKernel> RouteTable<K> {
     }
 
     fn apply_at(&mut self, now: Instant) -> ApplyReport {
-        let mut due: Vec<_> = self.dirty.drain().collect();
+        let mut due = self.dirty.take();
         let retries = self.retries.iter().filter(|(_, retry)| retry.due <= now);
         due.extend(retries.map(|(prefix, _)| *prefix));
         due.sort_unstable();
@@ -335,20 +339,33 @@ impl<K: RouteKernel> RouteTable<K> {
         let mut report = ApplyReport::default();
         let mut links = Links::default();
         let mut failed = HashMap::new();
-        let mut puts = Vec::new();
+        let mut puts = Vec::with_capacity(due.len().min(self.wanted.len()));
+        // Those that have other routes of ours than the wanted one.
+        let mut surplus = Vec::new();
         for prefix in &due {
-            let Some(route) = self.wanted.get(prefix) else {
+            let wanted = self.wanted.get(prefix);
+            let keep = wanted.map(|route| route.metric);
+            let mut ours = false;
+            let mut others = false;
+            for metric in self.installed.of(*prefix) {
+                ours |= Some(metric) == keep;
+                others |= Some(metric) != keep;
+            }
+            surplus.extend(others.then_some(*prefix));
+            let Some(route) = wanted else {
                 continue;
             };
             match resolve(&mut self.kernel, &mut links, self.config, *prefix, route) {
                 Ok(route) => {
                     let key = (*prefix, route.metric);
                     // Sent again it would be a change to whoever watches the kernel's routes.
-                    let found = self.left.remove(&key);
+                    let found = match self.left.is_empty() {
+                        true => None,
+                        false => self.left.remove(&key),
+                    };
                     if found.is_some_and(|found| wanted::same(&route, &found)) {
                         continue;
                     }
-                    let ours = self.installed.contains(&key);
                     let action = if ours { Action::Replace } else { Action::Add };
                     puts.push(Change { action, route });
                 }
@@ -358,10 +375,13 @@ impl<K: RouteKernel> RouteTable<K> {
             }
         }
         // The gateways of others may be behind what is on a link: IPv6 checks that when a route is added.
-        puts.sort_by_key(|put| put.route.hops.iter().any(|hop| hop.gateway.is_some()));
+        let is_via = |put: &Change| put.route.hops.iter().any(|hop| hop.gateway.is_some());
+        if !puts.is_sorted_by_key(is_via) {
+            puts.sort_by_key(is_via);
+        }
         let taken = self.send(puts, &mut report, &mut failed);
         self.settle(taken, &mut report, &mut failed);
-        let deletes = self.unwanted_of(&due, &failed);
+        let deletes = self.unwanted_of(&surplus, &failed);
         self.send(deletes, &mut report, &mut failed);
         self.conclude(&due, failed, now, &mut report);
         report
@@ -370,15 +390,15 @@ impl<K: RouteKernel> RouteTable<K> {
     /// Our routes for these prefixes that are not the wanted ones.
     fn unwanted_of(
         &self,
-        due: &[IpNetwork],
+        surplus: &[IpNetwork],
         failed: &HashMap<IpNetwork, FailureReason>,
     ) -> Vec<Change> {
-        let mut deletes = Vec::new();
-        for prefix in due.iter().filter(|prefix| !failed.contains_key(prefix)) {
+        let mut deletes = Vec::with_capacity(surplus.len());
+        for prefix in surplus.iter().filter(|prefix| !failed.contains_key(prefix)) {
             let keep = self.wanted.get(prefix).map(|route| route.metric);
-            for (_, metric) in self.installed.range((*prefix, 0)..=(*prefix, u32::MAX)) {
-                if Some(*metric) != keep {
-                    let route = Route::blackhole().with_metric(*metric);
+            for metric in self.installed.of(*prefix) {
+                if Some(metric) != keep {
+                    let route = Route::blackhole().with_metric(metric);
                     let route = wanted::bare(*prefix, self.config.protocol, &route);
                     deletes.push(Change {
                         action: Action::Delete,
@@ -415,7 +435,7 @@ impl<K: RouteKernel> RouteTable<K> {
                     }
                     Some(error) if change.action == Action::Delete && error.is_missing() => {
                         self.installed
-                            .remove(&(change.route.prefix, change.route.metric));
+                            .remove((change.route.prefix, change.route.metric));
                     }
                     Some(error) => {
                         failed.insert(change.route.prefix, FailureReason::Refused(error));
@@ -436,7 +456,7 @@ impl<K: RouteKernel> RouteTable<K> {
             Action::Replace => report.replaced += 1,
             Action::Delete => {
                 report.deleted += 1;
-                self.installed.remove(&key);
+                self.installed.remove(key);
                 self.left.remove(&key);
             }
         }
@@ -502,6 +522,10 @@ impl<K: RouteKernel> RouteTable<K> {
         now: Instant,
         report: &mut ApplyReport,
     ) {
+        let due = match failed.is_empty() && self.retries.is_empty() {
+            true => &[],
+            false => due,
+        };
         for prefix in due {
             let Some(reason) = failed.remove(prefix) else {
                 self.retries.remove(prefix);
