@@ -41,7 +41,7 @@ impl Iptables {
         Ok(Self {
             variant,
             programs,
-            sets: Sets::new(IpsetSocket::open()?),
+            sets: Sets::open()?,
             tables: tables.collect(),
             readable: Vec::new(),
             sets_report: SetsReport::default(),
@@ -76,7 +76,7 @@ impl Iptables {
 
     /// Removes every set of ours, once neither variant refers to it.
     pub(super) fn clean_up_sets() -> Result<(), FilterError> {
-        Ok(Sets::new(IpsetSocket::open()?).clean()?)
+        Ok(Sets::open()?.clean()?)
     }
 
     fn table(&mut self, family: Family) -> Option<&mut Tables> {

@@ -1,10 +1,15 @@
 //! The kernel sets of ours: what each should hold, and the order in which that is made so.
 
+mod edge;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
+use self::edge::Edge;
 use super::{names, types::Family};
 use crate::ipset::{Entry, IpsetError, IpsetSocket, SetTracker, SetType};
 
@@ -52,7 +57,7 @@ impl SetsReport {
 /// All sets of ours.
 #[derive(Debug)]
 pub(super) struct Sets {
-    socket: IpsetSocket,
+    kernel: Box<dyn Edge>,
     sets: BTreeMap<String, KernelSet>,
     dirty: BTreeSet<String>,
     stale: bool,
@@ -61,9 +66,13 @@ pub(super) struct Sets {
 }
 
 impl Sets {
-    pub(super) fn new(socket: IpsetSocket) -> Self {
+    pub(super) fn open() -> Result<Self, IpsetError> {
+        Ok(Self::new(Box::new(IpsetSocket::open()?)))
+    }
+
+    fn new(kernel: Box<dyn Edge>) -> Self {
         Self {
-            socket,
+            kernel,
             sets: BTreeMap::new(),
             dirty: BTreeSet::new(),
             stale: true,
@@ -170,7 +179,7 @@ impl Sets {
     }
 
     fn read(&mut self, report: &mut SetsReport) -> Result<(), IpsetError> {
-        let names = self.socket.names()?;
+        let names = self.kernel.names()?;
         let ours = names
             .iter()
             .filter_map(|name| Some((name, names::family_of_set(name)?)));
@@ -185,7 +194,7 @@ impl Sets {
         }
         self.sets.retain(|_, set| set.wanted || set.exists);
         for (name, family) in ours {
-            let Some(found) = self.socket.list(name)? else {
+            let Some(found) = self.kernel.list(name)? else {
                 continue;
             };
             let known = self.sets.contains_key(name);
@@ -225,7 +234,7 @@ impl Sets {
                 continue;
             }
             set.waiting = None;
-            let (changes, result) = add_to(&mut self.socket, &name, set, may_delete);
+            let (changes, result) = add_to(self.kernel.as_mut(), &name, set, may_delete);
             report.changes += changes;
             if let Err(error) = result {
                 self.stale = true;
@@ -255,7 +264,7 @@ impl Sets {
                 continue;
             }
             let surplus = set.tracker.surplus(may_delete);
-            match self.socket.del(&name, &surplus) {
+            match self.kernel.del(&name, &surplus) {
                 Ok(()) => {
                     report.changes += surplus.len();
                     set.tracker.done(&surplus, false);
@@ -288,7 +297,7 @@ impl Sets {
                 continue;
             }
             let result = if set.exists {
-                self.socket.destroy(&name)
+                self.kernel.destroy(&name)
             } else {
                 Ok(())
             };
@@ -335,12 +344,12 @@ impl Sets {
         self.dirty.clear();
         self.stale = true;
         let deadline = Instant::now() + RETRY_AFTER;
-        for name in self.socket.names()? {
+        for name in self.kernel.names()? {
             if names::family_of_set(&name).is_none() {
                 continue;
             }
             loop {
-                match self.socket.destroy(&name) {
+                match self.kernel.destroy(&name) {
                     Err(error) if error.is_busy() && Instant::now() < deadline => {
                         std::thread::sleep(Duration::from_millis(5));
                     }
@@ -354,14 +363,14 @@ impl Sets {
 
 /// Counts the changes made, also before a failure.
 fn add_to(
-    socket: &mut IpsetSocket,
+    kernel: &mut dyn Edge,
     name: &str,
     set: &mut KernelSet,
     may_delete: bool,
 ) -> (usize, Result<(), IpsetError>) {
     let mut changes = 0;
     if !set.exists {
-        if let Err(error) = socket.create(name, set.set_type, set.family) {
+        if let Err(error) = kernel.create(name, set.set_type, set.family) {
             return (changes, Err(error));
         }
         set.exists = true;
@@ -374,7 +383,7 @@ fn add_to(
         // Filling an empty set needs no swap, and a set of workloads is changed step by step.
         let whole = !surplus.is_empty() && total >= REWRITE_FROM && total * 2 >= set.tracker.len();
         if whole && set.set_type != SetType::NetIface {
-            if let Err(error) = rewrite(socket, name, set) {
+            if let Err(error) = rewrite(kernel, name, set) {
                 return (changes, Err(error));
             }
             set.tracker.done(&missing, true);
@@ -382,7 +391,7 @@ fn add_to(
             return (changes + total, Ok(()));
         }
     }
-    if socket.add(name, &missing).is_ok() {
+    if kernel.add(name, &missing).is_ok() {
         set.tracker.done(&missing, true);
         return (changes + missing.len(), Ok(()));
     }
@@ -390,7 +399,7 @@ fn add_to(
     let mut added = Vec::new();
     let mut result = Ok(());
     for entry in missing {
-        match socket.add(name, &[entry]) {
+        match kernel.add(name, &[entry]) {
             Ok(()) => added.push(entry),
             Err(error) => result = result.and(Err(error)),
         }
@@ -399,12 +408,12 @@ fn add_to(
     (changes + added.len(), result)
 }
 
-fn rewrite(socket: &mut IpsetSocket, name: &str, set: &KernelSet) -> Result<(), IpsetError> {
+fn rewrite(kernel: &mut dyn Edge, name: &str, set: &KernelSet) -> Result<(), IpsetError> {
     let aside = names::temporary_set(name, set.family);
-    socket.destroy(&aside)?;
-    socket.create(&aside, set.set_type, set.family)?;
+    kernel.destroy(&aside)?;
+    kernel.create(&aside, set.set_type, set.family)?;
     let members: Vec<Entry> = set.tracker.desired().collect();
-    socket.add(&aside, &members)?;
-    socket.swap(name, &aside)?;
-    socket.destroy(&aside)
+    kernel.add(&aside, &members)?;
+    kernel.swap(name, &aside)?;
+    kernel.destroy(&aside)
 }
