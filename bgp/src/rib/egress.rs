@@ -33,6 +33,9 @@ pub(super) struct Limits {
     /// A log of more octets drops its slowest readers, who are then told anew what they missed.
     /// Far more than a socket buffer, so that only a peer that has stopped reading gets here.
     pub(super) log_bytes: usize,
+    /// Prefixes that a portion of what concerns a whole table is about: a few milliseconds at the
+    /// most, whatever the filters are.
+    pub(super) portion: usize,
 }
 
 impl Default for Limits {
@@ -40,6 +43,7 @@ impl Default for Limits {
         Self {
             batch: 8192,
             log_bytes: 8 << 20,
+            portion: 4096,
         }
     }
 }

@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
+
 use super::{
     PeerId, Rib, apply,
     attr_store::AttrStore,
+    chores::Chore,
     export::operate,
     index::NONE,
     table::{Age, Path},
@@ -46,13 +49,27 @@ impl Rib {
     /// The restart time of the peer is over (RFC 9494, section 4.2): what is stale is marked and
     /// stays until `until`, unless it asks not to.
     pub(super) fn begin_long_lived(&mut self, peer: PeerId, family: Family, until: Instant) {
+        self.begin(Some(peer), family, Chore::LongLived);
+        if let Some(state) = self.peer_mut(peer) {
+            let then = Then::EndLongLived;
+            state.grace[family.index()] = Some(Grace { until, then });
+        }
+    }
+
+    /// Marks the stale paths of the peer for these prefixes.
+    pub(super) fn make_long_lived(&mut self, peer: PeerId, family: Family, ids: &[u32]) {
+        // One marked set for each pair of sets, however many prefixes use it.
+        let mut made = HashMap::<(u32, u32), Option<u32>, foldhash::fast::RandomState>::default();
         let mut gone = 0;
-        for id in self.ids_of(peer.0, family) {
+        for &id in ids {
             let rib = &mut self.families[family.index()];
             let stale = |p: &&Path| p.source == peer.0 && p.is_stale();
             let paths: Vec<Path> = rib.table.paths(id).iter().filter(stale).copied().collect();
             for path in paths {
-                if let Some(post) = long_lived(&mut self.attrs, path.pre, path.post) {
+                let (pre, post) = (path.pre, path.post);
+                let marked = made.entry((pre, post));
+                let marked = marked.or_insert_with(|| long_lived(&mut self.attrs, pre, post));
+                if let Some(post) = *marked {
                     let age = Age::LongStale;
                     apply::put(rib, &mut self.attrs, id, Path { age, post, ..path });
                 } else {
@@ -62,10 +79,6 @@ impl Rib {
             }
         }
         self.count(peer, family, |count| count - gone);
-        if let Some(state) = self.peer_mut(peer) {
-            let then = Then::EndLongLived;
-            state.grace[family.index()] = Some(Grace { until, then });
-        }
     }
 }
 

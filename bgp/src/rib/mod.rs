@@ -2,7 +2,8 @@
 //!
 //! [`Rib`] owns all of it and runs on one thread. Updates are taken in with
 //! [`Rib::handle_update`], any number of them; [`Rib::settle`] then decides once for each prefix
-//! that changed; [`Rib::poll_fib`] and [`Rib::poll_transmit`] hand out what follows.
+//! that changed; [`Rib::poll_fib`] and [`Rib::poll_transmit`] hand out what follows. What concerns a
+//! whole table, as a changed filter or a lost peer do, is a chore that [`Rib::work`] does in portions.
 //!
 //! What keeps it fast:
 //! - attributes are interned by their octets and decoded once ([`attr_store`]);
@@ -15,6 +16,7 @@
 mod apply;
 mod attr_store;
 mod bits;
+mod chores;
 mod config;
 mod decision;
 mod dump;
@@ -34,6 +36,7 @@ mod tests;
 mod view;
 
 use std::{
+    collections::VecDeque,
     net::{IpAddr, Ipv4Addr},
     time::Instant,
 };
@@ -60,6 +63,7 @@ pub use view::{
 
 use attr_store::{AttrStore, Class, Identity, Kind};
 use bits::Bits;
+use chores::{Chore, Chores};
 use group::Group;
 use index::NONE;
 use next_hops::NextHops;
@@ -109,7 +113,7 @@ struct FamilyRib {
     /// Prefixes whose next hops changed since the FIB was told.
     fib_changed: IdSet,
     /// Prefixes without paths, until nobody refers to them by id.
-    dying: Vec<Dying>,
+    dying: VecDeque<Dying>,
     /// Those in `dying`.
     is_dying: Bits,
 }
@@ -120,7 +124,7 @@ impl FamilyRib {
             table: Table::new(family, seed),
             changed: IdSet::default(),
             fib_changed: IdSet::default(),
-            dying: Vec::new(),
+            dying: VecDeque::new(),
             is_dying: Bits::default(),
         }
     }
@@ -142,6 +146,7 @@ pub struct Rib {
     /// Counts encoded batches over all groups.
     emissions: u64,
     deferral: Option<Deferral>,
+    chores: Chores,
     local_class: u16,
     /// Interfaces of the originated prefixes that have one.
     local_interfaces: hashbrown::HashMap<Prefix, Box<str>, foldhash::fast::RandomState>,
@@ -180,6 +185,7 @@ impl Rib {
             groups: Vec::new(),
             emissions: 0,
             deferral: None,
+            chores: Chores::default(),
             local_class,
             local_interfaces: hashbrown::HashMap::default(),
             limits: egress::Limits::default(),
@@ -233,10 +239,8 @@ impl Rib {
 
     /// Every prefix has to be decided again.
     fn reconsider_all(&mut self) {
-        for family in &mut self.families {
-            for id in family.table.ids() {
-                family.changed.insert(id);
-            }
+        for family in Family::ALL {
+            self.begin(None, family, Chore::Decide);
         }
     }
 
@@ -245,7 +249,7 @@ impl Rib {
         let peers = self.peers.iter().flatten();
         let stale = peers.flat_map(|p| p.grace.iter().flatten().map(|g| g.until));
         stale
-            .chain(self.deferral.as_ref().map(|d| d.deadline))
+            .chain(self.deferral.as_ref().and_then(Deferral::deadline))
             .min()
     }
 

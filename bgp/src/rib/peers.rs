@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::{
     KeepStale, PeerId, PeerRibConfig, Rib, SessionInfo, apply,
     attr_store::{Class, Kind},
+    chores::{Chore, Doomed},
     index::NONE,
     long_lived::{Grace, Then, long_lived},
     restart::RestartEvent,
@@ -61,6 +62,8 @@ pub(super) struct Peer {
     /// How long stale routes stay, by family; `None` where there are none, or none but those that
     /// a refresh has yet to repeat.
     pub(super) grace: [Option<Grace>; 2],
+    /// Whether paths of a family may be stale.
+    pub(super) stale: [bool; 2],
     /// Paths held by family.
     pub(super) paths: [u32; 2],
     pub(super) stats: PeerStats,
@@ -75,6 +78,7 @@ impl Rib {
             session: None,
             last: None,
             grace: [None; 2],
+            stale: [false; 2],
             paths: [0; 2],
             stats: PeerStats::default(),
         };
@@ -101,10 +105,10 @@ impl Rib {
         let old = std::mem::replace(&mut state.config, config);
         let same_import = *old.import == *state.config.import;
         let client_changed = old.rr_client != state.config.rr_client;
-        if !same_import {
-            self.import_again(peer);
-        }
         for family in Family::ALL {
+            if !same_import {
+                self.begin(Some(peer), family, Chore::Import);
+            }
             self.regroup(peer, family);
         }
         if client_changed {
@@ -115,6 +119,8 @@ impl Rib {
     /// Removes a peer and all that it sent.
     pub fn remove_peer(&mut self, peer: PeerId) {
         self.close(peer, None);
+        // Its id is another's soon.
+        self.finish(peer);
         self.restart_event(peer, RestartEvent::Gone);
         if let Some(place) = self.peers.get_mut(usize::from(peer.0))
             && place.take().is_some()
@@ -128,6 +134,8 @@ impl Rib {
         if self.session(peer).is_some() {
             self.close(peer, None);
         }
+        // What it announces must not be taken for what it had announced.
+        self.finish(peer);
         let Some(state) = self.peer_mut(peer) else {
             return;
         };
@@ -177,6 +185,7 @@ impl Rib {
     }
 
     fn close(&mut self, peer: PeerId, keep: Option<(KeepStale, Instant)>) {
+        self.finish(peer);
         for family in Family::ALL {
             self.leave(peer, family);
         }
@@ -193,7 +202,7 @@ impl Rib {
     }
 
     fn drop_family(&mut self, peer: PeerId, family: Family) {
-        self.purge(peer, family, |_path| true);
+        self.begin(Some(peer), family, Chore::Drop(Doomed::All));
         self.end_grace(peer, family);
     }
 
@@ -298,9 +307,7 @@ impl Rib {
     /// What ties are broken by changed: the peer's routes are decided again.
     fn reconsider(&mut self, peer: PeerId) {
         for family in Family::ALL {
-            for id in self.ids_of(peer.0, family) {
-                self.families[family.index()].changed.insert(id);
-            }
+            self.begin(Some(peer), family, Chore::Decide);
         }
     }
 
@@ -321,12 +328,12 @@ impl Rib {
         paths.filter(|p| p.source == source).copied().collect()
     }
 
-    /// Drops the paths of `peer` that `doomed` condemns.
-    pub(super) fn purge(&mut self, peer: PeerId, family: Family, doomed: impl Fn(&Path) -> bool) {
+    /// Drops the paths of `peer` for these prefixes that `doomed` condemns.
+    pub(super) fn drop_paths(&mut self, peer: PeerId, family: Family, ids: &[u32], doomed: Doomed) {
         let mut gone = 0;
-        for id in self.ids_of(peer.0, family) {
+        for &id in ids {
             for path in self.paths_of(peer.0, family, id) {
-                if doomed(&path) {
+                if doomed == Doomed::All || path.is_stale() {
                     let rib = &mut self.families[family.index()];
                     let key = (path.source, path.path_id);
                     gone += u32::from(apply::take(rib, &mut self.attrs, id, key));
@@ -336,52 +343,50 @@ impl Rib {
         self.count(peer, family, |count| count - gone);
     }
 
-    /// Filters everything that `peer` sent once more (soft reconfiguration inbound).
-    fn import_again(&mut self, peer: PeerId) {
+    /// Filters what `peer` sent for these prefixes once more (soft reconfiguration inbound).
+    pub(super) fn import_again(&mut self, peer: PeerId, family: Family, ids: &[u32]) {
         let Some(filter) = self.import_filter(peer) else {
             return;
         };
-        for family in Family::ALL {
-            // One modified set for each set and rule, however many prefixes use it.
-            let mut made =
-                hashbrown::HashMap::<(u32, u16), u32, foldhash::fast::RandomState>::default();
-            let interface = self.peer(peer).and_then(|p| p.last.as_ref());
-            let interface = interface.map(|info| info.interface.clone());
-            let mut gone = 0;
-            for id in self.ids_of(peer.0, family) {
-                for path in self.paths_of(peer.0, family, id) {
-                    let rib = &mut self.families[family.index()];
-                    let prefix = rib.table.prefix(id);
-                    let set = self.attrs.set(path.pre);
-                    let attrs = filter.needs_attrs().then(|| self.attrs.decode(path.pre));
-                    let facts = Facts {
-                        attrs: attrs.as_ref(),
-                        interface: interface.as_deref().unwrap_or_default(),
+        // One modified set for each set and rule, however many prefixes use it.
+        let mut made =
+            hashbrown::HashMap::<(u32, u16), u32, foldhash::fast::RandomState>::default();
+        let interface = self.peer(peer).and_then(|p| p.last.as_ref());
+        let interface = interface.map(|info| info.interface.clone());
+        let mut gone = 0;
+        for &id in ids {
+            for path in self.paths_of(peer.0, family, id) {
+                let rib = &mut self.families[family.index()];
+                let prefix = rib.table.prefix(id);
+                let set = self.attrs.set(path.pre);
+                let attrs = filter.needs_attrs().then(|| self.attrs.decode(path.pre));
+                let facts = Facts {
+                    attrs: attrs.as_ref(),
+                    interface: interface.as_deref().unwrap_or_default(),
+                };
+                let rule = if set.looped.is_some() {
+                    None
+                } else {
+                    filter.decide(prefix, self.attrs.kind(path.pre).into(), &facts)
+                };
+                let mut post = match rule {
+                    None => NONE,
+                    Some(Filter::PLAIN) => path.pre,
+                    Some(rule) => *made.entry((path.pre, rule)).or_insert_with(|| {
+                        apply::modified(&mut self.attrs, path.pre, &filter, rule)
+                    }),
+                };
+                if path.age == Age::LongStale {
+                    let Some(marked) = long_lived(&mut self.attrs, path.pre, post) else {
+                        let key = (path.source, path.path_id);
+                        gone += u32::from(apply::take(rib, &mut self.attrs, id, key));
+                        continue;
                     };
-                    let rule = if set.looped.is_some() {
-                        None
-                    } else {
-                        filter.decide(prefix, self.attrs.kind(path.pre).into(), &facts)
-                    };
-                    let mut post = match rule {
-                        None => NONE,
-                        Some(Filter::PLAIN) => path.pre,
-                        Some(rule) => *made.entry((path.pre, rule)).or_insert_with(|| {
-                            apply::modified(&mut self.attrs, path.pre, &filter, rule)
-                        }),
-                    };
-                    if path.age == Age::LongStale {
-                        let Some(marked) = long_lived(&mut self.attrs, path.pre, post) else {
-                            let key = (path.source, path.path_id);
-                            gone += u32::from(apply::take(rib, &mut self.attrs, id, key));
-                            continue;
-                        };
-                        post = marked;
-                    }
-                    apply::put(rib, &mut self.attrs, id, Path { post, ..path });
+                    post = marked;
                 }
+                apply::put(rib, &mut self.attrs, id, Path { post, ..path });
             }
-            self.count(peer, family, |count| count - gone);
         }
+        self.count(peer, family, |count| count - gone);
     }
 }

@@ -4,17 +4,31 @@ use std::time::Instant;
 
 use super::{
     Families, LongLivedPeer, PeerId, PeerRestart, Rib,
+    chores::{Chore, Doomed},
     long_lived::{Grace, Then},
-    table::{Age, Path},
+    table::Age,
 };
 use crate::prefix::Family;
 
 /// Our own restart: nothing is decided until the peers have told us what they know.
 #[derive(Debug)]
 pub(super) struct Deferral {
-    pub(super) deadline: Instant,
+    deadline: Instant,
     /// Peers and the families whose End-of-RIB is outstanding; `None` until the session is up.
     waiting: Vec<(PeerId, Option<Families>)>,
+    /// What is known is being decided; peers and FIB are told when all of it is.
+    over: bool,
+}
+
+impl Deferral {
+    pub(super) const fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// When it ends at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (!self.over).then_some(self.deadline)
+    }
 }
 
 /// What may end the wait for a peer.
@@ -35,7 +49,11 @@ impl Rib {
     pub fn begin_restart(&mut self, expected: &[PeerId], deadline: Instant) {
         if !expected.is_empty() {
             let waiting = expected.iter().map(|&peer| (peer, None)).collect();
-            self.deferral = Some(Deferral { deadline, waiting });
+            self.deferral = Some(Deferral {
+                deadline,
+                waiting,
+                over: false,
+            });
         }
     }
 
@@ -68,14 +86,15 @@ impl Rib {
                 }
             }
         }
-        if self.deferral.as_ref().is_some_and(|d| d.deadline <= now) {
+        let deadline = self.deferral.as_ref().and_then(Deferral::deadline);
+        if deadline.is_some_and(|deadline| deadline <= now) {
             self.end_deferral();
         }
     }
 
     pub(super) fn restart_event(&mut self, peer: PeerId, event: RestartEvent) {
         let families = self.session(peer).map(|s| s.info.families);
-        let Some(deferral) = &mut self.deferral else {
+        let Some(deferral) = self.deferral.as_mut().filter(|d| !d.over) else {
             return;
         };
         deferral.waiting.retain_mut(|(waiting, outstanding)| {
@@ -96,12 +115,19 @@ impl Rib {
     }
 
     fn end_deferral(&mut self) {
-        self.deferral = None;
-        self.settle();
+        if let Some(deferral) = &mut self.deferral {
+            deferral.over = true;
+        }
+        self.settle_some(self.limits.portion);
     }
 
     /// Marks all routes of a family stale: they go unless they are announced again.
     pub(super) fn mark_stale(&mut self, peer: PeerId, family: Family) {
+        // Nothing that was to go before may be taken for what goes now.
+        self.finish_family(peer, family);
+        if let Some(state) = self.peer_mut(peer) {
+            state.stale[family.index()] = true;
+        }
         for id in self.ids_of(peer.0, family) {
             let paths = self.families[family.index()].table.paths_mut(id);
             for path in paths.iter_mut().filter(|p| p.source == peer.0) {
@@ -114,7 +140,10 @@ impl Rib {
 
     /// Drops what is stale.
     pub(super) fn purge_stale(&mut self, peer: PeerId, family: Family) {
-        self.purge(peer, family, Path::is_stale);
+        let state = self.peer_mut(peer);
+        if state.is_some_and(|p| std::mem::take(&mut p.stale[family.index()])) {
+            self.begin(Some(peer), family, Chore::Drop(Doomed::Stale));
+        }
     }
 
     /// The peer is back (RFC 4724, section 4.2, RFC 9494, section 4.2): stale routes of families

@@ -31,6 +31,9 @@ pub(super) struct Dying {
 /// Of a prefix that is dying: not yet.
 const REFERRED_TO: u64 = u64::MAX;
 
+/// Dying prefixes looked at in a turn that changes nothing.
+const LOOKS: usize = 256;
+
 /// The outcome for one prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Selection {
@@ -57,18 +60,31 @@ impl Rib {
     /// Decides for every prefix that changed since the last call, and queues what follows for the
     /// FIB and the peers. Does nothing while our own restart is deferred.
     pub fn settle(&mut self) {
-        if self.deferral.is_some() {
-            return;
+        self.settle_some(usize::MAX);
+    }
+
+    /// The same for up to `most` of them; `true` if more are left.
+    pub(super) fn settle_some(&mut self, most: usize) -> bool {
+        if self.deferral.as_ref().is_some_and(|d| !d.is_over()) {
+            return false;
         }
+        let mut left = most;
         for family in Family::ALL {
-            let changed = self.families[family.index()].changed.take();
+            let changed = self.families[family.index()].changed.take_some(left);
+            left -= changed.len();
             if !changed.is_empty() {
                 self.settle_family(family, &changed);
             }
-            self.bury(family);
+            self.bury(family, changed.len());
         }
+        if self.families.iter().any(|f| !f.changed.list.is_empty()) {
+            return true;
+        }
+        // Until then some prefix may still have a set, or a peer, selected that is gone.
         self.attrs.sweep();
         self.free_peers.append(&mut self.removed_peers);
+        self.deferral = None;
+        false
     }
 
     fn settle_family(&mut self, family: Family, changed: &[u32]) {
@@ -87,7 +103,7 @@ impl Rib {
             }
             if rib.table.paths(id).is_empty() && rib.is_dying.insert(id) {
                 let since = REFERRED_TO;
-                rib.dying.push(Dying { id, since });
+                rib.dying.push_back(Dying { id, since });
             }
         }
         for group in self
@@ -243,8 +259,9 @@ impl Rib {
     }
 
     /// Gives back ids that nothing refers to any more: no path, no group that holds or queues the
-    /// prefix, no unread log that names it.
-    fn bury(&mut self, family: Family) {
+    /// prefix, no unread log that names it, no decision to come. Looks at so many as `changed` prefixes can make up for,
+    /// for as long as a peer reads nothing they may be a whole table.
+    fn bury(&mut self, family: Family, changed: usize) {
         let rib = &mut self.families[family.index()];
         if rib.dying.is_empty() {
             return;
@@ -260,27 +277,30 @@ impl Rib {
             .min()
             .unwrap_or(u64::MAX);
         let emissions = self.emissions;
-        let (table, fib_changed, is_dying) = (&mut rib.table, &rib.fib_changed, &mut rib.is_dying);
-        rib.dying.retain_mut(|dying| {
+        let (table, is_dying) = (&mut rib.table, &mut rib.is_dying);
+        let waits = |id| rib.fib_changed.bits.contains(id) || rib.changed.bits.contains(id);
+        let looks = rib.dying.len().min(4 * changed + LOOKS);
+        for _ in 0..looks {
+            let Some(mut dying) = rib.dying.pop_front() else {
+                break;
+            };
             let id = dying.id;
             if !table.paths(id).is_empty() {
                 is_dying.remove(id);
-                return false;
+                continue;
             }
-            if fib_changed.bits.contains(id) || groups().any(|g| g.refers_to(id)) {
+            if waits(id) || groups().any(|g| g.refers_to(id)) {
                 dying.since = REFERRED_TO;
-                return true;
-            }
-            if dying.since == REFERRED_TO {
+            } else if dying.since == REFERRED_TO {
                 dying.since = emissions;
             }
-            if unread <= dying.since {
-                return true;
+            if dying.since == REFERRED_TO || unread <= dying.since {
+                rib.dying.push_back(dying);
+                continue;
             }
             is_dying.remove(id);
             table.release(id);
-            false
-        });
+        }
         // All of a full table may have been withdrawn at once.
         if rib.dying.capacity() > 4 * rib.dying.len() + 4096 {
             rib.dying.shrink_to_fit();

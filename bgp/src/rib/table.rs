@@ -188,6 +188,11 @@ impl Table {
         self.dests.len() - self.free.len()
     }
 
+    /// Whether an id is in use.
+    pub(crate) fn is_used(&self, id: u32) -> bool {
+        !self.dests[id as usize].vacant
+    }
+
     /// Every id in use.
     pub(crate) fn ids(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.id_bound()).filter(|&id| !self.dests[id as usize].vacant)

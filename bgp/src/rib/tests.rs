@@ -1,4 +1,5 @@
 mod add_path;
+mod chores;
 mod harness;
 mod long_lived;
 mod model;

@@ -217,6 +217,7 @@ impl World {
         rib.limits = Limits {
             batch: 2,
             log_bytes: 150,
+            portion: 2,
         };
         let now = Instant::now();
         let ids: Vec<PeerId> = (0..PEERS)
@@ -317,7 +318,7 @@ impl World {
     }
 
     fn drain(&mut self, peer: usize) {
-        self.rib.settle();
+        while self.rib.work() {}
         let id = self.ids[peer];
         while self.receivers[peer].read(&mut self.rib, id, usize::MAX, peer <= BEST) {}
         assert!(!self.rib.pending(id));
@@ -392,9 +393,9 @@ proptest! {
         for prefix in prefixes() {
             world.rib.withdraw_local(prefix);
         }
-        world.rib.settle();
+        while world.rib.work() {}
         world.rib.poll_fib(&mut Vec::new());
-        world.rib.settle();
+        while world.rib.work() {}
         prop_assert_eq!(world.rib.size().prefixes, 0);
         prop_assert_eq!(world.rib.size().attribute_sets, 0);
     }

@@ -156,6 +156,8 @@ enum Op {
         prefix: usize,
     },
     Settle,
+    /// Some of what is to be done to whole tables.
+    Work,
     Read {
         peer: usize,
     },
@@ -183,6 +185,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0usize..8, 0u8..3).prop_map(|(prefix, med)| Op::Originate { prefix, med }),
         2 => (0usize..8).prop_map(|prefix| Op::Unoriginate { prefix }),
         6 => Just(Op::Settle),
+        6 => Just(Op::Work),
         4 => peer().prop_map(|peer| Op::Read { peer }),
         4 => peer().prop_map(|peer| Op::Drain { peer }),
         1 => Just(Op::Wait),
@@ -282,6 +285,7 @@ impl World {
         rib.limits = Limits {
             batch: 3,
             log_bytes: 150,
+            portion: 1,
         };
         let ids = (0..PEERS)
             .map(|n| rib.add_peer(Self::config(n)).unwrap())
@@ -380,6 +384,7 @@ impl World {
                 assert_eq!(was, self.local.remove(&prefix).is_some());
             }
             Op::Settle => self.settle(),
+            Op::Work => drop(self.rib.work()),
             Op::Read { peer } => {
                 self.receivers[peer].read(&mut self.rib, self.ids[peer], 1, &Self::ctx(peer));
             }
@@ -493,6 +498,7 @@ impl World {
     }
 
     fn settle(&mut self) {
+        while self.rib.work() {}
         self.rib.settle();
         let mut changes = Vec::new();
         self.rib.poll_fib(&mut changes);

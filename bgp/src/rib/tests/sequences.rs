@@ -414,6 +414,7 @@ fn an_id_is_not_reused_while_a_slow_peer_has_yet_to_read_its_withdrawal() {
     bench.rib.limits = Limits {
         batch: 3,
         log_bytes: 1,
+        ..Limits::default()
     };
     let [a, fast, slow] = [(); 3].map(|()| bench.peer(PeerKind::Ebgp));
     let mut told = [Receiver::default(), Receiver::default()];
