@@ -63,7 +63,7 @@ pub use peer_key::{BGP_PORT, Interface, ParsePeerKeyError, PeerKey};
 pub use remote_as::RemoteAs;
 pub use secret::{Secret, SecretError};
 pub use view::{
-    FamilyStatus, PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery, RouteSource,
-    RouteView, SessionStatus, State, Totals,
+    EventState, FamilyStatus, PathState, PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery,
+    RouteSource, RouteView, SessionStatus, State, Totals,
 };
 pub use watch::{Held, HeldCursor, Watch, WatchEvent, WatchedPeer};

@@ -1,6 +1,7 @@
 //! What the speaker tells about itself: plain data for status commands and metrics.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr},
     time::{Duration, SystemTime},
 };
@@ -22,6 +23,8 @@ pub struct PeerStatus {
     pub key: PeerKey,
     /// Its configured name; may be empty.
     pub name: String,
+    /// It is one of those that connect from a range, by which it has its name.
+    pub dynamic: bool,
     /// Its AS; 0 for a peer of any external AS until it has said which.
     pub remote_as: u32,
     /// Our AS towards it.
@@ -59,6 +62,8 @@ pub struct PeerStatus {
 pub struct Totals {
     /// What the tables hold.
     pub rib: RibSize,
+    /// The longest time in the last minute or two for which no session could be served.
+    pub longest_turn: Duration,
     /// Connections closed because their address had opened too many, since start.
     pub connections_refused: u64,
 }
@@ -93,7 +98,50 @@ pub struct FamilyStatus {
     pub end_of_rib: bool,
 }
 
-/// A change of a session's state.
+/// What a session or the path to its peer is before and after an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventState {
+    /// State of the session.
+    Session(State),
+    /// What BFD finds.
+    Path(PathState),
+}
+
+impl From<State> for EventState {
+    fn from(state: State) -> Self {
+        Self::Session(state)
+    }
+}
+
+impl From<PathState> for EventState {
+    fn from(state: PathState) -> Self {
+        Self::Path(state)
+    }
+}
+
+impl fmt::Display for EventState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session(state) => state.fmt(f),
+            Self::Path(PathState::Down) => f.write_str("BFD Down"),
+            Self::Path(PathState::Up) => f.write_str("BFD Up"),
+            Self::Path(PathState::AdminDown) => f.write_str("BFD AdminDown"),
+        }
+    }
+}
+
+/// What BFD finds of a path (RFC 5880, section 6.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathState {
+    /// It does not work, or that is not known yet.
+    Down,
+    /// Both directions work.
+    Up,
+    /// The other side's operator took BFD down.
+    AdminDown,
+}
+
+/// A change of a session's state, or of the path to its peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerEvent {
     /// Whose.
@@ -105,9 +153,9 @@ pub struct PeerEvent {
     /// How often it has happened.
     pub count: u64,
     /// State before.
-    pub from: State,
+    pub from: EventState,
     /// State after.
-    pub to: State,
+    pub to: EventState,
     /// Why.
     pub reason: String,
 }

@@ -239,7 +239,7 @@ fn explicit<'a>(
             let remote_as = spec.local_as_number.filter(|_| reverse);
             if forward || reverse {
                 let session = Peer {
-                    name: name.clone(),
+                    name: format!("{name} {}", node.metadata.name),
                     remote_as: remote_as.unwrap_or_else(|| as_of(cache, node)).0.into(),
                     spec: Some(spec.clone()),
                     node: Some(node),

@@ -184,11 +184,11 @@ fn a_session_that_one_end_asks_for_is_the_others_as_well() {
         "p",
         "nodeSelector: rack == 'a', peerSelector: role == 'reflector'",
     );
-    assert_eq!(sessions(&[&nodes, &forward]), ["p 192.0.2.3 64999"]);
+    assert_eq!(sessions(&[&nodes, &forward]), ["p h3 192.0.2.3 64999"]);
     let reverse = "nodeSelector: role == 'reflector', peerSelector: rack == 'a'";
     assert_eq!(
         sessions(&[&nodes, &peer("p", reverse)]),
-        ["p 192.0.2.3 64999"]
+        ["p h3 192.0.2.3 64999"]
     );
     let manual = format!("{reverse}, reversePeering: Manual");
     assert!(sessions(&[&nodes, &peer("p", &manual)]).is_empty());

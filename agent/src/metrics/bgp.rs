@@ -31,6 +31,8 @@ struct Session {
     sent: u64,
     withdrawn: u64,
     discarded: u64,
+    /// Whether BFD finds all paths to work; none where it watches none.
+    paths_up: Option<bool>,
     /// By family: received, advertised.
     routes: [(u64, u64); 2],
 }
@@ -45,6 +47,9 @@ impl Session {
         self.sent += peer.octets_sent;
         self.withdrawn += peer.treated_as_withdraw;
         self.discarded += peer.attribute_discards;
+        if let Some(up) = peer.bfd_up {
+            self.paths_up = Some(up && self.paths_up.unwrap_or(true));
+        }
         for family in &peer.routes {
             if let Some((received, advertised)) = self.routes.get_mut(family.family.index()) {
                 *received += u64::from(family.received);
@@ -54,22 +59,28 @@ impl Session {
     }
 }
 
-/// By name: each peer that a BGPPeer configures, and the whole mesh as `mesh`. A mesh of N nodes would
-/// otherwise be N x N series in the cluster.
-fn by_name(peers: &[PeerStatus]) -> BTreeMap<String, Session> {
+/// The name of a peer's series: its own if a BGPPeer names it, else that of all whom the BGPPeer selects
+/// or takes connections from, or `mesh`. N nodes that all peer would otherwise be N x N series in the
+/// cluster, and whoever connects would be one.
+fn series(peer: &PeerStatus) -> String {
+    match peer.name.split_once(' ') {
+        // "mesh NODE", or "BGPPEER NODE".
+        Some((many, _node)) => many.to_owned(),
+        None if peer.dynamic => peer.name.clone(),
+        None => peer.key.to_string(),
+    }
+}
+
+fn by_series(peers: &[PeerStatus]) -> BTreeMap<String, Session> {
     let mut all = BTreeMap::<String, Session>::new();
     for peer in peers {
-        let name = match peer.name.starts_with("mesh ") {
-            true => "mesh".to_owned(),
-            false => peer.key.to_string(),
-        };
-        all.entry(name).or_default().add(peer);
+        all.entry(series(peer)).or_default().add(peer);
     }
     all
 }
 
 fn sessions(peers: &[PeerStatus], text: &mut Text) {
-    let all = by_name(peers);
+    let all = by_series(peers);
     let mut metric = |kind, name: &str, help: &str, value: fn(&Session) -> u64| {
         let sample = |(name, session): (&String, &Session)| {
             (vec![("peer", name.clone())], value(session) as f64)
@@ -143,9 +154,9 @@ fn sessions(peers: &[PeerStatus], text: &mut Text) {
         "Routes told to peers.",
         |r| r.1,
     );
-    let watched = peers.iter().filter_map(|p| Some((p, p.bfd_up?)));
-    let samples = watched.map(|(p, up)| (vec![("peer", p.key.to_string())], bit(up)));
-    let help = "Whether BFD finds the path to work.";
+    let watched = all.iter().filter_map(|(name, s)| Some((name, s.paths_up?)));
+    let samples = watched.map(|(name, up)| (vec![("peer", name.clone())], bit(up)));
+    let help = "Whether BFD finds the path to work; of several, all of them.";
     text.metric(Kind::Gauge, "margay_bfd_up", help, samples);
 }
 
@@ -171,6 +182,12 @@ fn tables(totals: &Totals, text: &mut Text) {
     ] {
         text.single(Kind::Gauge, name, help, value as f64);
     }
+    text.single(
+        Kind::Gauge,
+        "margay_bgp_longest_turn_seconds",
+        "Longest time of late for which the speaker served no session.",
+        totals.longest_turn.as_secs_f64(),
+    );
     text.single(
         Kind::Counter,
         "margay_bgp_connections_refused_total",

@@ -29,6 +29,7 @@ use crate::{
         EVENTS, Event,
         link::{Link, LinkId},
         listen::Listeners,
+        pace::Pace,
         peer::Peer,
         sync::InitialSync,
         table, views,
@@ -45,9 +46,11 @@ pub(super) type Peers = BTreeMap<PeerKey, Peer>;
 /// Events taken in before routes are decided and written: enough to damp path hunting, few enough
 /// that no session waits long.
 const TURN_EVENTS: usize = 64;
-/// How long a turn takes in what one or more peers have sent: much for damping, little beside the
+/// How long a round takes in what one or more peers have sent: much for damping, little beside the
 /// shortest hold time.
-const TURN: Duration = Duration::from_millis(200);
+const ROUND: Duration = Duration::from_millis(200);
+/// How long each part of a turn may take, of which there are three: taking in, deciding, writing.
+const TURN: Duration = Duration::from_millis(20);
 /// A turn that takes longer lets all tasks run before the next.
 const SHORT: Duration = Duration::from_millis(10);
 /// Routes for the FIB in one batch: some 2 MiB, where a full table would be a hundred.
@@ -62,6 +65,8 @@ struct Due {
     send: bool,
     /// The FIB had no room.
     fib: bool,
+    /// Not all is decided, or there is more to do about some table.
+    work: bool,
 }
 
 #[derive(Debug)]
@@ -87,6 +92,13 @@ pub(super) struct Core {
     /// No timer of a session is due before.
     wake_at: Option<Instant>,
     due: Due,
+    /// Of the events of a round, those there was no time for.
+    waiting: VecDeque<Event>,
+    /// When the round began to take in what is still to be decided.
+    round: Option<Instant>,
+    /// The first peer that a turn had no time to write to.
+    next_to_write: Option<PeerKey>,
+    pace: Pace,
 }
 
 /// Why the core stops.
@@ -132,6 +144,10 @@ impl Core {
             watchers: Watchers::default(),
             wake_at: None,
             due: Due::default(),
+            waiting: VecDeque::new(),
+            round: None,
+            next_to_write: None,
+            pace: Pace::new(now),
             config: SpeakerConfig {
                 peers: BTreeMap::new(),
                 ..config.clone()
@@ -153,11 +169,11 @@ impl Core {
     /// Runs until the handle is dropped or asks to stop.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(TURN_EVENTS);
-        // Of a batch, what there was no time for.
-        let mut waiting = VecDeque::new();
         loop {
             let wake = self.next_wake();
-            let idle = !self.due.send && waiting.is_empty();
+            // What was taken in before is decided first.
+            let hungry = self.waiting.is_empty() && !self.rib.is_undecided();
+            let idle = hungry && !self.due.send && !self.due.work;
             // Cancel safe throughout: `recv`, `recv_many` and `reserve` take nothing when
             // dropped, the sleeps are made anew.
             let mut path = None;
@@ -168,7 +184,7 @@ impl Core {
                     None
                 }
                 command = commands.recv() => Some(command),
-                _ = self.events.recv_many(&mut batch, TURN_EVENTS), if waiting.is_empty() => None,
+                _ = self.events.recv_many(&mut batch, TURN_EVENTS), if hungry => None,
                 _ = self.fib.reserve(), if self.due.fib => None,
                 () = sleep_until(wake.into()), if idle => None,
                 () = std::future::ready(()), if !idle => None,
@@ -192,23 +208,38 @@ impl Core {
                     return self.stop(&how, now).await;
                 }
             }
-            waiting.extend(batch.drain(..));
-            while let Some(event) = waiting.pop_front() {
-                self.event(event, now);
-                if now.elapsed() > TURN {
-                    break;
-                }
-            }
+            self.waiting.extend(batch.drain(..));
             self.turn(now);
-            if now.elapsed() > SHORT {
+            if self.pace.note(now, Instant::now()) > SHORT {
                 // The readers of other peers, which have waited.
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// What follows the events of a turn: timers, decisions, FIB, peers.
+    /// Events, timers, and at the end of a round decisions, FIB and peers.
     fn turn(&mut self, now: Instant) {
+        while let Some(event) = self.waiting.pop_front() {
+            self.event(event, now);
+            if now.elapsed() > TURN {
+                break;
+            }
+        }
+        self.timers(now);
+        let round = *self.round.get_or_insert(now);
+        if !self.waiting.is_empty() && round.elapsed() < ROUND {
+            return;
+        }
+        self.round = None;
+        self.decide();
+        self.forget_strangers(now);
+        self.sync.handle_timeout(now);
+        while self.closing.try_join_next().is_some() {}
+        self.transmit(now);
+        self.feed_fib();
+    }
+
+    fn timers(&mut self, now: Instant) {
         if self.wake_at.is_some_and(|at| at <= now) {
             let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
             self.wake_at = None;
@@ -220,12 +251,18 @@ impl Core {
         if self.rib.poll_timeout().is_some_and(|at| at <= now) {
             self.rib.handle_timeout(now);
         }
-        self.forget_strangers(now);
-        self.sync.handle_timeout(now);
-        while self.closing.try_join_next().is_some() {}
-        self.rib.settle();
-        self.feed_fib();
-        self.transmit(now);
+    }
+
+    /// Decides, as far as there is time.
+    fn decide(&mut self) {
+        self.due.work = self.rib.work();
+        if !self.due.work {
+            return;
+        }
+        let start = Instant::now();
+        while self.due.work && start.elapsed() < TURN {
+            self.due.work = self.rib.work();
+        }
     }
 
     /// A peer whose messages wait for us is not silent, whatever its hold timer says.
@@ -324,6 +361,7 @@ impl Core {
                 rib.egress_bytes += self.links.values().map(Link::queued).sum::<usize>();
                 let totals = Totals {
                     rib,
+                    longest_turn: self.pace.longest(now),
                     connections_refused: self.listeners.refused(),
                 };
                 reply.send(totals).ok();

@@ -1,10 +1,13 @@
-//! What happened to a session, the last things first to go.
+//! What happened to a session and its path, the last things first to go.
 
 use std::{collections::VecDeque, time::SystemTime};
 
 use margay_bgp::session::State;
 
-use crate::{peer_key::PeerKey, view::PeerEvent};
+use crate::{
+    peer_key::PeerKey,
+    view::{EventState, PeerEvent},
+};
 
 /// Events kept for a peer.
 const KEPT: usize = 64;
@@ -22,7 +25,7 @@ impl EventLog {
     pub(super) fn note(
         &mut self,
         key: PeerKey,
-        (from, to): (State, State),
+        (from, to): (EventState, EventState),
         reason: &str,
         at: SystemTime,
     ) -> bool {
@@ -75,12 +78,13 @@ mod tests {
     fn repetitions_are_counted_and_the_oldest_go() {
         let key = PeerKey::from(IpAddr::from([192, 0, 2, 1]));
         let start = SystemTime::UNIX_EPOCH;
+        let change = |from: State, to: State| (from.into(), to.into());
         let mut log = EventLog::default();
         for turn in 0..100 {
             let at = start + Duration::from_secs(turn);
-            let fresh = log.note(key, (State::Connect, State::Active), "refused", at);
+            let fresh = log.note(key, change(State::Connect, State::Active), "refused", at);
             assert_eq!(fresh, turn == 0);
-            log.note(key, (State::Active, State::Connect), "dialling", at);
+            log.note(key, change(State::Active, State::Connect), "dialling", at);
         }
         let all: Vec<_> = log.entries().collect();
         assert_eq!(all.len(), 2);
@@ -88,7 +92,7 @@ mod tests {
         assert_eq!(all[0].at, start + Duration::from_secs(99));
         for n in 0..200 {
             let reason = format!("reason {n}");
-            assert!(log.note(key, (State::Established, State::Idle), &reason, start));
+            assert!(log.note(key, change(State::Established, State::Idle), &reason, start));
         }
         assert_eq!(log.entries().count(), KEPT);
     }

@@ -6,13 +6,16 @@
 //! more; a closer for each connection that is being left. All but the core own nothing but their
 //! socket and may be aborted at any time.
 //!
-//! A turn of the core takes in everything that has been read, decides once, and writes: changes
-//! that arrive together leave together, and one change leaves at once.
+//! A round of the core takes in everything that has been read, decides once, and writes: changes
+//! that arrive together leave together, and one change leaves at once. A round goes by in turns, so
+//! that timers, commands and BFD never wait long, whatever a peer sends and however much of a table
+//! has to be gone through.
 
 mod core;
 mod events;
 mod link;
 mod listen;
+mod pace;
 mod peer;
 mod rate;
 mod strangers;

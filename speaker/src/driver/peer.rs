@@ -31,7 +31,7 @@ use crate::{
     },
     local_addrs::LocalAddrs,
     peer_key::PeerKey,
-    view::{FamilyStatus, PeerStatus, SessionStatus},
+    view::{EventState, FamilyStatus, PathState, PeerStatus, SessionStatus},
     watch::WatchedPeer,
 };
 
@@ -63,8 +63,8 @@ pub(super) struct Peer {
     pub(super) octets_received: u64,
     /// Failures since the session was last up.
     pub(super) failures: u32,
-    /// Whether BFD finds the path to work; `None` where it does not watch it.
-    pub(super) bfd_up: Option<bool>,
+    /// What BFD finds of the path; `None` where it does not watch it.
+    pub(super) path: Option<PathState>,
     /// The log has been told that the peer sends too much.
     pub(super) warned: bool,
     pub(super) events: EventLog,
@@ -112,7 +112,7 @@ impl Peer {
             octets_sent: 0,
             octets_received: 0,
             failures: 0,
-            bfd_up: None,
+            path: None,
             warned: false,
             events: EventLog::default(),
             seen_state: State::Idle,
@@ -161,9 +161,12 @@ impl Peer {
         }
         self.seen_state = to;
         let reason = reason.as_deref().unwrap_or_else(|| usual_reason(from, to));
-        let news = self
-            .events
-            .note(self.key, (from, to), reason, SystemTime::now());
+        let news = self.events.note(
+            self.key,
+            (from.into(), to.into()),
+            reason,
+            SystemTime::now(),
+        );
         self.span.in_scope(|| {
             // A peer that is away repeats itself every few seconds.
             if news {
@@ -172,6 +175,19 @@ impl Peer {
                 debug!(%from, %to, reason, "state changed");
             }
         });
+    }
+
+    /// Takes note of what BFD finds; nothing comes of it where it is not wanted.
+    pub(super) fn note_path(&mut self, to: PathState, reason: &str) {
+        let Some(from) = self.path.replace(to) else {
+            self.path = None;
+            return;
+        };
+        let now = SystemTime::now();
+        self.events
+            .note(self.key, (from.into(), to.into()), reason, now);
+        self.span
+            .in_scope(|| info!(from = %EventState::from(from), to = %EventState::from(to), reason, "path changed"));
     }
 
     pub(super) fn is_external(&self) -> bool {
@@ -203,6 +219,7 @@ impl Peer {
         PeerStatus {
             key: self.key,
             name: self.config.name.clone(),
+            dynamic: self.dynamic.is_some(),
             remote_as: self.remote_as().unwrap_or(0),
             local_as: session.local_as,
             state: self.session.state(),
@@ -226,7 +243,7 @@ impl Peer {
                     end_of_rib: self.end_of_rib.get(family.index()).is_some_and(|e| *e),
                 })
                 .collect(),
-            bfd_up: self.bfd_up,
+            bfd_up: self.path.map(|path| path == PathState::Up),
             updates_received: self.updates_received,
             octets_sent: self.octets_sent,
             octets_received: self.octets_received,

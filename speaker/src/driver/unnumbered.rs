@@ -18,6 +18,7 @@ use super::{Event, core::Core};
 use crate::{
     peer_key::{BGP_PORT, Interface, PeerKey},
     router_adv::{Advertiser, Heard, INTERVAL},
+    view::PathState,
 };
 
 /// Between attempts on an interface that is not there, or down.
@@ -109,7 +110,7 @@ impl Core {
         peer.neighbour = Some(target);
         if peer.config.bfd.is_some() {
             // Of this one nothing has been heard.
-            peer.bfd_up = Some(false);
+            peer.path = Some(PathState::Down);
             self.watch();
         }
         self.start(key, now);

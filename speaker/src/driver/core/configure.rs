@@ -24,6 +24,7 @@ use crate::{
     handle::SpeakerError,
     local_addrs::LocalAddrs,
     peer_key::PeerKey,
+    view::PathState,
 };
 
 impl Core {
@@ -93,7 +94,7 @@ impl Core {
         }
         for peer in self.peers.values_mut() {
             let wanted = peer.config.bfd.is_some();
-            peer.bfd_up = wanted.then(|| peer.bfd_up.unwrap_or(false));
+            peer.path = wanted.then(|| peer.path.unwrap_or(PathState::Down));
         }
         if let Some(bfd) = &self.bfd {
             bfd.watch(targets);
@@ -103,14 +104,19 @@ impl Core {
     /// RFC 5882 section 4: a path that fails takes its session along at once; one that its operator
     /// took down does not.
     pub(super) fn path_changed(&mut self, key: &PeerKey, change: Change, now: Instant) {
-        let Some(peer) = self.peers.get_mut(key).filter(|p| p.bfd_up.is_some()) else {
+        let Some(peer) = self.peers.get_mut(key).filter(|p| p.path.is_some()) else {
             return;
         };
-        peer.bfd_up = Some(change == Change::Up);
-        let Change::Down { diag, independent } = change else {
-            return;
+        let independent = match change {
+            Change::Up => return peer.note_path(PathState::Up, "both directions work"),
+            Change::RemoteAdminDown => {
+                return peer.note_path(PathState::AdminDown, "taken down by the peer's operator");
+            }
+            Change::Down { diag, independent } => {
+                peer.note_path(PathState::Down, &diag.to_string());
+                independent
+            }
         };
-        peer.span.in_scope(|| warn!(%diag, "BFD: the path failed"));
         if peer.established.is_some() {
             let cease = Notification::new(Kind::CEASE_BFD_DOWN);
             self.with_session(key, now, |session| session.handle_reset(&cease, now));

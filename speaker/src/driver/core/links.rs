@@ -6,7 +6,7 @@ use margay_bgp::session::ConnId;
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
-use super::Core;
+use super::{Core, TURN};
 use crate::{
     driver::{
         Event,
@@ -31,12 +31,22 @@ impl Core {
             .filter_map(|p| p.established.map(|link| (p.key, link)))
             .filter(|(_, link)| self.links.get(link).is_some_and(|l| !l.blocked))
             .collect();
-        for (key, id) in ready {
-            self.transmit_to(&key, id, now);
+        // Who was left out is the first.
+        let first = self.next_to_write.take();
+        let first = first.map_or(0, |first| ready.partition_point(|(key, _)| *key < first));
+        let (late, early) = ready.split_at(first);
+        let start = Instant::now();
+        for (key, id) in early.iter().chain(late) {
+            if start.elapsed() > TURN {
+                self.next_to_write = Some(*key);
+                self.due.send = true;
+                return;
+            }
+            self.transmit_to(key, *id, start + TURN, now);
         }
     }
 
-    fn transmit_to(&mut self, key: &PeerKey, id: LinkId, now: Instant) {
+    fn transmit_to(&mut self, key: &PeerKey, id: LinkId, until: Instant, now: Instant) {
         let mut turn = 0;
         loop {
             let (Some(peer), Some(link)) = (self.peers.get_mut(key), self.links.get_mut(&id))
@@ -60,7 +70,7 @@ impl Core {
                 Some(link) if !link.blocked => {}
                 _ => return,
             }
-            if turn >= SEND_TURN {
+            if turn >= SEND_TURN || Instant::now() >= until {
                 self.due.send = true;
                 return;
             }
