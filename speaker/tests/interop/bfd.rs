@@ -15,7 +15,9 @@ use std::{
 
 use anyhow::{Result, ensure};
 use margay_lab::{Process, eventually, run};
-use margay_speaker::{BfdConfig, GracefulRestartConfig, PeerConfig, SpeakerConfig, State, Ttl};
+use margay_speaker::{
+    BfdConfig, GracefulRestartConfig, PeerConfig, PeerEvent, SpeakerConfig, State, Ttl,
+};
 
 use crate::support::{Lab, Ours, PATIENCE, config, them};
 use crate::unnumbered::{bare_link, on_eth0};
@@ -84,6 +86,17 @@ fn fails_at_once(lab: &Lab, ours: &Ours) -> Result<()> {
     ensure!(took < Duration::from_secs(10), "{took:?}");
     let told = status.last_error.unwrap_or_default();
     ensure!(told.contains("BFD down"), "{told}");
+    happened(ours, "BFD Up", "BFD Down", "control detection time expired")
+}
+
+/// The path's change of state is among the events, with its reason.
+fn happened(ours: &Ours, from: &str, to: &str, reason: &str) -> Result<()> {
+    let events = ours.runtime.block_on(ours.speaker.queries().events())?;
+    let is_it = |e: &&PeerEvent| {
+        (e.from.to_string(), e.to.to_string(), e.reason.as_str())
+            == (from.to_owned(), to.to_owned(), reason)
+    };
+    ensure!(events.iter().any(|e| is_it(&e)), "{events:?}");
     Ok(())
 }
 
@@ -185,7 +198,9 @@ fn bfd_that_its_operator_takes_down_leaves_bgp_alone() -> Result<()> {
     let status = ours.status()?;
     ensure!(status.state == State::Established, "{status:?}");
     ensure!(status.established_count == ups, "{status:?}");
-    Ok(())
+    let reason = "taken down by the peer's operator";
+    happened(&ours, "BFD Up", "BFD AdminDown", reason)?;
+    happened(&ours, "BFD AdminDown", "BFD Up", "both directions work")
 }
 
 #[test]

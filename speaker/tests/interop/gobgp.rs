@@ -11,17 +11,22 @@ use crate::support::{Lab, PATIENCE, config, them};
 
 /// A running gobgpd.
 pub(crate) struct Gobgp<'a> {
-    _process: Process,
+    process: Process,
     lab: &'a Lab,
 }
 
 impl<'a> Gobgp<'a> {
     /// `more` goes into the neighbour's table of the file, behind its families.
     pub(crate) fn start(lab: &'a Lab, more: &str) -> Result<Self> {
+        Self::start_with(lab, more, "")
+    }
+
+    /// The same with `each` in the table of each family.
+    pub(crate) fn start_with(lab: &'a Lab, more: &str, each: &str) -> Result<Self> {
         let conf = lab.dir.path().join("gobgp.toml");
         let family = |name: &str| {
             format!(
-                "[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"{name}\"\n"
+                "[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"{name}\"\n{each}"
             )
         };
         let text = format!(
@@ -39,12 +44,14 @@ impl<'a> Gobgp<'a> {
             .args(["--api-hosts", "127.0.0.1:50051"]);
         let log = lab.dir.path().join("gobgp.log");
         let process = Process::spawn("gobgpd", command, Some(&lab.them), &log)?;
-        let gobgp = Self {
-            _process: process,
-            lab,
-        };
+        let gobgp = Self { process, lab };
         eventually(PATIENCE, "gobgpd answers", || gobgp.ask("global"))?;
         Ok(gobgp)
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process.kill()
     }
 
     pub(crate) fn ask(&self, command: &str) -> Result<String> {

@@ -1,9 +1,9 @@
-//! Long-lived graceful restart (RFC 9494) against BIRD and FRR, as root in namespaces of their own.
+//! Long-lived graceful restart (RFC 9494) against BIRD, FRR and GoBGP, as root in namespaces of their own.
 //!
 //! 1. BIRD is gone for longer than its restart time: its route stays, marked, and is as before once
 //!    it is back.
 //! 2. We are gone for longer than ours: BIRD keeps our route, marked, until we are back.
-//! 3. The same both ways with FRR.
+//! 3. The same both ways with FRR and with GoBGP.
 
 use anyhow::{Result, ensure};
 use margay_bgp::wire::attrs::community::LLGR_STALE;
@@ -11,6 +11,7 @@ use margay_lab::eventually;
 use margay_speaker::{GracefulRestartConfig, LongLivedConfig, PeerConfig, Shutdown, SpeakerConfig};
 
 use crate::frr::Frr;
+use crate::gobgp::Gobgp;
 use crate::support::{Lab, Ours, PATIENCE, config, local_routes, them};
 
 const BIRD: &str = "graceful restart on; graceful restart time 1;
@@ -127,4 +128,51 @@ fn rfc9494_frr_keeps_our_routes_while_we_are_gone_for_long() -> Result<()> {
     ours.is_up()?;
     frr.shows(route, "llgr-stale", false)?;
     frr.shows(route, "Community: 65001:7", true)
+}
+
+/// Graceful restart and the long-lived one behind it, for each family.
+const GOBGP: [&str; 2] = [
+    "[neighbors.graceful-restart.config]\nenabled = true\nrestart-time = 1\nlong-lived-enabled = true\n",
+    "[neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n\
+     [neighbors.afi-safis.long-lived-graceful-restart.config]\nenabled = true\nrestart-time = 600\n",
+];
+
+#[test]
+fn rfc9494_a_gobgp_that_is_gone_for_long_costs_no_route() -> Result<()> {
+    let lab = Lab::new()?;
+    let [of_peer, of_family] = GOBGP;
+    let start = || -> Result<Gobgp<'_>> {
+        let gobgp = Gobgp::start_with(&lab, of_peer, of_family)?;
+        gobgp.ask("global rib add 10.1.0.0/24")?;
+        Ok(gobgp)
+    };
+    let mut gobgp = start()?;
+    let ours = lab.speaker(&patient(false))?;
+    ours.learns("10.1.0.0/24")?;
+    gobgp.kill()?;
+    is_marked(&ours, true)?;
+    ensure!(ours.best("10.1.0.0/24")?.stale);
+    drop(gobgp);
+    let _gobgp = start()?;
+    ours.is_up()?;
+    is_marked(&ours, false)
+}
+
+#[test]
+fn rfc9494_gobgp_keeps_our_routes_while_we_are_gone_for_long() -> Result<()> {
+    let lab = Lab::new()?;
+    let [of_peer, of_family] = GOBGP;
+    let gobgp = Gobgp::start_with(&lab, of_peer, of_family)?;
+    let route = "global rib 198.51.100.0/24";
+    let ours = lab.speaker(&patient(false))?;
+    ours.originate(&["198.51.100.0/24"], true)?;
+    gobgp.shows(route, "65001:7", true)?;
+    ours.runtime
+        .block_on(ours.speaker.shutdown(Shutdown::Restart));
+    gobgp.shows(route, "llgr-stale", true)?;
+    let routes = local_routes(&["198.51.100.0/24"], true)?;
+    let ours = lab.speaker_with(&patient(true), routes)?;
+    ours.is_up()?;
+    gobgp.shows(route, "llgr-stale", false)?;
+    gobgp.shows(route, "65001:7", true)
 }

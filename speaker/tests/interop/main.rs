@@ -4,6 +4,7 @@
 mod add_path;
 mod bfd;
 mod bird;
+mod decision;
 mod drain;
 mod dynamic;
 mod exabgp;
@@ -14,6 +15,9 @@ mod long_lived;
 mod openbgpd;
 mod options;
 mod policy;
+#[path = "../loopback/raw.rs"]
+#[expect(dead_code, reason = "the other tests that play peers use all of it")]
+mod raw;
 mod soak;
 mod support;
 mod unnumbered;

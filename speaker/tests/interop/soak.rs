@@ -11,10 +11,6 @@
 //! `MARGAY_SOAK_SECS`, `MARGAY_SOAK_ROUTES` and `MARGAY_SOAK_BURNERS` make it longer, larger and harder:
 //! 600 and 1000000 in `make soak-bgp`.
 
-#[path = "../loopback/raw.rs"]
-#[expect(dead_code, reason = "the other tests that play peers use all of it")]
-mod raw;
-
 use std::{
     net::{IpAddr, Ipv4Addr},
     process::Command,
@@ -22,6 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::raw::{RawPeer, withdrawal};
+use crate::support::{Bird, Lab, Ours, PATIENCE, config, ip};
 use anyhow::{Context, Result, ensure};
 use margay_bgp::prefix::Prefix;
 use margay_lab::{Process, eventually, run};
@@ -30,9 +28,6 @@ use margay_speaker::{
     State,
 };
 use nix::sched::{CloneFlags, setns};
-use raw::{RawPeer, withdrawal};
-
-use crate::support::{Bird, Lab, Ours, PATIENCE, config, ip};
 
 /// The short form: what a test run can afford in time and, in a debug build, in routes.
 const SECS: u64 = 12;
