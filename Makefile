@@ -12,7 +12,7 @@ help:
 	@echo 'make demo KEEP=1     leaves the lab up and tells how to look around'
 	@echo 'make check           format, lints, unit tests'
 	@echo 'make test            everything'
-	@echo 'make test-vm         tunnel devices on a Debian kernel, in a virtual machine (about 3 minutes)'
+	@echo 'make test-vm         tunnels on a Debian kernel, in a virtual machine (5 minutes; see scripts/test-vm.sh)'
 	@echo 'make bench           benchmarks'
 	@echo 'make bench-bgp       passing routes on, beside BIRD, FRR and GoBGP (about 40 minutes; ARGS="--rounds 1 --divisor 10")'
 	@echo 'make soak-bgp        ten minutes: 1 s keepalives and 50 ms BFD under a million routes (SECS=n ROUTES=n BURNERS=n)'

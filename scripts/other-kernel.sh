@@ -4,7 +4,8 @@
 #
 #   scripts/other-kernel.sh "MODULE..." COMMAND...
 #
-# Needs qemu-system-x86, busybox-static, cpio, kmod and apt-get; half a minute and 1 GB of memory.
+# Needs qemu-system-x86, busybox-static, cpio, kmod and apt-get; half a minute and MEMORY (1024) MB. What is in JOB_ENV, as
+# NAME=VALUE without spaces, is the command's environment.
 set -eu
 
 modules=$1
@@ -65,12 +66,13 @@ chmod +x "$dir/root/init"
 {
 	echo 'export HOME=/run/tmp TMPDIR=/run/tmp PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 	echo 'ip link set lo up'
+	for setting in ${JOB_ENV:-}; do echo "export $setting"; done
 	printf "'%s' " "$@"
 	echo
 } >"$dir/root/job"
 (cd "$dir/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$dir/initrd"
 
-qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m 1024 -smp 2 -nographic -no-reboot \
+qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m "${MEMORY:-1024}" -smp 2 -nographic -no-reboot \
 	-kernel "$kernel/boot/vmlinuz-$version" -initrd "$dir/initrd" \
 	-virtfs local,path=/,mount_tag=hostroot,security_model=none,readonly=on,multidevs=remap \
 	-append "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check" </dev/null | tee "$dir/log"

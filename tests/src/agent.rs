@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::binary::binary;
 use crate::ctl::Ctl;
-use crate::eventually::eventually;
+use crate::eventually::{eventually, patience};
 use crate::lab::Host;
 use crate::process::Process;
 
@@ -57,12 +57,13 @@ impl Agent {
             }
         };
         let config = format!(
-            "node_name: {}\nsocket: {}\ncni_journal: {}\nsnapshot: {}\nnode_ip: {}/30\nnode_ip6: {}/64\n\
+            "node_name: {}\nsocket: {}\ncni_journal: {}\nsnapshot: {}\nwireguard_keys: {}\nnode_ip: {}/30\nnode_ip6: {}/64\n\
              datastore:\n{store}",
             host.name,
             dir.join("margayd.sock").display(),
             dir.join("cni-journal").display(),
             dir.join("snapshot.redb").display(),
+            dir.join("wireguard").display(),
             host.v4,
             host.v6,
         );
@@ -154,7 +155,7 @@ impl Agent {
     pub fn ask(&self, question: &str) -> Result<Value> {
         let mut stream = UnixStream::connect(self.socket())
             .with_context(|| format!("the agent on {} has no socket", self.name))?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(ANSWER * patience()))?;
         stream.write_all(format!("{question}\n").as_bytes())?;
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line)?;

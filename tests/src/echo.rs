@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::eventually::patience;
 use crate::netns::NetNs;
 
 /// Tells our replies from those of other senders in the same namespace.
@@ -21,6 +22,7 @@ const STRAGGLERS: Duration = Duration::from_millis(500);
 
 /// Sends one request from `netns` and waits for its reply. The round-trip time.
 pub fn ping(netns: &NetNs, to: IpAddr, timeout: Duration) -> Result<Duration> {
+    let timeout = timeout * patience();
     netns.within(|| {
         let mut echo = Echo::open(to)?;
         let begun = Instant::now();

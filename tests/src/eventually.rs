@@ -1,6 +1,8 @@
 //! Waiting for a condition with a deadline instead of sleeping.
 
+use std::env;
 use std::fmt::Display;
+use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,12 +16,22 @@ pub type Deadline = Duration;
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How many times longer than usual everything may take: `MARGAY_LAB_PATIENCE`, for a machine that is emulated.
+pub(crate) fn patience() -> u32 {
+    static TIMES: OnceLock<u32> = OnceLock::new();
+    *TIMES.get_or_init(|| {
+        let set = env::var("MARGAY_LAB_PATIENCE").ok();
+        set.and_then(|text| text.parse().ok()).unwrap_or(1)
+    })
+}
+
 /// Tries `look` until it answers `Ok`; fails with its last answer when the deadline is over.
 pub fn eventually<T, E: Display>(
     deadline: Deadline,
     what: &str,
     mut look: impl FnMut() -> Result<T, E>,
 ) -> Result<T> {
+    let deadline = deadline * patience();
     let end = Instant::now() + deadline;
     loop {
         ensure_not_interrupted()?;

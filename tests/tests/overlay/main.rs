@@ -1,7 +1,8 @@
-//! Tunnels between hosts: VXLAN in both modes and families, IP in IP as far as the kernel has it.
+//! Tunnels between hosts: VXLAN in both modes and families, IP in IP and WireGuard as far as the kernel has them.
 
 mod modes;
 mod outsiders;
 mod paths;
 mod traffic;
 mod two_subnets;
+mod wireguard;
