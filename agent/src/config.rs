@@ -33,6 +33,9 @@ pub(crate) struct Config {
     /// What the agent last read of the datastore, for a start while the datastore is away. Written anew when it is
     /// lost; holds all resources, and is readable by root only. Of no use with the embedded store.
     pub(crate) snapshot: PathBuf,
+    /// Where the private keys of WireGuard are, a file for each family, readable by root only. Made when they are
+    /// needed; without them a host gets new ones, and tells the others.
+    pub(crate) wireguard_keys: PathBuf,
     /// The node's IPv4 address, with the prefix length of its subnet. When absent: what the Node
     /// resource says, else the address that the kernel uses towards the default route.
     pub(crate) node_ip: Option<String>,
@@ -111,6 +114,7 @@ impl Default for Config {
             cni_journal: DEFAULT_JOURNAL.into(),
             datastore: DatastoreConfig::default(),
             snapshot: "/var/lib/margay/snapshot.redb".into(),
+            wireguard_keys: "/var/lib/margay/wireguard".into(),
             node_ip: None,
             node_ip6: None,
             bgp: true,

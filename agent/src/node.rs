@@ -89,7 +89,7 @@ pub(crate) async fn change(
     store: &impl Store,
     keys: &Keys,
     name: &str,
-    change: impl Fn(&mut NodeSpec),
+    change: impl Fn(&mut Node),
 ) -> anyhow::Result<()> {
     let resource_key = ResourceKey::global(Kind::Node, name);
     let key = keys.resource(&resource_key);
@@ -100,9 +100,9 @@ pub(crate) async fn change(
         let AnyResource::Node(mut node) = decode_stored(&resource_key, &kv.value)? else {
             return Ok(());
         };
-        let before = node.spec.clone();
-        change(&mut node.spec);
-        if node.spec == before {
+        let before = node.clone();
+        change(&mut node);
+        if node == before {
             return Ok(());
         }
         let txn = Txn::default()

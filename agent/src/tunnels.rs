@@ -1,4 +1,5 @@
-//! This host's own tunnel addresses: held in address management and told to the other hosts in the Node.
+//! This host's own tunnel addresses: held in address management and told to the other hosts in the Node, with the public
+//! keys of the devices that encrypt.
 //!
 //! Others wrap packets for this host as soon as the Node says where to, so it says so only when the device is up, and
 //! the device stays for a while after it stopped saying so: a pool may change its mode under traffic.
@@ -11,9 +12,10 @@ use std::time::{Duration, Instant};
 use margay_dataplane::link;
 use margay_dataplane::netlink::{NetlinkError, Socket};
 use margay_dataplane::overlay::{IPIP, VXLAN_V4, VXLAN_V6};
+use margay_dataplane::wireguard::{PublicKey, Wireguard};
 use margay_datastore::AnyStore;
 use margay_model::keys::Keys;
-use margay_model::node::{Node, NodeSpec};
+use margay_model::node::{Node, NodeWireguard};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -23,7 +25,8 @@ use crate::ipam_task::{IpamHandle, TaskError};
 use crate::node;
 use crate::world::World;
 
-/// How long other hosts may take to hear that a pool wants no tunnel any more.
+/// How long other hosts may take to hear that a pool wants no tunnel any more; and how long a device that they were told
+/// of may be missing before they hear that.
 const LINGER: Duration = Duration::from_secs(10);
 
 /// Pause before another attempt, and between two looks at a device that is not up yet.
@@ -45,7 +48,7 @@ pub(crate) struct Keeper {
 #[derive(Debug, thiserror::Error)]
 enum Wait {
     #[error("interface {0} is not up, or has no address yet")]
-    Device(&'static str),
+    Device(String),
     #[error("{0}")]
     Link(#[from] NetlinkError),
     #[error("no address: {0}")]
@@ -62,10 +65,20 @@ enum Wait {
 struct Progress {
     /// The pools that its address was assigned from, and the address.
     assigned: Option<(Vec<String>, IpAddr)>,
-    /// Since when no pool asks for it.
+    /// Since when nobody asks for it.
     idle_since: Option<Instant>,
+    /// Since when the device that others were told of is not there.
+    missing_since: Option<Instant>,
     /// Nothing is left of it.
     released: bool,
+}
+
+/// What other hosts have to know of a device.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    /// A hardware address, for what has one.
+    Mac([u8; 6]),
+    Key(PublicKey),
 }
 
 impl Keeper {
@@ -73,10 +86,15 @@ impl Keeper {
         let mut progress: BTreeMap<TunnelKind, Progress> = BTreeMap::new();
         let mut told = BTreeMap::new();
         let mut pause = RETRY;
+        let kinds = || {
+            TunnelKind::OF_POOLS
+                .into_iter()
+                .chain(TunnelKind::WIREGUARD)
+        };
         loop {
             let world = Arc::clone(&self.world.borrow_and_update());
             let mut again = None;
-            for kind in TunnelKind::ALL {
+            for kind in kinds() {
                 let (true, Some(own)) = (world.in_sync, &world.node) else {
                     break;
                 };
@@ -102,12 +120,13 @@ impl Keeper {
         }
     }
 
-    /// Waits until pools or the own Node changed, or for `again`. False when the agent ends.
+    /// Waits until pools, settings or the own Node changed, or for `again`. False when the agent ends.
     async fn something_new(&mut self, seen: &World, again: Option<Duration>) -> bool {
         let changed = self.world.wait_for(|world| {
             world.in_sync != seen.in_sync
                 || !Arc::ptr_eq(&world.pools, &seen.pools)
                 || world.node != seen.node
+                || world.wireguard != seen.wireguard
         });
         match again {
             None => changed.await.is_ok(),
@@ -124,9 +143,13 @@ impl Keeper {
     ) -> Result<(), Wait> {
         let asking = world.pools.iter().filter(|pool| kind.serves(&pool.spec));
         let pools: Vec<String> = asking.map(|pool| pool.metadata.name.clone()).collect();
-        if pools.is_empty() || kind.host(&own.spec).is_none() {
+        let encrypts = TunnelKind::WIREGUARD.contains(&kind);
+        let device = device(kind, world);
+        let (false, true, Some(device)) =
+            (pools.is_empty(), kind.host(&own.spec).is_some(), device)
+        else {
             return self.give_back(kind, own, progress).await;
-        }
+        };
         progress.idle_since = None;
         progress.released = false;
         let address = match &progress.assigned {
@@ -138,17 +161,46 @@ impl Keeper {
                 address
             }
         };
-        let mac = kind.mac(&self.node, &own.spec);
-        let told = tell(&own.spec, kind, Some((address, mac)));
-        if told == own.spec {
-            return Ok(());
+        if !encrypts {
+            let mac = Told::Mac(kind.mac(&self.node, &own.spec));
+            if tell(own, kind, Some((address, mac))) == *own {
+                return Ok(());
+            }
+            is_ready(&device, address)?;
+            return self.tell(kind, Some((address, mac))).await;
         }
-        is_ready(kind, address)?;
-        let change = |spec: &mut NodeSpec| *spec = tell(spec, kind, Some((address, mac)));
+        match key_of(&device, address) {
+            Ok(key) => {
+                progress.missing_since = None;
+                match tell(own, kind, Some((address, Told::Key(key)))) == *own {
+                    true => Ok(()),
+                    false => self.tell(kind, Some((address, Told::Key(key)))).await,
+                }
+            }
+            // What others send would not be taken: they must not.
+            Err(wait) if own.wireguard_key(kind.is_v6()).is_some() => {
+                let since = *progress.missing_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= LINGER {
+                    warn!(
+                        device,
+                        "nobody is to encrypt for this host: its device is missing"
+                    );
+                    self.tell(kind, None).await?;
+                }
+                Err(wait)
+            }
+            Err(wait) => Err(wait),
+        }
+    }
+
+    async fn tell(&self, kind: TunnelKind, tunnel: Option<(IpAddr, Told)>) -> Result<(), Wait> {
+        let change = |node: &mut Node| *node = tell(node, kind, tunnel);
         node::change(&self.store, &self.keys, &self.node, change)
             .await
             .map_err(Wait::Node)?;
-        info!(?kind, %address, "tunnel address told to the other hosts");
+        if let Some((address, _)) = tunnel {
+            info!(?kind, %address, "tunnel address told to the other hosts");
+        }
         Ok(())
     }
 
@@ -158,7 +210,7 @@ impl Keeper {
         own: &Node,
         progress: &mut Progress,
     ) -> Result<(), Wait> {
-        let is_told = kind.address(&own.spec).is_some();
+        let is_told = tell(own, kind, None) != *own;
         if !is_told && progress.released {
             return Ok(());
         }
@@ -167,10 +219,7 @@ impl Keeper {
             if since.elapsed() < LINGER {
                 return Err(Wait::Linger);
             }
-            let change = |spec: &mut NodeSpec| *spec = tell(spec, kind, None);
-            node::change(&self.store, &self.keys, &self.node, change)
-                .await
-                .map_err(Wait::Node)?;
+            self.tell(kind, None).await?;
             info!(?kind, "tunnel address given back");
         }
         self.graph.tunnel_address(kind, None).await;
@@ -183,33 +232,58 @@ impl Keeper {
     }
 }
 
+/// The device of a tunnel; none where nobody wants one that encrypts.
+fn device(kind: TunnelKind, world: &World) -> Option<String> {
+    Some(match kind {
+        TunnelKind::VxlanV4 => VXLAN_V4.to_owned(),
+        TunnelKind::VxlanV6 => VXLAN_V6.to_owned(),
+        TunnelKind::Ipip => IPIP.to_owned(),
+        TunnelKind::WireguardV4 | TunnelKind::WireguardV6 => {
+            world.wireguard[usize::from(kind.is_v6())].clone()?
+        }
+    })
+}
+
 /// Whether the device takes what others send. Without an address it would not, where sources are checked: the kernel's loose
 /// check of a source passes only on an interface that has one.
-fn is_ready(kind: TunnelKind, address: IpAddr) -> Result<(), Wait> {
-    let name = match kind {
-        TunnelKind::VxlanV4 => VXLAN_V4,
-        TunnelKind::VxlanV6 => VXLAN_V6,
-        TunnelKind::Ipip => IPIP,
-    };
+fn is_ready(name: &str, address: IpAddr) -> Result<(), Wait> {
+    let waits = || Wait::Device(name.to_owned());
     let mut socket = Socket::route()?;
     let found = link::find(&mut socket, name)?.filter(|link| link.up);
-    let device = found.ok_or(Wait::Device(name))?;
+    let device = found.ok_or_else(waits)?;
     let addresses = link::addresses(&mut socket)?;
     let is_there =
         |there: &link::Address| there.index == device.index && there.address.ip() == address;
     match addresses.iter().any(is_there) {
         true => Ok(()),
-        false => Err(Wait::Device(name)),
+        false => Err(waits()),
     }
 }
 
+/// The public key of a device that is ready: the kernel works it out from the private one.
+fn key_of(name: &str, address: IpAddr) -> Result<PublicKey, Wait> {
+    is_ready(name, address)?;
+    let state = Wireguard::open()?.read(name)?;
+    state
+        .public_key
+        .ok_or_else(|| Wait::Device(name.to_owned()))
+}
+
 /// A Node that tells of a tunnel, or of none.
-fn tell(spec: &NodeSpec, kind: TunnelKind, tunnel: Option<(IpAddr, [u8; 6])>) -> NodeSpec {
-    let mut spec = spec.clone();
-    let mac = tunnel.map(|(_, mac)| mac_text(mac));
+fn tell(node: &Node, kind: TunnelKind, tunnel: Option<(IpAddr, Told)>) -> Node {
+    let mut node = node.clone();
+    let spec = &mut node.spec;
+    let mac = match tunnel {
+        Some((_, Told::Mac(mac))) => Some(mac_text(mac)),
+        _ => None,
+    };
     let v4 = tunnel.and_then(|(ip, _)| match ip {
         IpAddr::V4(v4) => Some(v4),
         IpAddr::V6(_) => None,
+    });
+    let v6 = tunnel.and_then(|(ip, _)| match ip {
+        IpAddr::V6(v6) => Some(v6),
+        IpAddr::V4(_) => None,
     });
     match kind {
         TunnelKind::VxlanV4 => {
@@ -217,10 +291,7 @@ fn tell(spec: &NodeSpec, kind: TunnelKind, tunnel: Option<(IpAddr, [u8; 6])>) ->
             spec.vxlan_tunnel_mac_addr = mac;
         }
         TunnelKind::VxlanV6 => {
-            spec.ipv6_vxlan_tunnel_addr = tunnel.and_then(|(ip, _)| match ip {
-                IpAddr::V6(v6) => Some(v6),
-                IpAddr::V4(_) => None,
-            });
+            spec.ipv6_vxlan_tunnel_addr = v6;
             spec.vxlan_tunnel_mac_addr_v6 = mac;
         }
         TunnelKind::Ipip => {
@@ -228,6 +299,48 @@ fn tell(spec: &NodeSpec, kind: TunnelKind, tunnel: Option<(IpAddr, [u8; 6])>) ->
                 bgp.ipv4_ipip_tunnel_addr = v4;
             }
         }
+        TunnelKind::WireguardV4 | TunnelKind::WireguardV6 => {
+            let mut addresses = spec.wireguard.take().unwrap_or_default();
+            match kind.is_v6() {
+                false => addresses.interface_ipv4_address = v4,
+                true => addresses.interface_ipv6_address = v6,
+            }
+            spec.wireguard = (addresses != NodeWireguard::default()).then_some(addresses);
+            let key = match tunnel {
+                Some((_, Told::Key(key))) => Some(key.to_string()),
+                _ => None,
+            };
+            node.set_wireguard_key(kind.is_v6(), key);
+        }
     }
-    spec
+    node
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_model::meta::ObjectMeta;
+    use margay_model::node::NodeSpec;
+
+    use super::*;
+
+    #[test]
+    fn a_node_tells_of_a_key_and_of_none_as_the_established_system_writes_it() {
+        let bare = Node::new(ObjectMeta::named("h1"), NodeSpec::default());
+        let key = PublicKey::from([1; 32]);
+        let four = Some(("10.65.0.1".parse().unwrap(), Told::Key(key)));
+        let six = Some(("fd00::1".parse().unwrap(), Told::Key(key)));
+        let told = tell(&bare, TunnelKind::WireguardV4, four);
+        let told = tell(&told, TunnelKind::WireguardV6, six);
+        let text = serde_json::to_value(&told).unwrap();
+        let addresses = serde_json::json!(
+            {"interfaceIPv4Address": "10.65.0.1", "interfaceIPv6Address": "fd00::1"}
+        );
+        assert_eq!(text["spec"]["wireguard"], addresses);
+        let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+        assert_eq!(text["status"]["wireguardPublicKey"], key);
+        assert_eq!(text["status"]["wireguardPublicKeyV6"], key);
+        let told = tell(&told, TunnelKind::WireguardV4, None);
+        assert_eq!(told.wireguard_key(false), None);
+        assert_eq!(tell(&told, TunnelKind::WireguardV6, None), bare);
+    }
 }

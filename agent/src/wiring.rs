@@ -186,6 +186,7 @@ impl Agent {
             learned: learned_rx,
             announce: announcer(local),
             meters: Arc::clone(&meters),
+            wireguard_keys: config.wireguard_keys.clone(),
         })?;
 
         let mtu = kernel.mtu.clone();

@@ -49,6 +49,8 @@ pub(crate) struct World {
     pub(crate) interface_prefix: Arc<str>,
     /// Whether workloads may send from addresses that are not theirs.
     pub(crate) allow_spoofing: bool,
+    /// The devices that are to encrypt what goes to other hosts, by family.
+    pub(crate) wireguard: [Option<String>; 2],
 }
 
 /// One of this node's endpoints, and the revision that last wrote it.

@@ -23,3 +23,4 @@ pub mod overlay;
 pub mod resolve;
 pub mod route_table;
 pub mod sysctl;
+pub mod wireguard;

@@ -240,6 +240,37 @@ pub struct FelixConfigurationSpec {
         skip_serializing_if = "Option::is_none"
     )]
     pub wireguard_mtu: Option<u32>,
+    /// Whether IPv6 traffic between hosts is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard_enabled_v6: Option<bool>,
+    /// MTU of the IPv6 WireGuard device; 0 finds it out.
+    #[serde(
+        rename = "wireguardMTUV6",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub wireguard_mtu_v6: Option<u32>,
+    /// Whether what hosts send each other is encrypted too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard_host_encryption_enabled: Option<bool>,
+    /// Name of the IPv4 device; `wireguard.cali` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard_interface_name: Option<String>,
+    /// Name of the IPv6 device; `wg-v6.cali` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard_interface_name_v6: Option<String>,
+    /// Time between two signs of life to each other host; none when 0 or absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard_keep_alive: Option<GoDuration>,
+    /// UDP port of the IPv4 device; 51820 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard_listening_port: Option<u16>,
+    /// UDP port of the IPv6 device; 51821 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard_listening_port_v6: Option<u16>,
+    /// Priority of the routing rule for what hosts send each other; 99 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard_routing_rule_priority: Option<u32>,
     /// Metric of IPv4 routes; 1024 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4_normal_route_priority: Option<u32>,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::asn::Asn;
 use crate::kind::Kind;
@@ -149,6 +150,39 @@ pub struct NodeAddress {
     pub extra: Extra,
 }
 
+/// Where the status has the public keys of the WireGuard devices, by family.
+const WIREGUARD_KEYS: [&str; 2] = ["wireguardPublicKey", "wireguardPublicKeyV6"];
+const STATUS: &str = "status";
+
+impl Node {
+    /// The public key of the host's WireGuard device of a family, in base64; none where it has told of none.
+    pub fn wireguard_key(&self, v6: bool) -> Option<&str> {
+        let key = self
+            .extra
+            .get(STATUS)?
+            .get(WIREGUARD_KEYS[usize::from(v6)])?;
+        key.as_str().filter(|key| !key.is_empty())
+    }
+
+    /// Tells of another key, or of none; all else in the status stays.
+    pub fn set_wireguard_key(&mut self, v6: bool, key: Option<String>) {
+        let name = WIREGUARD_KEYS[usize::from(v6)];
+        let status = self.extra.entry(STATUS.to_owned()).or_default();
+        if !status.is_object() {
+            *status = Value::Object(Map::new());
+        }
+        if let Value::Object(fields) = status {
+            match key {
+                Some(key) => drop(fields.insert(name.to_owned(), key.into())),
+                None => drop(fields.remove(name)),
+            }
+            if fields.is_empty() {
+                self.extra.remove(STATUS);
+            }
+        }
+    }
+}
+
 impl Spec for NodeSpec {
     const KIND: Kind = Kind::Node;
 }
@@ -168,5 +202,37 @@ impl NodeSpec {
             IpAddr::V6(addr) => Some(addr),
             IpAddr::V4(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::ObjectMeta;
+
+    #[test]
+    fn keys_come_and_go_and_the_rest_of_the_status_stays() {
+        let mut node = Node::new(ObjectMeta::named("h1"), NodeSpec::default());
+        node.set_wireguard_key(false, None);
+        assert!(node.extra.is_empty());
+        node.set_wireguard_key(true, Some("six".to_owned()));
+        node.set_wireguard_key(false, Some("four".to_owned()));
+        assert_eq!(node.wireguard_key(false), Some("four"));
+        assert_eq!(node.wireguard_key(true), Some("six"));
+        let text = serde_json::to_string(&node).unwrap();
+        let status = r#""status":{"wireguardPublicKey":"four","wireguardPublicKeyV6":"six"}"#;
+        assert!(text.contains(status), "{text}");
+        node.set_wireguard_key(true, None);
+        node.set_wireguard_key(false, None);
+        assert_eq!(node.wireguard_key(false), None);
+        assert!(node.extra.is_empty());
+        let kept = serde_json::json!({"podCIDRs": ["10.0.0.0/24"], "wireguardPublicKey": ""});
+        node.extra.insert(STATUS.to_owned(), kept);
+        assert_eq!(node.wireguard_key(false), None, "an empty one is none");
+        node.set_wireguard_key(false, None);
+        assert_eq!(
+            node.extra[STATUS],
+            serde_json::json!({"podCIDRs": ["10.0.0.0/24"]})
+        );
     }
 }

@@ -23,7 +23,7 @@ pub struct Parameter {
 }
 
 /// What the agent acts upon, and what it takes where nobody says anything.
-const FELIX: [(&str, &str); 24] = [
+const FELIX: [(&str, &str); 35] = [
     ("defaultEndpointToHostAction", "Drop"),
     ("deniedConnections", "End"),
     ("disableConntrackInvalidCheck", "false"),
@@ -53,6 +53,17 @@ const FELIX: [(&str, &str); 24] = [
     ("vxlanMTUV6", "(found out)"),
     ("vxlanPort", "4789"),
     ("vxlanVNI", "4096"),
+    ("wireguardEnabled", "false"),
+    ("wireguardEnabledV6", "false"),
+    ("wireguardHostEncryptionEnabled", "false"),
+    ("wireguardInterfaceName", "wireguard.cali"),
+    ("wireguardInterfaceNameV6", "wg-v6.cali"),
+    ("wireguardKeepAlive", "0s"),
+    ("wireguardListeningPort", "51820"),
+    ("wireguardListeningPortV6", "51821"),
+    ("wireguardMTU", "(found out)"),
+    ("wireguardMTUV6", "(found out)"),
+    ("wireguardRoutingRulePriority", "99"),
     ("workloadSourceSpoofing", "Disabled"),
 ];
 
@@ -202,7 +213,7 @@ mod tests {
 
     #[test]
     fn every_parameter_is_listed_once_and_all_that_are_used_exist() {
-        for (kind, used) in [(Kind::FelixConfiguration, 24), (Kind::BgpConfiguration, 12)] {
+        for (kind, used) in [(Kind::FelixConfiguration, 35), (Kind::BgpConfiguration, 12)] {
             let all = parameters(kind);
             assert!(all.windows(2).all(|pair| pair[0].name < pair[1].name));
             let found = all.iter().filter(|p| p.default.is_some()).count();

@@ -17,6 +17,7 @@ use tracing::warn;
 
 use super::announcing::Announcing;
 use super::overlay::{self, TunnelKind};
+use super::wireguard::Wireguard;
 use crate::graph::Cache;
 use crate::translate;
 
@@ -108,7 +109,8 @@ fn between_hosts(globals: &mut Globals, cache: &Cache, node: &str, felix: &Felix
     globals.nat_excludes_hosts = felix
         .first(|f| f.nat_outgoing_exclusions.clone())
         .is_some_and(|what| what == "IPPoolsAndHostIPs");
-    if let Some(own) = overlay::own_node(cache, node) {
+    if let Some(resource) = overlay::own_node(cache, node) {
+        let own = &resource.spec;
         let port = |kind: TunnelKind| {
             let port = overlay::vxlan_port(felix);
             kind.is_needed(cache, own).then_some(port)
@@ -121,11 +123,26 @@ fn between_hosts(globals: &mut Globals, cache: &Cache, node: &str, felix: &Felix
         let sources = sources
             .into_iter()
             .filter_map(|(kind, device)| Some((device.to_owned(), kind.address(own)?)));
+        let wireguard = [false, true].map(|v6| Wireguard::of(felix, v6));
+        let encrypts = |v6: bool| {
+            let (family, settings) = (usize::from(v6), &wireguard[usize::from(v6)]);
+            let key = resource.wireguard_key(v6).and_then(|key| key.parse().ok());
+            let host = TunnelKind::WIREGUARD[family].host(own);
+            Some(settings).filter(|_| host.is_some() && settings.is_needed(key))
+        };
+        // Where hosts' own packets are encrypted under their addresses, those have no need of another.
+        let encrypted = [false, true].into_iter().filter_map(|v6| {
+            let settings = encrypts(v6).filter(|settings| !settings.host_traffic)?;
+            let address = TunnelKind::WIREGUARD[usize::from(v6)].address(own)?;
+            Some((settings.device.clone(), address))
+        });
         globals.tunnels = Tunnels {
             vxlan_v4: port(TunnelKind::VxlanV4),
             vxlan_v6: port(TunnelKind::VxlanV6),
             ipip: TunnelKind::Ipip.is_needed(cache, own),
-            sources: sources.collect(),
+            wireguard_v4: encrypts(false).map(|settings| settings.port),
+            wireguard_v6: encrypts(true).map(|settings| settings.port),
+            sources: sources.chain(encrypted).collect(),
         };
     }
     if globals.nat_excludes_hosts || globals.tunnels != Tunnels::default() {
@@ -337,7 +354,8 @@ mod tests {
         let (globals, _tests) = include_str!("globals.rs")
             .split_once("#[cfg(test)]")
             .unwrap();
-        let code = [globals, include_str!("overlay.rs")].concat();
+        let others = [include_str!("overlay.rs"), include_str!("wireguard.rs")].concat();
+        let code = [globals, &others].concat();
         let mut read = BTreeSet::new();
         for rest in code.split("first(|f| f.").skip(1) {
             let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));

@@ -7,14 +7,16 @@ mod overlay;
 mod password;
 mod peers;
 mod speaker;
+mod wireguard;
 mod world;
 
 pub(crate) use announcing::Announcing;
 pub(crate) use globals::{globals, tuning};
 pub(crate) use overlay::{
     Fabric, IPIP_OVERHEAD, Through, TunnelKind, Tunnels, VXLAN_OVERHEAD, VXLAN_V6_OVERHEAD,
-    VxlanTunnel, mac_text,
+    VxlanTunnel, WireguardHost, WireguardTunnel, mac_text,
 };
 pub(crate) use password::StoredSecrets;
 pub(crate) use speaker::{Bgp, BgpSettings, bgp};
+pub(crate) use wireguard::{WIREGUARD_OVERHEAD, WIREGUARD_V6_OVERHEAD};
 pub(crate) use world::{asked, moves, refresh_world, reports};

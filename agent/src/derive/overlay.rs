@@ -1,19 +1,21 @@
 //! What pools and hosts make of tunnels: which devices this host has, and by which way a host's prefixes are reached.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
 use margay_dataplane::overlay::Peer;
+use margay_dataplane::wireguard::PublicKey;
 use margay_model::any::AnyResource;
 use margay_model::ippool::{EncapMode, IpPoolSpec};
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::net::AddrCidr;
-use margay_model::node::NodeSpec;
+use margay_model::node::{Node, NodeSpec};
 use sha1::{Digest, Sha1};
 use tracing::warn;
 
 use super::globals::Felix;
+use super::wireguard::{self, WIREGUARD_OVERHEAD, WIREGUARD_V6_OVERHEAD, Wireguard};
 use crate::graph::Cache;
 
 /// Registered for VXLAN (RFC 7348).
@@ -34,18 +36,30 @@ pub(crate) enum TunnelKind {
     VxlanV4,
     VxlanV6,
     Ipip,
+    WireguardV4,
+    WireguardV6,
 }
 
 impl TunnelKind {
-    pub(crate) const ALL: [Self; 3] = [Self::VxlanV4, Self::VxlanV6, Self::Ipip];
+    /// Those that pools ask for.
+    pub(crate) const OF_POOLS: [Self; 3] = [Self::VxlanV4, Self::VxlanV6, Self::Ipip];
+    /// Those that encrypt, by family.
+    pub(crate) const WIREGUARD: [Self; 2] = [Self::WireguardV4, Self::WireguardV6];
 
-    /// Whether a pool has traffic go this way, be it to some hosts only.
+    /// Whether its outer packets, and those inside, are of IPv6.
+    pub(crate) const fn is_v6(self) -> bool {
+        matches!(self, Self::VxlanV6 | Self::WireguardV6)
+    }
+
+    /// Whether a pool has traffic go this way, be it to some hosts only. What is encrypted is no matter of pools.
     pub(crate) fn serves(self, pool: &IpPoolSpec) -> bool {
         let asks = |mode: Option<EncapMode>| mode.is_some_and(|mode| mode != EncapMode::Never);
         match self {
             Self::VxlanV4 => pool.cidr.is_ipv4() && asks(pool.vxlan_mode),
             Self::VxlanV6 => !pool.cidr.is_ipv4() && asks(pool.vxlan_mode),
             Self::Ipip => pool.cidr.is_ipv4() && asks(pool.ipip_mode),
+            Self::WireguardV4 => pool.cidr.is_ipv4(),
+            Self::WireguardV6 => !pool.cidr.is_ipv4(),
         }
     }
 
@@ -58,14 +72,22 @@ impl TunnelKind {
                 let address = node.bgp.as_ref()?.ipv4_ipip_tunnel_addr;
                 address.map(IpAddr::V4)
             }
+            Self::WireguardV4 => {
+                let address = node.wireguard.as_ref()?.interface_ipv4_address;
+                address.map(IpAddr::V4)
+            }
+            Self::WireguardV6 => {
+                let address = node.wireguard.as_ref()?.interface_ipv6_address;
+                address.map(IpAddr::V6)
+            }
         }
     }
 
     /// The host's address that outer packets are from and to.
     pub(crate) fn host(self, node: &NodeSpec) -> Option<IpAddr> {
         match self {
-            Self::VxlanV4 | Self::Ipip => node.ipv4().map(IpAddr::V4),
-            Self::VxlanV6 => node.ipv6().map(IpAddr::V6),
+            Self::VxlanV4 | Self::Ipip | Self::WireguardV4 => node.ipv4().map(IpAddr::V4),
+            Self::VxlanV6 | Self::WireguardV6 => node.ipv6().map(IpAddr::V6),
         }
     }
 
@@ -73,7 +95,7 @@ impl TunnelKind {
     pub(crate) fn mac(self, name: &str, node: &NodeSpec) -> [u8; 6] {
         let (told, hashed) = match self {
             Self::VxlanV6 => (&node.vxlan_tunnel_mac_addr_v6, format!("{name}-v6")),
-            Self::VxlanV4 | Self::Ipip => (&node.vxlan_tunnel_mac_addr, name.to_owned()),
+            _ => (&node.vxlan_tunnel_mac_addr, name.to_owned()),
         };
         let told = told.as_deref().and_then(parse_mac);
         told.unwrap_or_else(|| {
@@ -87,11 +109,13 @@ impl TunnelKind {
             Self::VxlanV4 => VXLAN_OVERHEAD,
             Self::VxlanV6 => VXLAN_V6_OVERHEAD,
             Self::Ipip => IPIP_OVERHEAD,
+            Self::WireguardV4 => WIREGUARD_OVERHEAD,
+            Self::WireguardV6 => WIREGUARD_V6_OVERHEAD,
         }
     }
 
-    /// Whether this host needs the device: a pool asks for it, or other hosts may still send to the address that
-    /// was told them.
+    /// Whether this host needs the device of a tunnel that pools ask for: one does, or other hosts may still send to the
+    /// address that was told them.
     pub(crate) fn is_needed(self, cache: &Cache, own: &NodeSpec) -> bool {
         self.host(own).is_some()
             && (self.address(own).is_some() || pools(cache).any(|pool| self.serves(pool)))
@@ -125,6 +149,10 @@ pub(crate) enum Through {
     Vtep,
     /// IP in IP to this host.
     Ipip(IpAddr),
+    /// Encrypted to this host.
+    Wireguard(IpAddr),
+    /// As BGP says: a prefix inside of one that is encrypted, on a host that has no key.
+    Learned,
 }
 
 /// The devices of this host, and what they have to know.
@@ -133,6 +161,8 @@ pub(crate) struct Tunnels {
     pub(crate) vxlan_v4: Option<VxlanTunnel>,
     pub(crate) vxlan_v6: Option<VxlanTunnel>,
     pub(crate) ipip: Option<IpipTunnel>,
+    /// By family.
+    pub(crate) wireguard: [Option<WireguardTunnel>; 2],
     /// The addresses of the other hosts, and how many octets may be wrapped around a packet on its way there.
     pub(crate) hosts: BTreeMap<IpAddr, u32>,
     /// This host's addresses, and the most that may be wrapped around a packet to any other host.
@@ -159,6 +189,27 @@ pub(crate) struct IpipTunnel {
     pub(crate) address: Option<Ipv4Addr>,
 }
 
+/// A device that encrypts; one for each family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WireguardTunnel {
+    pub(crate) settings: Wireguard,
+    /// This host's address.
+    pub(crate) local: IpAddr,
+    pub(crate) address: Option<IpAddr>,
+    /// The other hosts that told their keys.
+    pub(crate) peers: BTreeMap<PublicKey, WireguardHost>,
+    /// Whether what this host itself sends to theirs goes through the device.
+    pub(crate) host_traffic: bool,
+}
+
+/// Another host's device that encrypts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WireguardHost {
+    pub(crate) host: IpAddr,
+    /// What is there beside containers: the device's address, and the host's, which answers containers.
+    pub(crate) own: BTreeSet<IpNetwork>,
+}
+
 /// A pool some of whose traffic is wrapped.
 #[derive(Clone, Debug)]
 struct Wrapped {
@@ -174,15 +225,21 @@ pub(crate) struct Fabric {
     pools: Vec<Wrapped>,
     own: Option<NodeSpec>,
     hosts: BTreeMap<String, NodeSpec>,
+    /// By family.
+    wireguard: [Wireguard; 2],
+    own_keys: [Option<PublicKey>; 2],
+    /// Those of the other hosts.
+    keys: BTreeMap<String, [Option<PublicKey>; 2]>,
 }
 
 impl Fabric {
     pub(crate) fn of(cache: &Cache, node: &str) -> Self {
         let wrapped = |pool: &IpPoolSpec| {
-            let kind = TunnelKind::ALL.into_iter().find(|kind| kind.serves(pool))?;
+            let mut kinds = TunnelKind::OF_POOLS.into_iter();
+            let kind = kinds.find(|kind| kind.serves(pool))?;
             let mode = match kind {
                 TunnelKind::Ipip => pool.ipip_mode,
-                TunnelKind::VxlanV4 | TunnelKind::VxlanV6 => pool.vxlan_mode,
+                _ => pool.vxlan_mode,
             };
             Some(Wrapped {
                 net: pool.cidr.network(),
@@ -190,14 +247,16 @@ impl Fabric {
                 cross: mode == Some(EncapMode::CrossSubnet),
             })
         };
+        let felix = Felix::of(cache, node);
+        let mut keys = wireguard::keys(nodes(cache));
         let mut fabric = Self {
             pools: pools(cache).filter_map(wrapped).collect(),
+            wireguard: [false, true].map(|v6| Wireguard::of(&felix, v6)),
+            own_keys: keys.remove(node).unwrap_or_default(),
+            keys,
             ..Self::default()
         };
-        for resource in cache.of_kind(Kind::Node) {
-            let AnyResource::Node(found) = resource else {
-                continue;
-            };
+        for found in nodes(cache) {
             if found.metadata.name == node {
                 fabric.own = Some(found.spec.clone());
             } else {
@@ -210,14 +269,51 @@ impl Fabric {
 
     /// Whether any prefix may have a way of its own.
     pub(crate) fn is_active(&self) -> bool {
-        self.own.is_some() && !self.pools.is_empty()
+        let encrypts = || [false, true].into_iter().any(|v6| self.has_wireguard(v6));
+        self.own.is_some() && (!self.pools.is_empty() || encrypts())
+    }
+
+    /// Whether this host has the device that encrypts a family.
+    fn has_wireguard(&self, v6: bool) -> bool {
+        let own = TunnelKind::WIREGUARD[usize::from(v6)];
+        let address = self.own.as_ref().and_then(|spec| own.host(spec));
+        let key = self.own_keys[usize::from(v6)];
+        address.is_some() && self.wireguard[usize::from(v6)].is_needed(key)
+    }
+
+    /// The address of a host that what is for it is encrypted to: both must have told their keys, or one would not take
+    /// what the other sends.
+    fn encrypted(&self, name: &str, v6: bool) -> Option<IpAddr> {
+        let family = usize::from(v6);
+        if !self.has_wireguard(v6) || !self.wireguard[family].enabled {
+            return None;
+        }
+        self.own_keys[family]?;
+        self.key(name, v6)?;
+        TunnelKind::WIREGUARD[family].host(self.hosts.get(name)?)
+    }
+
+    fn key(&self, name: &str, v6: bool) -> Option<PublicKey> {
+        self.keys.get(name)?[usize::from(v6)]
+    }
+
+    /// The device that packets of a prefix that `node` has are taken from, whichever way they are sent there.
+    pub(crate) fn holder(&self, net: IpNetwork, node: &str) -> Option<PublicKey> {
+        let v6 = !net.is_ipv4();
+        self.key(node, v6).filter(|_| self.has_wireguard(v6))
     }
 
     /// The way to a prefix that `node` has; none where it is not for us to say, or not known yet: a host is sent
     /// wrapped packets only once it told that it takes them.
     pub(crate) fn through(&self, net: IpNetwork, node: &str) -> Option<Through> {
         let (own, far) = (self.own.as_ref()?, self.hosts.get(node)?);
-        let pool = self.pool_of(net)?;
+        if let Some(host) = self.encrypted(node, !net.is_ipv4()) {
+            return Some(Through::Wireguard(host));
+        }
+        let Some(pool) = self.pool_of(net) else {
+            let inside = self.has_wireguard(!net.is_ipv4()) && is_host(net);
+            return inside.then_some(Through::Learned);
+        };
         let kind = pool.kind;
         kind.host(own)?;
         let host = kind.host(far)?;
@@ -227,13 +323,13 @@ impl Fabric {
         let vtep = kind.address(far)?;
         Some(match kind {
             TunnelKind::Ipip => Through::Ipip(host),
-            TunnelKind::VxlanV4 | TunnelKind::VxlanV6 => Through::Vxlan { vtep, host },
+            _ => Through::Vxlan { vtep, host },
         })
     }
 
     /// Whether the prefix is in a pool that this concerns.
     pub(crate) fn concerns(&self, net: IpNetwork) -> bool {
-        self.pool_of(net).is_some()
+        self.has_wireguard(!net.is_ipv4()) || self.pool_of(net).is_some()
     }
 
     fn pool_of(&self, net: IpNetwork) -> Option<&Wrapped> {
@@ -283,7 +379,21 @@ impl Fabric {
                 IpAddr::V6(_) => None,
             }),
         });
+        let wireguard = |v6| {
+            let kind = TunnelKind::WIREGUARD[usize::from(v6)];
+            let settings = &self.wireguard[usize::from(v6)];
+            Some(WireguardTunnel {
+                settings: settings.clone(),
+                local: kind.host(own).filter(|_| self.has_wireguard(v6))?,
+                address: address(kind),
+                peers: self.wireguard_peers(kind),
+                host_traffic: settings.host_traffic
+                    && settings.enabled
+                    && self.own_keys[usize::from(v6)].is_some(),
+            })
+        };
         Tunnels {
+            wireguard: [false, true].map(wireguard),
             vxlan_v4: vxlan(TunnelKind::VxlanV4, felix.first(|f| f.vxlan_mtu)),
             vxlan_v6: vxlan(TunnelKind::VxlanV6, felix.first(|f| f.vxlan_mtu_v6)),
             ipip,
@@ -301,6 +411,24 @@ impl Fabric {
         self.hosts.iter().filter_map(peer).collect()
     }
 
+    fn wireguard_peers(&self, kind: TunnelKind) -> BTreeMap<PublicKey, WireguardHost> {
+        let peer = |(name, far): (&String, &NodeSpec)| {
+            let host = kind.host(far)?;
+            let own = [Some(host), kind.address(far)].into_iter().flatten();
+            let own = own.map(IpNetwork::from).collect();
+            Some((self.key(name, kind.is_v6())?, WireguardHost { host, own }))
+        };
+        self.hosts.iter().filter_map(peer).collect()
+    }
+
+    /// What encryption takes of every packet between hosts; it may begin to any of them at any time.
+    fn encryption(&self, v6: bool) -> u32 {
+        match self.has_wireguard(v6) {
+            true => TunnelKind::WIREGUARD[usize::from(v6)].overhead(),
+            false => 0,
+        }
+    }
+
     fn overheads(&self, own: &NodeSpec) -> BTreeMap<IpAddr, u32> {
         let hosts = self.hosts.values().flat_map(addresses);
         hosts
@@ -309,7 +437,10 @@ impl Fabric {
                     pool.net.is_ipv4() == ip.is_ipv4() && !(pool.cross && is_near(own, ip))
                 };
                 let most = self.pools.iter().filter(wraps).map(|p| p.kind.overhead());
-                (ip, most.max().unwrap_or(0))
+                (
+                    ip,
+                    most.max().unwrap_or(0).max(self.encryption(ip.is_ipv6())),
+                )
             })
             .collect()
     }
@@ -317,7 +448,10 @@ impl Fabric {
     fn most(&self, ip: IpAddr) -> u32 {
         let same = |pool: &&Wrapped| pool.net.is_ipv4() == ip.is_ipv4();
         let overheads = self.pools.iter().filter(same).map(|p| p.kind.overhead());
-        overheads.max().unwrap_or(0)
+        overheads
+            .max()
+            .unwrap_or(0)
+            .max(self.encryption(ip.is_ipv6()))
     }
 }
 
@@ -328,6 +462,18 @@ fn pools(cache: &Cache) -> impl Iterator<Item = &IpPoolSpec> {
         AnyResource::IpPool(pool) => Some(&pool.spec),
         _ => None,
     })
+}
+
+fn nodes(cache: &Cache) -> impl Iterator<Item = &Node> {
+    let all = cache.of_kind(Kind::Node);
+    all.filter_map(|resource| match resource {
+        AnyResource::Node(node) => Some(node),
+        _ => None,
+    })
+}
+
+fn is_host(net: IpNetwork) -> bool {
+    net.prefix() == if net.is_ipv4() { 32 } else { 128 }
 }
 
 fn addresses(node: &NodeSpec) -> impl Iterator<Item = IpAddr> {
@@ -348,19 +494,14 @@ fn is_near(own: &NodeSpec, ip: IpAddr) -> bool {
 
 /// The addresses of every host, this one too.
 pub(super) fn every_host(cache: &Cache) -> impl Iterator<Item = IpNetwork> {
-    let all = cache
-        .of_kind(Kind::Node)
-        .filter_map(|resource| match resource {
-            AnyResource::Node(node) => Some(&node.spec),
-            _ => None,
-        });
+    let all = nodes(cache).map(|node| &node.spec);
     all.flat_map(addresses).map(IpNetwork::from)
 }
 
 /// This host's own.
-pub(super) fn own_node<'a>(cache: &'a Cache, node: &str) -> Option<&'a NodeSpec> {
+pub(super) fn own_node<'a>(cache: &'a Cache, node: &str) -> Option<&'a Node> {
     match cache.get(&ResourceKey::global(Kind::Node, node))? {
-        AnyResource::Node(node) => Some(&node.spec),
+        AnyResource::Node(node) => Some(node),
         _ => None,
     }
 }

@@ -194,3 +194,126 @@ fn hardware_addresses_are_read_as_they_are_written() {
         assert_eq!(parse_mac(wrong), None, "{wrong}");
     }
 }
+
+const ENCRYPT: (&str, &str, &str) = (
+    "FelixConfiguration",
+    "default",
+    "{wireguardEnabled: true, wireguardListeningPort: 51900, wireguardKeepAlive: 25s}",
+);
+
+fn key(octet: u8) -> PublicKey {
+    PublicKey::from([octet; 32])
+}
+
+/// The Nodes tell these keys for IPv4.
+fn tell_keys(cache: &mut Cache, keys: &[(&str, u8)]) {
+    for (name, octet) in keys {
+        let id = ResourceKey::global(Kind::Node, *name);
+        let Some(AnyResource::Node(mut node)) = cache.get(&id).cloned() else {
+            panic!("no {name}");
+        };
+        node.set_wireguard_key(false, Some(key(*octet).to_string()));
+        let newer = cache.mod_revision(&id).unwrap() + 1;
+        cache.apply(id, Some(node.into()), newer);
+    }
+}
+
+#[test]
+fn what_is_for_hosts_with_keys_is_encrypted_and_the_rest_goes_as_pools_say() {
+    let pools = [pool("v4", "{cidr: 10.65.0.0/16, vxlanMode: CrossSubnet}")];
+    let mut all = vec![H1, H2, H3, H4, ENCRYPT];
+    all.extend(pools);
+    let mut cache = cache(&all);
+    let way = |cache: &Cache, net: &str, node: &str| {
+        Fabric::of(cache, "h1").through(net.parse().unwrap(), node)
+    };
+    let encrypted = |host: &str| Some(Through::Wireguard(ip(host)));
+    let near = Some(Through::Plain(ip("192.0.2.2")));
+    tell_keys(&mut cache, &[("h2", 2)]);
+    assert_eq!(
+        way(&cache, "10.65.2.0/26", "h2"),
+        near,
+        "h1 has not told its own"
+    );
+    // Whoever knows h2's key takes its packets all the same.
+    let holder = |cache: &Cache, node| Fabric::of(cache, "h1").holder(net("10.65.2.0/26"), node);
+    assert_eq!(holder(&cache, "h2"), Some(key(2)));
+    tell_keys(&mut cache, &[("h1", 1), ("h4", 4)]);
+    assert_eq!(way(&cache, "10.65.2.0/26", "h2"), encrypted("192.0.2.2"));
+    assert_eq!(way(&cache, "10.65.4.0/26", "h4"), encrypted("192.0.2.131"));
+    let vxlan = Through::Vxlan {
+        vtep: ip("10.65.3.0"),
+        host: ip("192.0.2.130"),
+    };
+    assert_eq!(way(&cache, "10.65.3.0/26", "h3"), Some(vxlan));
+    assert_eq!(holder(&cache, "h3"), None);
+    // IPv6 has settings and keys of its own.
+    assert_eq!(way(&cache, "fd00:65:0:2::/122", "h2"), None);
+    // Outside of every pool with a tunnel: a single address has to be told from the block around it.
+    assert_eq!(way(&cache, "10.99.0.0/26", "h2"), encrypted("192.0.2.2"));
+    assert_eq!(way(&cache, "10.99.0.7/32", "h3"), Some(Through::Learned));
+    assert_eq!(way(&cache, "10.99.0.0/26", "h3"), None);
+    assert_eq!(way(&cache, "10.99.0.7/32", "h1"), None);
+    // Two hosts with one key have none.
+    tell_keys(&mut cache, &[("h4", 2)]);
+    assert_eq!(way(&cache, "10.65.2.0/26", "h2"), near);
+    assert_eq!(holder(&cache, "h2"), None);
+}
+
+#[test]
+fn the_device_knows_every_host_with_a_key_until_nobody_is_told_of_it_any_more() {
+    let mut cache = cache(&[H1, H2, H3, ENCRYPT]);
+    let device = |cache: &Cache| {
+        let fabric = Fabric::of(cache, "h1");
+        assert_eq!(
+            fabric.is_active(),
+            fabric.wireguard[0].is_needed(fabric.own_keys[0])
+        );
+        fabric.tunnels(
+            cache,
+            "h1",
+            &[(TunnelKind::WireguardV4, ip("10.65.1.7"))].into(),
+        )
+    };
+    tell_keys(&mut cache, &[("h1", 1), ("h2", 2)]);
+    let tunnels = device(&cache);
+    assert_eq!(tunnels.hosts[&ip("192.0.2.130")], 60);
+    assert_eq!(tunnels.own[&ip("192.0.2.1")], 60);
+    let [Some(v4), None] = tunnels.wireguard else {
+        panic!("{:?}", tunnels.wireguard);
+    };
+    assert_eq!(v4.settings.device, "wireguard.cali");
+    assert_eq!((v4.settings.port, v4.settings.keep_alive), (51900, 25));
+    assert_eq!((v4.settings.priority, v4.settings.mark), (99, 0x20_0000));
+    assert_eq!(v4.address, Some(ip("10.65.1.7")));
+    assert!(!v4.host_traffic);
+    let known: Vec<_> = v4.peers.iter().map(|(key, far)| (*key, far.host)).collect();
+    assert_eq!(known, [(key(2), ip("192.0.2.2"))]);
+    assert!(v4.peers[&key(2)].own.contains(&net("192.0.2.2/32")));
+    // Switched off: others may still send, and are still heard.
+    let off = "{wireguardEnabled: false, wireguardHostEncryptionEnabled: true}";
+    for document in decode_manifest(
+        &format!(
+            "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {off}\n"
+        ),
+        &|_| Ok(()),
+    ) {
+        let resource = document.result.unwrap();
+        cache.apply(resource.key(), Some(resource), 2);
+    }
+    let [Some(v4), None] = device(&cache).wireguard else {
+        panic!("gone too early");
+    };
+    assert_eq!(v4.peers.len(), 1);
+    assert!(!v4.host_traffic);
+    let fabric = Fabric::of(&cache, "h1");
+    assert_eq!(fabric.through(net("10.65.2.0/26"), "h2"), None);
+    // The Node tells no key any more.
+    let id = ResourceKey::global(Kind::Node, "h1");
+    let Some(AnyResource::Node(mut node)) = cache.get(&id).cloned() else {
+        panic!("no h1");
+    };
+    node.set_wireguard_key(false, None);
+    cache.apply(id, Some(node.into()), 9);
+    assert_eq!(device(&cache).wireguard, [None, None]);
+}

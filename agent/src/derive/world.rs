@@ -8,7 +8,9 @@ use margay_model::any::AnyResource;
 use margay_model::calico_node_status::CalicoNodeStatusSpec;
 use margay_model::kind::{Kind, ResourceKey};
 
+use super::globals::Felix;
 use super::tuning;
+use super::wireguard::Wireguard;
 use crate::cni::moves_of;
 use crate::graph::Cache;
 use crate::translate;
@@ -19,6 +21,11 @@ pub(crate) fn refresh_world(world: &mut World, cache: &Cache, node: &str) {
     let tuning = tuning(cache, node);
     world.interface_prefix = tuning.interface_prefix.into();
     world.allow_spoofing = tuning.allow_spoofing;
+    let felix = Felix::of(cache, node);
+    world.wireguard = [false, true].map(|v6| {
+        let settings = Wireguard::of(&felix, v6);
+        settings.enabled.then_some(settings.device)
+    });
     let cluster = cache.get(&ResourceKey::global(Kind::ClusterInformation, "default"));
     world.locked = matches!(cluster, Some(AnyResource::ClusterInformation(cluster))
         if cluster.spec.datastore_ready == Some(false));

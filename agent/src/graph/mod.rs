@@ -535,6 +535,13 @@ impl Graph {
         let tuning = dirty
             .globals
             .then(|| derive::tuning(&self.cache, &self.node));
+        let tunnels = dirty
+            .tunnels
+            .then(|| self.overlay.refresh(&self.cache, &self.node));
+        let overlay = match self.overlay.is_dirty() {
+            true => self.overlay.changes(&self.cache),
+            false => overlay::Changes::default(),
+        };
         let batch = Batch {
             policy,
             resync: tuning.as_ref().map(|tuning| tuning.resync),
@@ -546,13 +553,9 @@ impl Graph {
             blocks: dirty
                 .blocks
                 .then(|| self.blocks.values().copied().collect()),
-            tunnels: dirty
-                .tunnels
-                .then(|| self.overlay.refresh(&self.cache, &self.node)),
-            ways: match self.overlay.is_dirty() {
-                true => self.overlay.changes(&self.cache),
-                false => Vec::new(),
-            },
+            tunnels,
+            ways: overlay.ways,
+            holders: overlay.holders,
             waiting: std::mem::take(&mut self.waiting),
         };
         if dirty.world || dirty.endpoints || dirty.reports || dirty.blocks {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use margay_dataplane::wireguard::PublicKey;
 use margay_model::any::AnyResource;
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::workload_endpoint::WorkloadEndpoint;
@@ -14,6 +15,14 @@ use margay_model::workload_endpoint::WorkloadEndpoint;
 use super::Cache;
 use crate::derive::{Fabric, Through, TunnelKind, Tunnels};
 use crate::translate::networks;
+
+/// What changed.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) ways: Vec<(IpNetwork, Option<Through>)>,
+    /// Which device that encrypts has a prefix, whichever way packets go there.
+    pub(super) holders: Vec<(IpNetwork, Option<PublicKey>)>,
+}
 
 /// The state; of no cost where no pool asks for a tunnel.
 #[derive(Debug, Default)]
@@ -26,6 +35,8 @@ pub(super) struct Overlay {
     /// Prefixes of endpoints that are not in a block of their host's.
     borrowed: BTreeMap<IpNetwork, BTreeMap<ResourceKey, String>>,
     told: BTreeMap<IpNetwork, Through>,
+    /// The devices that encrypt, by what they have.
+    told_holders: BTreeMap<IpNetwork, PublicKey>,
     /// To be decided anew.
     dirty: BTreeSet<IpNetwork>,
     all_dirty: bool,
@@ -136,7 +147,7 @@ impl Overlay {
     }
 
     /// What differs from what was told before.
-    pub(super) fn changes(&mut self, cache: &Cache) -> Vec<(IpNetwork, Option<Through>)> {
+    pub(super) fn changes(&mut self, cache: &Cache) -> Changes {
         if self.borrowed_stale {
             self.dirty.extend(self.borrowed.keys());
             self.borrowed.clear();
@@ -151,6 +162,7 @@ impl Overlay {
         }
         if std::mem::take(&mut self.all_dirty) {
             self.dirty.extend(self.told.keys());
+            self.dirty.extend(self.told_holders.keys());
             if self.fabric.is_active() {
                 self.dirty.extend(self.blocks.keys());
                 self.dirty.extend(self.borrowed.keys());
@@ -158,7 +170,7 @@ impl Overlay {
             }
         }
         let vteps: BTreeSet<IpNetwork> = self.fabric.vteps_v6().collect();
-        let mut changes = Vec::new();
+        let mut changes = Changes::default();
         for net in std::mem::take(&mut self.dirty) {
             let through = self.decide(net, &vteps);
             let before = match through {
@@ -166,7 +178,15 @@ impl Overlay {
                 None => self.told.remove(&net),
             };
             if before != through {
-                changes.push((net, through));
+                changes.ways.push((net, through));
+            }
+            let holder = self.holder(net);
+            let before = match holder {
+                Some(holder) => self.told_holders.insert(net, holder),
+                None => self.told_holders.remove(&net),
+            };
+            if before != holder {
+                changes.holders.push((net, holder));
             }
             if self.borrowed.get(&net).is_some_and(BTreeMap::is_empty) {
                 self.borrowed.remove(&net);
@@ -182,9 +202,20 @@ impl Overlay {
         if vteps.contains(&net) {
             return Some(Through::Vtep);
         }
-        let owners = self.borrowed.get(&net).into_iter().flatten();
-        let mut owners = owners.map(|(_, node)| node).chain(self.blocks.get(&net));
-        owners.find_map(|node| self.fabric.through(net, node))
+        self.owners(net)
+            .find_map(|node| self.fabric.through(net, node))
+    }
+
+    /// The device of the host that has a prefix, if it has one that encrypts.
+    fn holder(&self, net: IpNetwork) -> Option<PublicKey> {
+        let owner = self.owners(net).next()?;
+        self.fabric.holder(net, owner)
+    }
+
+    /// The hosts that have a prefix, the one that counts first.
+    fn owners(&self, net: IpNetwork) -> impl Iterator<Item = &String> {
+        let borrowers = self.borrowed.get(&net).into_iter().flatten();
+        borrowers.map(|(_, node)| node).chain(self.blocks.get(&net))
     }
 }
 

@@ -72,7 +72,7 @@ fn endpoint(overlay: &mut Overlay, cache: &mut Cache, name: &str, at: Option<(&s
 
 /// Prefix and the last-but-one octet of the other end; `-` for what goes.
 fn told(overlay: &mut Overlay, cache: &Cache) -> Vec<String> {
-    let changes = overlay.changes(cache);
+    let changes = overlay.changes(cache).ways;
     let one = |(net, through): (IpNetwork, Option<Through>)| match through {
         Some(Through::Vxlan { host, .. }) => format!("{net} {host}"),
         Some(Through::Plain(host)) => format!("{net} plain {host}"),
@@ -173,4 +173,46 @@ fn a_list_takes_away_the_blocks_that_it_lacks() {
     told(&mut overlay, &cache);
     overlay.retain_blocks(|block, node| (block, node) != (&net("10.65.2.0/26"), "h2"));
     assert_eq!(told(&mut overlay, &cache), ["10.65.2.0/26 -"]);
+}
+
+#[test]
+fn devices_that_encrypt_have_their_hosts_blocks_and_what_those_borrowed() {
+    let (mut overlay, mut cache) = world();
+    let felix =
+        "kind: FelixConfiguration\nmetadata: {name: default}\nspec: {wireguardEnabled: true}";
+    resource(&mut cache, felix);
+    for n in [1u8, 2, 3] {
+        let key = ResourceKey::global(Kind::Node, format!("h{n}"));
+        let Some(AnyResource::Node(mut node)) = cache.get(&key).cloned() else {
+            panic!("no h{n}");
+        };
+        node.set_wireguard_key(false, Some(PublicKey::from([n; 32]).to_string()));
+        let newer = cache.mod_revision(&key).unwrap() + 1;
+        cache.apply(key, Some(node.into()), newer);
+    }
+    overlay.refresh(&cache, "h1");
+    endpoint(&mut overlay, &mut cache, "b", Some(("10.65.3.7", "h2")));
+    let held = |overlay: &mut Overlay, cache: &Cache| {
+        let changes = overlay.changes(cache);
+        let one = |(net, key): (IpNetwork, Option<PublicKey>)| match key {
+            Some(key) => format!(
+                "{net} {}",
+                if key == PublicKey::from([2; 32]) {
+                    2
+                } else {
+                    3
+                }
+            ),
+            None => format!("{net} -"),
+        };
+        changes.holders.into_iter().map(one).collect::<Vec<_>>()
+    };
+    let all = ["10.65.2.0/26 2", "10.65.3.0/26 3", "10.65.3.7/32 2"];
+    assert_eq!(held(&mut overlay, &cache), all);
+    assert!(held(&mut overlay, &cache).is_empty());
+    // The borrower moves to the block's own host, then here: no other host is to be heard with its address.
+    endpoint(&mut overlay, &mut cache, "b", Some(("10.65.3.7", "h3")));
+    assert_eq!(held(&mut overlay, &cache), ["10.65.3.7/32 -"]);
+    overlay.remove_block(net("10.65.2.0/26"), "h2");
+    assert_eq!(held(&mut overlay, &cache), ["10.65.2.0/26 -"]);
 }

@@ -14,6 +14,8 @@ pub(crate) fn handle_id(kind: TunnelKind, node: &str) -> String {
         TunnelKind::VxlanV4 => "vxlan",
         TunnelKind::VxlanV6 => "vxlan-v6",
         TunnelKind::Ipip => "ipip",
+        TunnelKind::WireguardV4 => "wireguard",
+        TunnelKind::WireguardV6 => "wireguard-v6",
     };
     format!("{kind}-tunnel-addr-{node}")
 }
@@ -24,6 +26,8 @@ const fn attribute(kind: TunnelKind) -> &'static str {
         TunnelKind::VxlanV4 => "vxlanTunnelAddress",
         TunnelKind::VxlanV6 => "vxlanV6TunnelAddress",
         TunnelKind::Ipip => "ipipTunnelAddress",
+        TunnelKind::WireguardV4 => "wireguardTunnelAddress",
+        TunnelKind::WireguardV6 => "wireguardV6TunnelAddress",
     }
 }
 
@@ -62,7 +66,7 @@ impl Task {
         if !held.is_empty() {
             self.release_tunnel_address(kind).await?;
         }
-        let v4 = kind != TunnelKind::VxlanV6;
+        let v4 = !kind.is_v6();
         let now = jiff::Timestamp::now();
         let mut request = AssignRequest::new(handle.clone(), u32::from(v4), u32::from(!v4), now);
         request.wanted = PoolUse::Tunnel;

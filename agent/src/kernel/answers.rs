@@ -135,6 +135,7 @@ impl Kernel {
             failing: self
                 .failing
                 .iter()
+                .chain(&self.tunnels_failing)
                 .cloned()
                 .chain(self.hosts.idle())
                 .collect(),

@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use margay_api::policy::RuleCounter;
 use margay_dataplane::filter::{Globals, Wish};
 use margay_dataplane::resolve::Router;
+use margay_dataplane::wireguard::PublicKey;
 use margay_model::kind::ResourceKey;
 use margay_policy::program::Update;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -31,6 +32,8 @@ pub(crate) struct Batch {
     pub(crate) tunnels: Option<Tunnels>,
     /// Ways to other hosts' prefixes that a pool prescribes, as far as they changed.
     pub(crate) ways: Vec<(IpNetwork, Option<Through>)>,
+    /// Which device that encrypts has a prefix, as far as that changed.
+    pub(crate) holders: Vec<(IpNetwork, Option<PublicKey>)>,
     /// Who waits for which endpoint.
     pub(crate) waiting: Vec<Waiting>,
 }
@@ -60,6 +63,7 @@ impl Batch {
             && self.blocks.is_none()
             && self.tunnels.is_none()
             && self.ways.is_empty()
+            && self.holders.is_empty()
             && self.waiting.is_empty()
     }
 }

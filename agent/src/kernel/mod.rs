@@ -19,6 +19,7 @@ mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,8 @@ pub(crate) struct Setup {
     pub(crate) learned: mpsc::Receiver<Learned>,
     pub(crate) announce: Announce,
     pub(crate) meters: Arc<Meters>,
+    /// Where the private keys of WireGuard are.
+    pub(crate) wireguard_keys: PathBuf,
 }
 
 /// Starts the thread. The second value resolves when the thread ends, with why if it failed.
@@ -109,7 +112,7 @@ pub(crate) fn spawn(
     })?;
     let routes = Routes::open()?;
     let (mtu_sender, mtu) = watch::channel(None);
-    let overlay = Overlay::open(mtu_sender)?;
+    let overlay = Overlay::open(mtu_sender, &setup.wireguard_keys)?;
     std::thread::Builder::new()
         .name("kernel".into())
         .spawn(move || {
@@ -168,6 +171,7 @@ fn run(
             converged: !setup.bgp,
             failing: Vec::new(),
             rules_refused: false,
+            tunnels_failing: Vec::new(),
             retry: None,
             resync: RESYNC,
             backend_fixed: setup.policy_backend.is_some(),
@@ -210,6 +214,8 @@ struct Kernel {
     failing: Vec<String>,
     /// Some rules are not as they should be.
     rules_refused: bool,
+    /// Devices that are not as wanted: no endpoint of this host waits for one.
+    tunnels_failing: Vec<String>,
     retry: Option<Instant>,
     resync: Duration,
     backend_fixed: bool,
@@ -350,7 +356,14 @@ impl Kernel {
                     if let Some(blocks) = batch.blocks {
                         self.routes.set_blocks(blocks);
                     }
+                    self.overlay.set_holders(batch.holders);
                     if let Some(tunnels) = batch.tunnels {
+                        self.routes
+                            .set_wireguard(tunnels.wireguard.each_ref().map(|tunnel| {
+                                tunnel
+                                    .as_ref()
+                                    .map(|tunnel| tunnel.settings.device.as_str())
+                            }));
                         self.overlay.set(tunnels);
                         let overlay = &self.overlay;
                         self.routes.refresh_limits(|through| overlay.limit(through));
@@ -560,6 +573,8 @@ impl Kernel {
         let mut tunnels = self.overlay.prepare();
         let routes = self.routes.apply();
         tunnels.extend(self.overlay.prune());
+        // What fails as a whole is told by either step.
+        tunnels.dedup();
         if filter.drift > 0 {
             info!(
                 objects = filter.drift,
@@ -582,19 +597,19 @@ impl Kernel {
                     .chain(&routes.conflicts)
                     .map(ToString::to_string),
             )
-            .chain(tunnels.iter().cloned())
             .collect();
-        for problem in failing
-            .iter()
-            .filter(|problem| !self.failing.contains(problem))
-        {
+        let known = |problem: &&String| {
+            self.failing.contains(problem) || self.tunnels_failing.contains(problem)
+        };
+        for problem in failing.iter().chain(&tunnels).filter(|p| !known(p)) {
             warn!(problem, "the kernel refused, will be tried again");
         }
+        let retry_tunnels = (!tunnels.is_empty()).then_some(TUNNEL_RETRY);
         self.failing = failing;
+        self.tunnels_failing = tunnels;
         self.count(&filter, begun.elapsed());
         let waits = [filter.retry_in, routes.retry_after];
-        let tunnels = (!tunnels.is_empty()).then_some(TUNNEL_RETRY);
-        let wait = waits.into_iter().flatten().chain(tunnels).min();
+        let wait = waits.into_iter().flatten().chain(retry_tunnels).min();
         self.retry = wait.map(|wait| Instant::now() + wait);
         fault::point("after-route");
         self.advertise();
@@ -604,9 +619,9 @@ impl Kernel {
     fn count(&self, filter: &filter::ApplyReport, time: Duration) {
         let meters = &self.meters;
         meters.apply.took(time);
-        meters
-            .apply_failures
-            .add(u64::from(!self.failing.is_empty()));
+        meters.apply_failures.add(u64::from(
+            !self.failing.is_empty() || !self.tunnels_failing.is_empty(),
+        ));
         meters
             .rule_failures
             .add(u64::from(!filter.failures.is_empty()));

@@ -1,16 +1,22 @@
 //! Tunnels to other hosts, and how large a packet may be on its way to each of them.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
+use ipnetwork::IpNetwork;
 use margay_dataplane::link;
 use margay_dataplane::netlink::{NetlinkError, Socket};
-use margay_dataplane::overlay::{self, IpipSpec, Report, VxlanSpec, Wanted};
+use margay_dataplane::overlay::{
+    self, HostTrafficSpec, IpipSpec, Report, VxlanSpec, Wanted, WireguardPeer, WireguardSpec,
+};
+use margay_dataplane::wireguard::PublicKey;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::derive::{
     IPIP_OVERHEAD, Through, Tunnels, VXLAN_OVERHEAD, VXLAN_V6_OVERHEAD, VxlanTunnel,
+    WIREGUARD_OVERHEAD, WIREGUARD_V6_OVERHEAD, WireguardHost, WireguardTunnel,
 };
 
 /// Packets of this size every IPv6 link takes (RFC 8200, section 5), so nothing smaller is chosen.
@@ -19,6 +25,9 @@ const LEAST_MTU: u32 = 1280;
 const DEFAULT_MTU: u32 = 1500;
 /// The most that an IPv4 packet can have.
 const MOST_MTU: u32 = 65535;
+
+/// Private keys of WireGuard, by family, in the folder that is configured.
+const KEY_FILES: [&str; 2] = ["wireguard-v4.key", "wireguard-v6.key"];
 
 /// The devices, and the paths to other hosts.
 pub(super) struct Overlay {
@@ -30,11 +39,15 @@ pub(super) struct Overlay {
     /// The same of this host's own links.
     links: BTreeMap<IpAddr, u32>,
     wanted: Wanted,
+    /// Which device that encrypts has a prefix.
+    holders: BTreeMap<IpNetwork, PublicKey>,
+    /// The private keys, by family.
+    key_files: [PathBuf; 2],
     mtu: watch::Sender<Option<u32>>,
 }
 
 impl Overlay {
-    pub(super) fn open(mtu: watch::Sender<Option<u32>>) -> Result<Self, NetlinkError> {
+    pub(super) fn open(mtu: watch::Sender<Option<u32>>, keys: &Path) -> Result<Self, NetlinkError> {
         Ok(Self {
             driver: overlay::Overlay::open()?,
             socket: Socket::route()?,
@@ -42,6 +55,8 @@ impl Overlay {
             paths: BTreeMap::new(),
             links: BTreeMap::new(),
             wanted: Wanted::default(),
+            holders: BTreeMap::new(),
+            key_files: KEY_FILES.map(|name| keys.join(name)),
             mtu,
         })
     }
@@ -67,6 +82,21 @@ impl Overlay {
             let known = std::mem::take(&mut self.paths);
             self.look(known);
         }
+    }
+
+    /// Prefixes came to devices that encrypt, or left them.
+    pub(super) fn set_holders(&mut self, changes: Vec<(IpNetwork, Option<PublicKey>)>) {
+        if changes.is_empty() {
+            return;
+        }
+        for (net, holder) in changes {
+            match holder {
+                Some(key) => self.holders.insert(net, key),
+                None => self.holders.remove(&net),
+            };
+        }
+        self.wanted = self.specs();
+        self.driver.set(self.wanted.clone());
     }
 
     /// Links or routes changed: the paths may take larger or smaller packets. Whether that changes any limit.
@@ -128,7 +158,7 @@ impl Overlay {
     /// The limit of a route, where it is smaller than that of the device it leads through.
     pub(super) fn limit(&self, through: Through) -> Option<u32> {
         let (host, device, overhead) = match through {
-            Through::Plain(_) | Through::Vtep => return None,
+            Through::Plain(_) | Through::Vtep | Through::Learned => return None,
             Through::Vxlan { host, .. } => {
                 let spec = match host {
                     IpAddr::V4(_) => &self.wanted.vxlan_v4,
@@ -137,6 +167,13 @@ impl Overlay {
                 (host, spec.as_ref()?.mtu, overhead_of(host))
             }
             Through::Ipip(host) => (host, self.wanted.ipip.as_ref()?.mtu, IPIP_OVERHEAD),
+            Through::Wireguard(host) => {
+                let (spec, overhead) = match host {
+                    IpAddr::V4(_) => (&self.wanted.wireguard_v4, WIREGUARD_OVERHEAD),
+                    IpAddr::V6(_) => (&self.wanted.wireguard_v6, WIREGUARD_V6_OVERHEAD),
+                };
+                (host, spec.as_ref()?.mtu, overhead)
+            }
         };
         let path = self.paths.get(&host)?.saturating_sub(overhead);
         (path < device).then_some(path.max(LEAST_MTU))
@@ -163,11 +200,59 @@ impl Overlay {
                 .unwrap_or_else(|| self.device_mtu(any_v4, IPIP_OVERHEAD)),
             address: tunnel.address,
         });
+        let [wireguard_v4, wireguard_v6] = self.encrypted();
         Wanted {
             vxlan_v4: vxlan(&self.tunnels.vxlan_v4),
             vxlan_v6: vxlan(&self.tunnels.vxlan_v6),
             ipip,
+            wireguard_v4,
+            wireguard_v6,
         }
+    }
+
+    /// The devices that encrypt, by family.
+    fn encrypted(&self) -> [Option<WireguardSpec>; 2] {
+        let mut held: BTreeMap<PublicKey, BTreeSet<IpNetwork>> = BTreeMap::new();
+        for (net, key) in &self.holders {
+            held.entry(*key).or_default().insert(*net);
+        }
+        let spec = |tunnel: &Option<WireguardTunnel>, key_file: &PathBuf, overhead| {
+            let tunnel = tunnel.as_ref()?;
+            let settings = &tunnel.settings;
+            let peer = |(key, far): (&PublicKey, &WireguardHost)| {
+                let mut allowed = far.own.clone();
+                let nets = held.get(key).into_iter().flatten();
+                allowed.extend(nets.filter(|net| net.is_ipv4() == tunnel.local.is_ipv4()));
+                let peer = WireguardPeer {
+                    endpoint: SocketAddr::new(far.host, settings.port),
+                    keep_alive: settings.keep_alive,
+                    allowed,
+                };
+                (*key, peer)
+            };
+            let host_traffic = tunnel.host_traffic.then(|| HostTrafficSpec {
+                own: tunnel.local,
+                hosts: tunnel.peers.values().map(|far| far.host).collect(),
+                priority: settings.priority,
+            });
+            let found_out = || self.device_mtu(tunnel.local, overhead);
+            Some(WireguardSpec {
+                name: settings.device.clone(),
+                key_file: key_file.clone(),
+                port: settings.port,
+                mark: settings.mark,
+                mtu: settings.mtu.unwrap_or_else(found_out),
+                address: tunnel.address,
+                peers: tunnel.peers.iter().map(peer).collect(),
+                host_traffic,
+            })
+        };
+        let [v4, v6] = &self.tunnels.wireguard;
+        let [v4_key, v6_key] = &self.key_files;
+        [
+            spec(v4, v4_key, WIREGUARD_OVERHEAD),
+            spec(v6, v6_key, WIREGUARD_V6_OVERHEAD),
+        ]
     }
 
     /// What the best path of a family takes; routes over others have limits of their own.
@@ -193,7 +278,9 @@ impl Overlay {
         let set = [&self.tunnels.vxlan_v4, &self.tunnels.vxlan_v6];
         let set = set.into_iter().flatten().filter_map(|tunnel| tunnel.mtu);
         let ipip = self.tunnels.ipip.as_ref().and_then(|tunnel| tunnel.mtu);
-        let least = set.chain(ipip).fold(least, u32::min);
+        let encrypted = self.tunnels.wireguard.iter().flatten();
+        let encrypted = encrypted.filter_map(|tunnel| tunnel.settings.mtu);
+        let least = set.chain(ipip).chain(encrypted).fold(least, u32::min);
         Some(least.clamp(LEAST_MTU, MOST_MTU))
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Routes {
     learned: BTreeMap<IpNetwork, Vec<Router>>,
     /// What pools prescribe, and the largest packet where that is less than the device's.
     ways: BTreeMap<IpNetwork, (Through, Option<u32>)>,
+    /// The devices that encrypt, by family.
+    wireguard: [Option<String>; 2],
     /// How many of them have each length.
     way_lengths: BTreeMap<u8, usize>,
     /// The table was brought in line with the kernel at least once.
@@ -45,6 +47,7 @@ impl Routes {
             blocks: BTreeSet::new(),
             learned: BTreeMap::new(),
             ways: BTreeMap::new(),
+            wireguard: [None, None],
             way_lengths: BTreeMap::new(),
             adopted: false,
         })
@@ -137,6 +140,19 @@ impl Routes {
             }
         }
         self.decide(prefix);
+    }
+
+    /// The devices that encrypt have these names.
+    pub(super) fn set_wireguard(&mut self, devices: [Option<&str>; 2]) {
+        let devices = devices.map(|name| name.map(str::to_owned));
+        if std::mem::replace(&mut self.wireguard, devices.clone()) == devices {
+            return;
+        }
+        let encrypted = self.ways.iter();
+        let encrypted = encrypted.filter(|(_, (way, _))| matches!(way, Through::Wireguard(_)));
+        for net in encrypted.map(|(net, _)| *net).collect::<Vec<_>>() {
+            self.decide(net);
+        }
     }
 
     /// The limits of ways may have changed.
@@ -258,6 +274,10 @@ impl Routes {
             Through::Vtep => Route::device(vxlan),
             Through::Vxlan { vtep, .. } => Route::via([NextHop::new(vtep).on(vxlan).onlink()]),
             Through::Ipip(host) => Route::via([NextHop::new(host).on(IPIP).onlink()]),
+            Through::Wireguard(_) => {
+                Route::device(self.wireguard[usize::from(!prefix.is_ipv4())].as_deref()?)
+            }
+            Through::Learned => return self.by_next_hops(prefix),
         };
         Some(route.with_mtu(limit))
     }

@@ -16,22 +16,35 @@ const IPIP: u8 = 4;
 /// What tells the packets of each tunnel of this family.
 fn outer(globals: &Globals, family: Family) -> Vec<Vec<Match>> {
     let tunnels = &globals.tunnels;
-    let protocol = |number| Match::Protocol { not: false, number };
     let vxlan = match family {
         Family::V4 => tunnels.vxlan_v4,
         Family::V6 => tunnels.vxlan_v6,
     };
-    let vxlan = vxlan.map(|port| {
-        let port = Match::Ports {
-            side: Side::Dst,
-            not: false,
-            protocol: UDP,
-            ranges: vec![port..=port],
-        };
-        vec![protocol(UDP), port]
-    });
     let ipip = (tunnels.ipip && family == Family::V4).then(|| vec![protocol(IPIP)]);
-    vxlan.into_iter().chain(ipip).collect()
+    vxlan.map(udp_to).into_iter().chain(ipip).collect()
+}
+
+/// What tells encrypted packets of this family.
+fn encrypted(globals: &Globals, family: Family) -> Option<Vec<Match>> {
+    let port = match family {
+        Family::V4 => globals.tunnels.wireguard_v4,
+        Family::V6 => globals.tunnels.wireguard_v6,
+    };
+    port.map(udp_to)
+}
+
+const fn protocol(number: u8) -> Match {
+    Match::Protocol { not: false, number }
+}
+
+fn udp_to(port: u16) -> Vec<Match> {
+    let port = Match::Ports {
+        side: Side::Dst,
+        not: false,
+        protocol: UDP,
+        ranges: vec![port..=port],
+    };
+    vec![protocol(UDP), port]
 }
 
 /// Packets of a tunnel that come in are another host's, or nobody's.
@@ -44,7 +57,11 @@ pub(super) fn arriving(globals: &Globals, family: Family) -> Vec<Line> {
             Line::new(outer, Target::Drop).noted("a tunnel from no host"),
         ]
     });
-    lines.collect()
+    let encrypted = encrypted(globals, family).map(|outer| {
+        let from_host = outer.into_iter().chain([host(Side::Src, family)]);
+        Line::new(from_host, Target::Accept)
+    });
+    lines.chain(encrypted).collect()
 }
 
 /// Tunnels to other hosts are open whatever policies the host has.
@@ -53,8 +70,11 @@ pub(super) fn leaving(globals: &Globals, family: Family) -> Vec<Line> {
         let host = host(Side::Dst, family);
         Line::new(outer.into_iter().chain([host]), Target::Accept)
     };
-    let outer = outer(globals, family);
-    outer.into_iter().map(to_host).collect()
+    let outer = outer(globals, family).into_iter();
+    outer
+        .chain(encrypted(globals, family))
+        .map(to_host)
+        .collect()
 }
 
 /// A workload must not wrap packets itself: at the other end they would count as its host's.

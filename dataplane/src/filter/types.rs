@@ -439,6 +439,11 @@ pub struct Tunnels {
     pub vxlan_v6: Option<u16>,
     /// IP in IP.
     pub ipip: bool,
+    /// The UDP port of WireGuard over IPv4. It knows by itself whom it takes packets from: they are let in from hosts
+    /// whatever policies the host has, and left to these otherwise.
+    pub wireguard_v4: Option<u16>,
+    /// The UDP port of WireGuard over IPv6.
+    pub wireguard_v6: Option<u16>,
     /// Devices, and the address on each that the host's own packets must be from, so that answers come back by the
     /// tunnel too.
     pub sources: Vec<(String, IpAddr)>,

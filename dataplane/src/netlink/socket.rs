@@ -83,6 +83,11 @@ impl Socket {
         Self::open(sys::protocols::NETLINK_NETFILTER)
     }
 
+    /// A socket for drivers with messages of their own, in the calling thread's network namespace.
+    pub fn generic() -> Result<Self, NetlinkError> {
+        Self::open(sys::protocols::NETLINK_GENERIC)
+    }
+
     fn open(protocol: isize) -> Result<Self, NetlinkError> {
         let fail = |action| move |source| NetlinkError::Socket { action, source };
         let mut inner = sys::Socket::new(protocol).map_err(fail("socket"))?;

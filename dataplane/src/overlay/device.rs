@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 
 use crate::link::{self, Address, Link};
 use crate::netlink::{
-    Attributes, Batch, NetlinkError, Socket, family_of, ifaddrmsg, ifinfomsg, string_from,
+    Attributes, Batch, NetlinkError, Request, Socket, family_of, ifaddrmsg, ifinfomsg, string_from,
 };
 use crate::sysctl::{self, SysctlError};
 
@@ -24,6 +24,8 @@ pub(super) struct Device {
     pub(super) link: Link,
     /// What is particular to its kind, as attributes.
     pub(super) data: Vec<u8>,
+    /// What somebody wrote on it.
+    pub(super) alias: String,
 }
 
 impl Device {
@@ -44,13 +46,30 @@ pub(super) fn find(socket: &mut Socket, name: &str) -> Result<Option<Device>, Ne
     }
 }
 
+/// All links of a kind.
+pub(super) fn of_kind(socket: &mut Socket, kind: &str) -> Result<Vec<Device>, NetlinkError> {
+    // Where the kernel knows the kind it leaves out the others: a host has hundreds.
+    let ask = |m: &mut Request<'_>| {
+        m.nest(libc::IFLA_LINKINFO, &[], |m| {
+            m.string(libc::IFLA_INFO_KIND, kind)
+        });
+    };
+    let read = |_, message: &[u8]| parse(message).filter(|device| device.link.kind == kind);
+    socket.dump(libc::RTM_GETLINK, &ifinfomsg(0, 0, 0), ask, read)
+}
+
 fn parse(message: &[u8]) -> Option<Device> {
     let link = Link::parse(message)?;
-    let info = Attributes::after(message, IFINFOMSG_LEN).find(libc::IFLA_LINKINFO);
+    let attributes = Attributes::after(message, IFINFOMSG_LEN);
+    let info = attributes.find(libc::IFLA_LINKINFO);
     let data = info.and_then(|info| Attributes::nested(info).find(libc::IFLA_INFO_DATA));
     Some(Device {
         index: link.index,
         data: data.unwrap_or_default().to_vec(),
+        alias: attributes
+            .find(libc::IFLA_IFALIAS)
+            .map(string_from)
+            .unwrap_or_default(),
         link,
     })
 }

@@ -122,10 +122,9 @@ fn remove_addresses(
 fn find(socket: &mut Socket) -> Result<Option<Device>, OverlayError> {
     let found = device::find(socket, IPIP).map_err(OverlayError::kernel("read", IPIP))?;
     match found {
-        Some(device) if device.link.kind != "ipip" => Err(OverlayError::Foreign {
-            name: IPIP,
-            kind: device.link.kind,
-        }),
+        Some(device) if device.link.kind != "ipip" => {
+            Err(OverlayError::foreign(IPIP, device.link.kind))
+        }
         found => Ok(found),
     }
 }
@@ -147,9 +146,5 @@ fn create(socket: &mut Socket) -> Result<Device, OverlayError> {
         errno: libc::ENODEV,
         text: None,
     };
-    find(socket)?.ok_or_else(|| OverlayError::Kernel {
-        action: "create",
-        name: IPIP,
-        source: vanished.into(),
-    })
+    find(socket)?.ok_or_else(|| OverlayError::kernel("create", IPIP)(vanished.into()))
 }

@@ -6,27 +6,35 @@
 //! broke is repaired; they do nothing unless something was set or [`Overlay::invalidate`]d.
 //!
 //! A device is ours by its name: [`VXLAN_V4`], [`VXLAN_V6`]. One of that name and of another kind is somebody's, and left
-//! alone. `tunl0` is the kernel's own and shared: there, the address with our label is ours, and nothing else.
+//! alone. `tunl0` is the kernel's own and shared: there, the address with our label is ours, and nothing else. A device of
+//! WireGuard, whose name is configured and is by default the one that the established system uses, is ours by its alias.
 //!
 //! The devices learn nothing and flood nothing: to which host a packet goes is in the forwarding table and in permanent
 //! neighbour entries, and what is in neither is dropped.
 
 mod device;
 mod entries;
+mod host_traffic;
 mod ipip;
 #[cfg(test)]
 mod tests;
 mod vxlan;
+mod wireguard;
 
 use crate::netlink::{NetlinkError, Socket};
+use crate::route_table;
 use crate::sysctl::SysctlError;
+use crate::wireguard::KeyFileError;
 
+pub use host_traffic::{HOST_TABLES, HostTrafficSpec};
 pub use ipip::{IPIP, IpipSpec};
 pub use vxlan::{Peer, VXLAN_V4, VXLAN_V6, VxlanSpec};
+pub use wireguard::{WireguardPeer, WireguardSpec};
 
 use device::Device;
 use ipip::Ipip;
 use vxlan::Vxlan;
+use wireguard::Encrypted;
 
 /// All tunnels that are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +45,10 @@ pub struct Wanted {
     pub vxlan_v6: Option<VxlanSpec>,
     /// IP in IP, both IPv4.
     pub ipip: Option<IpipSpec>,
+    /// WireGuard over and of IPv4.
+    pub wireguard_v4: Option<WireguardSpec>,
+    /// WireGuard over and of IPv6.
+    pub wireguard_v6: Option<WireguardSpec>,
 }
 
 /// Why a device is not as wanted. It stays wanted, and is tried again by the next [`Overlay::prepare`].
@@ -46,17 +58,36 @@ pub enum OverlayError {
     #[error("interface {name} is of kind {kind:?}, somebody else's; it is left alone")]
     Foreign {
         /// The interface.
-        name: &'static str,
+        name: String,
         /// What it is.
         kind: String,
     },
+    /// The kernel does not know such devices.
+    #[error(
+        "this kernel has no driver for {kind}, so {name} cannot be made: nothing is sent that way (is the module installed?)"
+    )]
+    NoDriver {
+        /// The device.
+        name: String,
+        /// What it should be.
+        kind: &'static str,
+    },
+    /// No name for an interface.
+    #[error("{0:?} is no name for an interface: 1 to 15 characters")]
+    Name(String),
+    /// There is no private key.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// A host cannot be reached through its tunnel.
+    #[error(transparent)]
+    HostRoute(route_table::Failure),
     /// The kernel refused a step.
     #[error("cannot {action} {name}: {source}")]
     Kernel {
         /// What was tried.
         action: &'static str,
         /// The device.
-        name: &'static str,
+        name: String,
         /// Why not.
         source: NetlinkError,
     },
@@ -66,12 +97,17 @@ pub enum OverlayError {
 }
 
 impl OverlayError {
-    fn kernel(action: &'static str, name: &'static str) -> impl FnOnce(NetlinkError) -> Self {
+    fn kernel(action: &'static str, name: &str) -> impl FnOnce(NetlinkError) -> Self {
         move |source| Self::Kernel {
             action,
-            name,
+            name: name.to_owned(),
             source,
         }
+    }
+
+    fn foreign(name: &str, kind: String) -> Self {
+        let name = name.to_owned();
+        Self::Foreign { name, kind }
     }
 }
 
@@ -191,6 +227,7 @@ pub struct Overlay {
     v4: Slot<Vxlan>,
     v6: Slot<Vxlan>,
     ipip: Slot<Ipip>,
+    wireguard: [Slot<Encrypted>; 2],
     may_delete: bool,
 }
 
@@ -205,6 +242,7 @@ impl Overlay {
             v4: Slot::new(Vxlan::new(VXLAN_V4)),
             v6: Slot::new(Vxlan::new(VXLAN_V6)),
             ipip: Slot::new(Ipip::default()),
+            wireguard: [false, true].map(|v6| Slot::new(Encrypted::new(v6))),
             may_delete: false,
         })
     }
@@ -220,6 +258,9 @@ impl Overlay {
         self.v4.set(wanted.vxlan_v4);
         self.v6.set(wanted.vxlan_v6);
         self.ipip.set(wanted.ipip);
+        let [v4, v6] = &mut self.wireguard;
+        v4.set(wanted.wireguard_v4);
+        v6.set(wanted.wireguard_v6);
     }
 
     /// Looks at the kernel again, next time.
@@ -227,6 +268,7 @@ impl Overlay {
         self.v4.invalidate();
         self.v6.invalidate();
         self.ipip.invalidate();
+        self.wireguard.iter_mut().for_each(Slot::invalidate);
     }
 
     /// Everything wanted is known: what nobody wants may go.
@@ -235,6 +277,9 @@ impl Overlay {
         self.v4.state = State::Changed;
         self.v6.state = State::Changed;
         self.ipip.state = State::Changed;
+        for slot in &mut self.wireguard {
+            slot.state = State::Changed;
+        }
     }
 
     /// Whether this is the index of a device of ours.
@@ -245,13 +290,19 @@ impl Overlay {
             self.v6.driver.index(),
             self.ipip.driver.index(),
         ];
-        own.contains(&Some(index))
+        let wireguard = self.wireguard.iter().map(|slot| slot.driver.index());
+        own.into_iter()
+            .chain(wireguard)
+            .any(|own| own == Some(index))
     }
 
     /// Whether any tunnel is wanted.
     #[must_use]
-    pub const fn is_wanted(&self) -> bool {
-        self.v4.wanted.is_some() || self.v6.wanted.is_some() || self.ipip.wanted.is_some()
+    pub fn is_wanted(&self) -> bool {
+        self.v4.wanted.is_some()
+            || self.v6.wanted.is_some()
+            || self.ipip.wanted.is_some()
+            || self.wireguard.iter().any(|slot| slot.wanted.is_some())
     }
 
     /// Makes and mends devices, addresses and entries. Before routes that need them.
@@ -260,6 +311,9 @@ impl Overlay {
         self.v4.prepare(&mut self.socket, &mut report);
         self.v6.prepare(&mut self.socket, &mut report);
         self.ipip.prepare(&mut self.socket, &mut report);
+        for slot in &mut self.wireguard {
+            slot.prepare(&mut self.socket, &mut report);
+        }
         report
     }
 
@@ -270,6 +324,9 @@ impl Overlay {
             self.v4.prune(&mut self.socket, &mut report);
             self.v6.prune(&mut self.socket, &mut report);
             self.ipip.prune(&mut self.socket, &mut report);
+            for slot in &mut self.wireguard {
+                slot.prune(&mut self.socket, &mut report);
+            }
         }
         report
     }
@@ -292,5 +349,6 @@ pub fn clean(socket: &mut Socket, dry_run: bool) -> Result<Vec<String>, OverlayE
         }
     }
     found.extend(ipip::clean(socket, dry_run)?);
+    found.extend(wireguard::clean(socket, dry_run)?);
     Ok(found)
 }

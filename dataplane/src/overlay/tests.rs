@@ -54,7 +54,7 @@ fn both() -> Wanted {
     Wanted {
         vxlan_v4: Some(v4()),
         vxlan_v6: Some(v6()),
-        ipip: None,
+        ..Wanted::default()
     }
 }
 
@@ -389,7 +389,7 @@ fn packets_go_through_and_unknown_destinations_nowhere() {
             overlay.set(Wanted {
                 vxlan_v4: Some(spec("10.65.N.0", "192.0.2.", 1450)),
                 vxlan_v6: Some(spec("fd00:65:N::", "2001:db8::", 1430)),
-                ipip: None,
+                ..Wanted::default()
             });
             clean_round(&mut overlay);
             let mut table = RouteTable::open(Config::default()).unwrap();
@@ -447,7 +447,7 @@ fn ipip_is_set_up_and_taken_away_or_said_to_be_missing() {
                 mtu: 1480,
                 address: Some([10, 65, 1, 0].into()),
             }),
-            vxlan_v6: None,
+            ..Wanted::default()
         });
         let report = round(&mut overlay);
         if let Some(error) = report.failures.first() {

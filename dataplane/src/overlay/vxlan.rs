@@ -107,8 +107,7 @@ impl Vxlan {
         let found = device::find(socket, name).map_err(OverlayError::kernel("read", name))?;
         if let Some(device) = found {
             if !device.is_vxlan() {
-                let kind = device.link.kind;
-                return Err(OverlayError::Foreign { name, kind });
+                return Err(OverlayError::foreign(name, device.link.kind));
             }
             if Identity::of(&device) == Identity::wanted(spec) {
                 return Ok((device, 0));

@@ -110,6 +110,15 @@ impl Route {
         self
     }
 
+    /// The same with a source address for packets of the host's own, where it is to a device.
+    #[must_use]
+    pub fn with_src(mut self, address: IpAddr) -> Self {
+        if let Target::Device { src, .. } = &mut self.target {
+            *src = Some(address);
+        }
+        self
+    }
+
     const fn to(target: Target) -> Self {
         Self {
             target,
