@@ -523,6 +523,18 @@ fn ips_of(given: &[IpAddr], assigned: &[Address]) -> Vec<IpAddr> {
 fn with_addresses(endpoint: &WorkloadEndpoint, ips: &[IpAddr]) -> WorkloadEndpoint {
     let mut endpoint = endpoint.clone();
     endpoint.spec.ip_networks = ips.iter().copied().map(Cidr::host).collect();
+    // What was to be translated to it is known beforehand, and it itself only by now.
+    endpoint.spec.ip_nats.retain_mut(|nat| {
+        let v4 = nat.external_ip.is_ipv4();
+        let first = ips.iter().find(|ip| ip.is_ipv4() == v4);
+        match first {
+            Some(ip) => {
+                nat.internal_ip = *ip;
+                true
+            }
+            None => false,
+        }
+    });
     endpoint
 }
 

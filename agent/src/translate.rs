@@ -135,6 +135,13 @@ pub(crate) fn networks(cidrs: &[Cidr]) -> Vec<IpNetwork> {
     cidrs.iter().map(|cidr| cidr.network()).collect()
 }
 
+/// What is routed to an endpoint: its addresses, and those that are translated to them.
+pub(crate) fn routed(plan: &from::EndpointPlan) -> Vec<IpNetwork> {
+    let own = plan.addresses.iter().map(|cidr| cidr.network());
+    own.chain(plan.floating_ips().map(IpNetwork::from))
+        .collect()
+}
+
 pub(crate) fn endpoint(plan: &from::EndpointPlan) -> to::Endpoint {
     to::Endpoint {
         ifname: plan.ifname.clone(),

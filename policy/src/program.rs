@@ -274,7 +274,7 @@ pub struct EndpointPlan {
 /// A port of the host that leads to an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
-    /// IP protocol number.
+    /// IP protocol number; [`WHOLE_ADDRESS`] for whatever comes to `host_ip`, which then is no address of the host's own.
     pub protocol: u8,
     /// The port of the host.
     pub host_port: u16,
@@ -284,7 +284,17 @@ pub struct HostPort {
     pub port: u16,
 }
 
+/// The protocol of a [`HostPort`] that stands for all of an address: in IP it is none that is sent to anybody.
+pub const WHOLE_ADDRESS: u8 = 0;
+
 impl EndpointPlan {
+    /// Addresses that are not the endpoint's own and lead to it.
+    pub fn floating_ips(&self) -> impl Iterator<Item = IpAddr> {
+        let whole = self.host_ports.iter();
+        let whole = whole.filter(|port| port.protocol == WHOLE_ADDRESS);
+        whole.filter_map(|port| port.host_ip)
+    }
+
     /// The tiers of one direction.
     pub fn tiers(&self, direction: Direction) -> &[TierPlan] {
         match direction {

@@ -10,7 +10,9 @@ use margay_model::kind::ResourceKey;
 use tracing::{debug, info};
 
 use super::budget::Budget;
-use super::endpoint::{endpoint, ensure_may_send, network_profile, own_profile};
+use super::endpoint::{
+    endpoint, ensure_floats_free, ensure_may_send, network_profile, own_profile,
+};
 use super::link::{Link, attaching, configure};
 use super::naming::endpoint_key;
 use super::netconf::Call;
@@ -34,7 +36,7 @@ impl Cni {
         let late = "an earlier call for the container is still under way";
         let turn = self.turns.take(&call.container_id);
         let _turn = budget.within(late, turn).await?;
-        let _ports = match call.host_ports.is_empty() {
+        let _ports = match call.host_ports.is_empty() && call.floating_ips.is_empty() {
             true => None,
             false => {
                 let late = "others are still getting ports of the host";
@@ -103,6 +105,7 @@ impl Cni {
             )
         })?;
         let free = ports::ensure_free(&world, &key, &call.host_ports);
+        let free = free.and_then(|()| ensure_floats_free(&world, &key, call));
         if let Err(error) = free.and_then(|()| ensure_may_send(&world, call)) {
             if made.is_some() {
                 self.reaper.remove(spec.host_ifname).await;

@@ -28,6 +28,8 @@ pub(super) struct Wishes {
     pub(super) mac: Option<String>,
     /// `allowedSourcePrefixes`.
     pub(super) source_prefixes: Vec<Cidr>,
+    /// `floatingIPs`: at most one a family.
+    pub(super) floating_ips: Vec<String>,
 }
 
 impl Wishes {
@@ -48,6 +50,7 @@ impl Wishes {
             families: families(&list(pod, "ipFamilies")?)?,
             mac: pod.get(&format!("{PREFIX}hwAddr")).cloned(),
             source_prefixes: source_prefixes(&list(pod, "allowedSourcePrefixes")?)?,
+            floating_ips: list(pod, "floatingIPs")?,
         };
         if !wishes.ips.is_empty() && !wishes.ips_without_ipam.is_empty() {
             let msg = "annotations ipAddrs and ipAddrsNoIpam are both set, at most one may be";

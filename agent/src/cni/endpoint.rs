@@ -1,15 +1,16 @@
 //! ADD: the endpoint that is written of a call, and the profile of its network.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use margay_api::cni::{CniError, code};
 use margay_dataplane::attach::AttachSpec;
 use margay_model::kind::ResourceKey;
-use margay_model::meta::{ObjectMeta, Resource};
+use margay_model::meta::{Extra, ObjectMeta, Resource};
 use margay_model::profile::{Profile, ProfileSpec};
 use margay_model::qos;
 use margay_model::rule::{Action, Rule};
-use margay_model::workload_endpoint::{WorkloadEndpoint, WorkloadEndpointSpec};
+use margay_model::workload_endpoint::{IpNat, WorkloadEndpoint, WorkloadEndpointSpec};
 
 use super::mac::format_mac;
 use super::netconf::Call;
@@ -80,12 +81,43 @@ pub(super) fn endpoint(
         mac: spec.container_mac.map(format_mac).unwrap_or_default(),
         ports: call.host_ports.clone(),
         allow_spoofed_source_prefixes: call.source_prefixes.clone(),
+        ip_nats: call.floating_ips.iter().copied().map(nat).collect(),
         ..WorkloadEndpointSpec::default()
     };
     if let Some(controls) = call.controls.clone() {
         endpoint.extra.insert(qos::FIELD.to_owned(), controls);
     }
     Resource::new(metadata, endpoint)
+}
+
+/// To be translated to an address that the allocator fills in.
+fn nat(external_ip: IpAddr) -> IpNat {
+    IpNat {
+        internal_ip: external_ip,
+        external_ip,
+        extra: Extra::default(),
+    }
+}
+
+/// Makes sure that no floating IP is another container's, or one of the addresses of this host.
+pub(super) fn ensure_floats_free(
+    world: &World,
+    key: &ResourceKey,
+    call: &Call,
+) -> Result<(), CniError> {
+    for ip in &call.floating_ips {
+        let holder = world.endpoints.iter().find(|(other, endpoint)| {
+            let spec = &endpoint.resource.spec;
+            let floats = spec.ip_nats.iter().any(|nat| nat.external_ip == *ip);
+            *other != key && (floats || spec.ip_networks.iter().any(|net| net.addr() == *ip))
+        });
+        if let Some((_, holder)) = holder {
+            let id = &holder.resource.spec.container_id;
+            let msg = format!("floating IP {ip} is container {id}'s already");
+            return Err(CniError::new(code::NO_ADDRESS, msg));
+        }
+    }
+    Ok(())
 }
 
 /// Other sources than its own are for where the operator lets workloads have them.

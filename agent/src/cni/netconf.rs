@@ -57,6 +57,8 @@ pub(crate) struct Call {
     pub(crate) controls: Option<Value>,
     /// Further sources that the container may send from, where workloads may at all.
     pub(crate) source_prefixes: Vec<Cidr>,
+    /// Addresses that are translated to the container's of the same family.
+    pub(crate) floating_ips: Vec<IpAddr>,
     /// Whether the container may forward; left as the runtime has it if none.
     pub(crate) forwarding: Option<bool>,
     /// The result is to name the default routes.
@@ -167,6 +169,8 @@ struct CniArgsConf {
 struct FeatureControl {
     #[serde(default)]
     ip_addrs_no_ipam: bool,
+    #[serde(default)]
+    floating_ips: bool,
 }
 
 impl Call {
@@ -205,6 +209,12 @@ impl Call {
             return Err(CniError::new(
                 code::INVALID_CONFIG,
                 "annotation ipAddrsNoIpam is set, feature_control.ip_addrs_no_ipam must be true",
+            ));
+        }
+        if !wishes.floating_ips.is_empty() && !conf.feature_control.floating_ips {
+            return Err(CniError::new(
+                code::INVALID_CONFIG,
+                "annotation floatingIPs is set, feature_control.floating_ips must be true",
             ));
         }
         let given_ips = parse_ips("annotation ipAddrsNoIpam", &wishes.ips_without_ipam)?;
@@ -265,6 +275,7 @@ impl Call {
             bandwidth: shaping::bandwidth(runtime.bandwidth, &from_conf.annotations)?,
             controls: shaping::controls(&from_conf.annotations)?,
             source_prefixes: wishes.source_prefixes,
+            floating_ips: parse_ips("annotation floatingIPs", &wishes.floating_ips)?,
             forwarding: conf.container_settings.allow_ip_forwarding,
             default_routes: conf.include_default_routes,
             nodename: conf.nodename,

@@ -15,7 +15,7 @@ impl Kernel {
     pub(super) fn state_of(&self, key: &ResourceKey, expect: Expect) -> Result<(), String> {
         match (self.plans.get(key), expect) {
             (Some(plan), Expect::Present) => {
-                for net in translate::networks(&plan.addresses) {
+                for net in translate::routed(plan) {
                     if !self.routes.is_installed(net) {
                         let missing = "its route is not in the kernel";
                         return Err(self.problem_of(&net.to_string(), missing));

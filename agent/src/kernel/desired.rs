@@ -140,7 +140,7 @@ impl Kernel {
         }
         self.refused.remove(&id);
         self.routes
-            .set_endpoint(&id, &plan.ifname, &translate::networks(&plan.addresses));
+            .set_endpoint(&id, &plan.ifname, &translate::routed(&plan));
         self.local.add(announced(&plan), &plan.ifname);
         let new: Vec<IpAddr> = plan.addresses.iter().map(|net| net.addr()).collect();
         let udp = udp_ports(&plan);

@@ -439,7 +439,7 @@ impl Kernel {
     fn try_again_for(&mut self, waiting: &[Waiting]) {
         for waiting in waiting.iter().filter(|w| w.expect == Expect::Present) {
             if let Some(plan) = self.plans.get(&waiting.key)
-                && let nets = translate::networks(&plan.addresses)
+                && let nets = translate::routed(plan)
                 && !nets.iter().all(|net| self.routes.is_installed(*net))
             {
                 self.routes.on_link_event(&plan.ifname);
@@ -664,7 +664,7 @@ async fn changed_by_others(watch: &mut Option<Watch>, own: Option<u32>) -> std::
 /// What neighbours are told of an endpoint.
 fn announced(plan: &EndpointPlan) -> Vec<IpNetwork> {
     if plan.admin_up {
-        translate::networks(&plan.addresses)
+        translate::routed(plan)
     } else {
         Vec::new()
     }

@@ -1,7 +1,7 @@
-//! Ports of the host that lead to workloads.
+//! Ports of the host, and floating IPs, that lead to workloads.
 //!
 //! ```text
-//! nat PREROUTING, OUTPUT   mgy-ports     the host's port -> the workload's address and port
+//! nat PREROUTING, OUTPUT   mgy-ports     the host's port -> the workload's address and port; or just the address
 //! nat POSTROUTING          mgy-hairpin   a workload that reached itself, or the host's own loopback, gets an
 //!                                        address of the host, so that the answer comes back this way
 //! ```
@@ -29,6 +29,9 @@ pub(super) const HOOKS: [(Table, &str, &str); 2] = [
 
 /// Those that carry ports which the kernel translates.
 const PROTOCOLS: [u8; 3] = [6, 17, 132];
+
+/// Of a port that is all of an address.
+const WHOLE_ADDRESS: u8 = 0;
 
 /// Both chains; the first is missing when no endpoint has ports in this family.
 pub(super) fn render<'a>(
@@ -69,6 +72,14 @@ fn to_workload(port: &HostPort, address: IpAddr) -> Option<Line> {
         Some(ip) if ip.is_unspecified() => Match::ToHost,
         Some(ip) => net(Side::Dst, ip),
     };
+    if port.protocol == WHOLE_ADDRESS {
+        let to = port.host_ip.filter(|ip| !ip.is_unspecified())?;
+        let target = Target::DestinationNat {
+            address,
+            port: None,
+        };
+        return Some(Line::new([net(Side::Dst, to)], target));
+    }
     if !PROTOCOLS.contains(&port.protocol) || port.host_port == 0 || port.port == 0 {
         return None;
     }
@@ -84,7 +95,7 @@ fn to_workload(port: &HostPort, address: IpAddr) -> Option<Line> {
     };
     let target = Target::DestinationNat {
         address,
-        port: port.port,
+        port: Some(port.port),
     };
     Some(Line::new([protocol, number, at], target))
 }

@@ -160,7 +160,8 @@ pub(crate) enum Target {
     /// Another destination.
     DestinationNat {
         address: IpAddr,
-        port: u16,
+        /// As it was when absent.
+        port: Option<u16>,
     },
     /// Another source address, and perhaps ports.
     SourceNat {

@@ -343,7 +343,8 @@ impl WayLimits {
 /// the host itself, its workloads, the workload itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
-    /// IP protocol number: TCP 6, UDP 17 or SCTP 132. Others are left out.
+    /// IP protocol number: TCP 6, UDP 17 or SCTP 132. With 0 all that comes to `host_ip` is led, whatever it is, and the
+    /// ports are not looked at: a floating IP, which is no address of the host's own. Others are left out.
     pub protocol: u8,
     /// The host's port.
     pub host_port: u16,

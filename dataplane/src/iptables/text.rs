@@ -182,12 +182,13 @@ fn target(target: &Target) -> String {
             "-m limit --limit {LOGGED_A_SECOND}/second --limit-burst {LOGGED_AT_ONCE} \
              -j NFLOG --nflog-group {group} --nflog-prefix \"{prefix}\""
         ),
-        Target::DestinationNat { address, port } => {
-            format!(
-                "-j DNAT --to-destination {}",
-                SocketAddr::new(*address, *port)
-            )
-        }
+        Target::DestinationNat { address, port } => match port {
+            Some(port) => {
+                let to = SocketAddr::new(*address, *port);
+                format!("-j DNAT --to-destination {to}")
+            }
+            None => format!("-j DNAT --to-destination {address}"),
+        },
         Target::SourceNat { address, ports } => source_nat(*address, ports.as_ref()),
     }
 }

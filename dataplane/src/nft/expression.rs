@@ -446,17 +446,21 @@ impl Expressions {
         });
     }
 
-    /// Another destination.
-    pub(super) fn destination_nat(&mut self, address: IpAddr, port: u16) {
+    /// Another destination, and perhaps port.
+    pub(super) fn destination_nat(&mut self, address: IpAddr, port: Option<u16>) {
         let port_register = FIRST + 4;
         self.load_address(address);
-        self.load(port_register, &port.to_be_bytes());
+        if let Some(port) = port {
+            self.load(port_register, &port.to_be_bytes());
+        }
         self.push("nat", |e| {
             e.be32(1, DESTINATION_NAT);
             e.be32(2, protocol_family(address));
             e.be32(3, FIRST);
-            e.be32(5, port_register);
-            e.be32(7, PORTS_GIVEN);
+            if port.is_some() {
+                e.be32(5, port_register);
+                e.be32(7, PORTS_GIVEN);
+            }
         });
     }
 

@@ -21,6 +21,7 @@ crate::all_backends!(
     policy_sees_the_workload_and_its_port,
     ports_outlive_the_agent_and_go_with_the_endpoint,
     a_flow_of_udp_is_led_anew_once_it_is_forgotten,
+    a_floating_ip_leads_to_its_workload_for_everybody,
 );
 
 const HOST: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
@@ -198,4 +199,37 @@ fn a_flow_of_udp_is_led_anew_once_it_is_forgotten(backend: Backend) {
     apply(&mut filter);
     conntrack::flush_udp(&[(None, 5353)].into()).unwrap();
     assert!(arrives());
+}
+
+fn a_floating_ip_leads_to_its_workload_for_everybody(backend: Backend) {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.workload(1), lab.workload(2));
+    let outside = lab.outside();
+    run(&format!(
+        "ip -n {outside} route add default via 192.0.2.1; ip -n {outside} -6 route add default via 2001:db8::1"
+    ));
+    let _server = serve(&a.netns, &[80]);
+    let mut filter = open(backend);
+    filter.set_endpoint(id(&b), open_endpoint(&b)).unwrap();
+    let floating: [IpAddr; 2] = ["203.0.113.7", "2001:db8:7::7"].map(|ip| ip.parse().unwrap());
+    let whole = floating.map(|ip| HostPort {
+        host_ip: Some(ip),
+        ..port(0, 0, 0)
+    });
+    filter.set_endpoint(id(&a), with_ports(&a, &whole)).unwrap();
+    apply(&mut filter);
+    // As the agent routes it.
+    for ip in floating {
+        run(&format!("ip route add {ip} dev {}", a.ifname));
+    }
+    for to in floating {
+        for from in [&outside, &b.netns, &a.netns, &lab.host] {
+            assert!(reaches(from, to, 80), "{to}");
+        }
+        assert!(pings(&outside, to), "{to}");
+        assert!(!reaches(&outside, to, 81), "{to}");
+    }
+    filter.set_endpoint(id(&a), open_endpoint(&a)).unwrap();
+    apply(&mut filter);
+    assert!(!reaches(&outside, floating[0], 80));
 }

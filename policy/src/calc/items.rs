@@ -10,12 +10,14 @@ use margay_model::kind::ResourceKey;
 use margay_model::meta::StringMap;
 use margay_model::net::Cidr;
 use margay_model::qos::QosControls;
-use margay_model::workload_endpoint::{EndpointPort, WorkloadEndpoint};
+use margay_model::workload_endpoint::{
+    EndpointPort, IpNat, WorkloadEndpoint, WorkloadEndpointSpec,
+};
 
 use super::compile::NamedPort;
 use super::scope::{NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT};
 use crate::index::ItemId;
-use crate::program::{HostInterface, HostPort, SetMember};
+use crate::program::{HostInterface, HostPort, SetMember, WHOLE_ADDRESS};
 
 /// What an item adds to the sets that its labels put it in. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,6 +148,25 @@ fn host_ports(ports: &[EndpointPort]) -> Vec<HostPort> {
     ports.iter().filter_map(host_port).collect()
 }
 
+/// One for the first address of each family, which is where all of a host leads: another is no other container's.
+fn floating_ips(spec: &WorkloadEndpointSpec) -> impl Iterator<Item = HostPort> {
+    let first = |v4: bool| {
+        let mut addresses = spec.ip_networks.iter().map(|net| net.addr());
+        addresses.find(|ip| ip.is_ipv4() == v4)
+    };
+    let leads_here = move |nat: &&IpNat| {
+        let (internal, external) = (nat.internal_ip, nat.external_ip);
+        internal.is_ipv4() == external.is_ipv4() && first(internal.is_ipv4()) == Some(internal)
+    };
+    let nats = spec.ip_nats.iter().filter(leads_here);
+    nats.map(|nat| HostPort {
+        protocol: WHOLE_ADDRESS,
+        host_port: 0,
+        host_ip: Some(nat.external_ip),
+        port: 0,
+    })
+}
+
 fn pairs(labels: &StringMap) -> impl Iterator<Item = (&str, &str)> {
     labels.iter().map(|(k, v)| (k.as_str(), v.as_str()))
 }
@@ -179,7 +200,10 @@ impl<'a> ItemInput<'a> {
                 profiles: spec.profiles.clone(),
                 allowed_source_prefixes: spec.allow_spoofed_source_prefixes.clone(),
                 qos: spec.qos_controls().unwrap_or_default(),
-                host_ports: host_ports(&spec.ports),
+                host_ports: host_ports(&spec.ports)
+                    .into_iter()
+                    .chain(floating_ips(spec))
+                    .collect(),
             }))
         });
         Self {

@@ -4,10 +4,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::ensure;
-use margay_lab::eventually;
-use serde_json::json;
+use margay_lab::{eventually, ping};
+use serde_json::{Value, json};
 
-use crate::rig::{NETWORK, POOLS, Rig, SOON};
+use crate::host_ports::OPEN;
+use crate::rig::{NETWORK, POOLS, Rig, SOON, Sandbox};
 
 const QUICK: Duration = Duration::from_millis(300);
 
@@ -53,4 +54,35 @@ fn annotations_limit_connections_of_a_container() {
         endpoint.1.contains("\"ingressPacketRate\":100000"),
         "{endpoint:?}"
     );
+}
+
+#[test]
+fn a_floating_ip_is_reached_from_the_router_and_goes_with_del() {
+    let rig = Rig::embedded(POOLS);
+    rig.ctl().apply(OPEN).unwrap();
+    let (a, b) = (rig.sandbox("a", NETWORK), rig.sandbox("b", NETWORK));
+    let mut config = rig.config(NETWORK);
+    config["args"] = json!({"cni": {"annotations": {
+        "cni.projectcalico.org/floatingIPs": "[\"203.0.113.7\"]",
+    }}});
+    let call = |verb, sandbox: &Sandbox, config: &Value| {
+        let netns = sandbox.netns.path();
+        rig.plugin(verb, &sandbox.id, netns.to_str(), config)
+    };
+    call("ADD", &a, &config).refused(7, "feature_control.floating_ips must be true");
+    config["feature_control"] = json!({"floating_ips": true});
+    call("ADD", &a, &config).ips();
+    let floating = "203.0.113.7".parse().unwrap();
+    let tor = &rig.lab.tor;
+    tor.ip(&format!("route add 203.0.113.7 via {}", rig.host().v4))
+        .unwrap();
+    ping(tor, floating, SOON).unwrap();
+    ping(&rig.host().netns, floating, SOON).unwrap();
+    // It has one owner.
+    call("ADD", &b, &config).refused(101, "floating IP 203.0.113.7 is container a's already");
+    assert!(call("DEL", &a, &config).ips().is_empty());
+    rig.ensure_exact(&[]);
+    ping(tor, floating, QUICK).unwrap_err();
+    call("ADD", &b, &config).ips();
+    ping(tor, floating, SOON).unwrap();
 }
