@@ -5,10 +5,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice, Read},
     mem::MaybeUninit,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +15,7 @@ use socket2::SockRef;
 use tokio::{
     io::Interest,
     net::TcpStream,
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::{AbortHandle, JoinSet},
 };
 
@@ -30,6 +27,9 @@ pub(super) type LinkId = u64;
 /// Octets read at a time. Twice the longest message, so that there is room behind the beginning of
 /// one; what is handed over is copied out, and then more of it would leave the cache.
 const READ: usize = 128 << 10;
+/// Pieces of one connection that may wait for the core: some 100,000 routes. What others say waits behind
+/// no more than that of each that sends a full table.
+const UNREAD: usize = 8;
 /// Buffers that one write gathers.
 const GATHER: usize = 64;
 /// How long a closing connection may need to take what was queued, NOTIFICATION included.
@@ -52,8 +52,8 @@ pub(super) struct Link {
     pub(super) blocked: bool,
     /// The OPENs sent and received, whole messages.
     pub(super) opens: [Bytes; 2],
-    /// Pieces that were read and have not been taken in.
-    unread: Arc<AtomicUsize>,
+    /// A permit for each piece that may be read before the core has taken in another.
+    room: Arc<Semaphore>,
 }
 
 impl Link {
@@ -66,14 +66,8 @@ impl Link {
         events: mpsc::Sender<Event>,
     ) -> Self {
         let stream = Arc::new(stream);
-        let unread = Arc::new(AtomicUsize::new(0));
-        let reading = read(
-            id,
-            Arc::clone(&stream),
-            extended,
-            Arc::clone(&unread),
-            events,
-        );
+        let room = Arc::new(Semaphore::new(UNREAD));
+        let reading = read(id, Arc::clone(&stream), extended, Arc::clone(&room), events);
         let reader = tokio::spawn(reading).abort_handle();
         Self {
             peer,
@@ -86,13 +80,13 @@ impl Link {
             urgent: VecDeque::new(),
             blocked: false,
             opens: [Bytes::new(), Bytes::new()],
-            unread,
+            room,
         }
     }
 
     /// A piece that was read is being taken in.
     pub(super) fn taken(&self) {
-        self.unread.fetch_sub(1, Ordering::Relaxed);
+        self.room.add_permits(1);
     }
 
     /// Whether the peer has sent anything that is still to be taken in.
@@ -102,7 +96,7 @@ impl Link {
             let peeked = SockRef::from(&*self.stream).peek(&mut first);
             peeked.is_ok_and(|n| n > 0)
         };
-        self.unread.load(Ordering::Relaxed) > 0 || waits()
+        self.room.available_permits() < UNREAD || waits()
     }
 
     /// Octets that wait in the queue.
@@ -237,7 +231,7 @@ async fn read(
     id: LinkId,
     stream: Arc<TcpStream>,
     extended: bool,
-    unread: Arc<AtomicUsize>,
+    room: Arc<Semaphore>,
     events: mpsc::Sender<Event>,
 ) {
     // The beginning of a message.
@@ -246,6 +240,10 @@ async fn read(
         if let Err(e) = stream.readable().await {
             break Some(e);
         }
+        // Not before there is something to read: who holds one has something unread.
+        let Ok(permit) = room.acquire().await else {
+            return;
+        };
         let whole = match read_once(&stream, &mut rest, extended) {
             Ok(None) => break None,
             Ok(Some(whole)) => whole,
@@ -255,7 +253,7 @@ async fn read(
         if whole.is_empty() {
             continue;
         }
-        unread.fetch_add(1, Ordering::Relaxed);
+        permit.forget();
         if events.send(Event::Received(id, whole)).await.is_err() {
             return;
         }
