@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use tempfile::TempDir;
 
-use crate::eventually::eventually;
+use crate::eventually::{eventually, patience};
 use crate::netns::within_netns;
 use crate::port::free_port;
 use crate::process::{Process, run};
@@ -229,12 +229,13 @@ impl Etcd {
     }
 
     fn wait_ready(&mut self, tls: &[&str]) -> Result<()> {
+        let limit = format!("--command-timeout={}s", patience());
         eventually(START, &format!("etcd on {} answers", self.url), || {
             let process = self.process.as_mut().context("etcd is not running")?;
             process.ensure_running()?;
             // Any answer of the key-value service will do; a server with authentication refuses it.
             let mut args = tls.to_vec();
-            args.extend(["--command-timeout=1s", "get", "ready?"]);
+            args.extend([limit.as_str(), "get", "ready?"]);
             match self.ctl(&args) {
                 Ok(_) => Ok(()),
                 Err(e) if format!("{e:#}").contains("user name is empty") => Ok(()),
