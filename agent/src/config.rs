@@ -83,6 +83,18 @@ pub(crate) struct Config {
     pub(crate) dns: Option<DnsConfig>,
     /// Filter directives for the log, for example `info` or `margay_speaker=debug,info`.
     pub(crate) log: String,
+    /// How the log is written: `text`, or `json` for an object in each line.
+    pub(crate) log_format: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs: an object in each line.
+    Json,
 }
 
 /// A place to write policy to.
@@ -134,6 +146,7 @@ impl Default for Config {
             docker: None,
             dns: None,
             log: "info".to_owned(),
+            log_format: LogFormat::Text,
         }
     }
 }

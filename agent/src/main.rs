@@ -23,6 +23,7 @@ mod graph;
 mod http;
 mod ipam_task;
 mod kernel;
+mod kernel_view;
 mod memory;
 mod meters;
 mod metrics;
@@ -48,7 +49,7 @@ use clap::Parser;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
-use config::Config;
+use config::{Config, LogFormat};
 use wiring::Ended;
 
 /// The Margay agent of one host.
@@ -67,12 +68,12 @@ fn main() -> ExitCode {
     let config = match Config::load(arguments.config.as_deref()) {
         Ok(config) => config,
         Err(error) => {
-            log_to_stderr("info");
+            log_to_stderr("info", LogFormat::Text);
             error!("{error:#}");
             return ExitCode::FAILURE;
         }
     };
-    log_to_stderr(&config.log);
+    log_to_stderr(&config.log, config.log_format);
     let read_again = move || Config::load(arguments.config.as_deref()).map(drop);
     let ended = wiring::run(config, read_again).and_then(|ended| match ended {
         Ended::Stopped => Ok(()),
@@ -95,16 +96,18 @@ fn start_anew(program: &Path) -> anyhow::Result<()> {
 }
 
 /// A bad filter directive falls back to `info` with a word about it, rather than to silence.
-fn log_to_stderr(directives: &str) {
+fn log_to_stderr(directives: &str, format: LogFormat) {
     let (filter, bad) = match EnvFilter::try_new(directives) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     if let Some(error) = bad {
         tracing::warn!(directives, %error, "log: not a filter, using info");
     }

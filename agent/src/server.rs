@@ -19,6 +19,7 @@ use crate::accept;
 use crate::bgp_view;
 use crate::cni::{Cni, Journal};
 use crate::fault;
+use crate::kernel_view;
 use crate::status::StatusSource;
 
 /// Connections served at once; the rest wait in the kernel's backlog. A runtime that starts a hundred
@@ -241,6 +242,7 @@ pub(crate) async fn inform(
         }
         Request::Flows(query) => answer(writer, &Reply::Ok(status.flows.report(query).await)).await,
         Request::Settings {} => answer(writer, &Reply::Ok(&*status.settings)).await,
+        Request::Kernel(question) => kernel_view::serve(question, writer).await,
         Request::Bgp(question) => bgp_view::serve(status.bgp.as_ref(), question, writer).await,
         Request::Cni(_) | Request::Store(_) => {
             let refusal = "this is for the socket of the host alone".to_owned();

@@ -56,7 +56,9 @@ pub(crate) fn rules(rules: &from::Rules) -> to::PolicyRules {
             action: match (rules.staged, r.action) {
                 (false, action) => self::action(action),
                 (true, from::Action::Log) => to::Action::CountAndGoOn,
-                (true, _) => to::Action::CountAndStop,
+                (true, from::Action::Allow) => to::Action::CountAndStop(Some(to::Verdict::Allow)),
+                (true, from::Action::Deny) => to::Action::CountAndStop(Some(to::Verdict::Deny)),
+                (true, from::Action::Pass) => to::Action::CountAndStop(None),
             },
             ..rule(r)
         };

@@ -84,6 +84,30 @@ pub enum Verdict {
     Deny,
     /// A rule with the action `Log` matched; other rules decided.
     Log,
+    /// A rule of a staged policy would allow it; other rules decided.
+    WouldAllow,
+    /// A rule of a staged policy would deny it; other rules decided.
+    WouldDeny,
+}
+
+impl Verdict {
+    /// As it is called in answers.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Log => "log",
+            Self::WouldAllow => "would_allow",
+            Self::WouldDeny => "would_deny",
+        }
+    }
+
+    /// Whether it is what became of the packets, and not a remark beside that.
+    #[must_use]
+    pub const fn decides(self) -> bool {
+        matches!(self, Self::Allow | Self::Deny)
+    }
 }
 
 /// What decided.

@@ -7,6 +7,7 @@ pub mod bgp;
 pub mod cni;
 pub mod config;
 pub mod flows;
+pub mod kernel;
 pub mod policy;
 pub mod status;
 pub mod store;
@@ -36,6 +37,8 @@ pub enum Request {
     Flows(flows::FlowQuery),
     /// What this node's agent has been told beside the datastore; answered by [`config::HostSettings`].
     Settings {},
+    /// A question to the kernel of this node; answered by one line.
+    Kernel(kernel::KernelRequest),
     /// A question to the BGP speaker of this node; answered by one line or many.
     Bgp(bgp::BgpRequest),
     /// A call of the datastore behind the agent; answered by [`store::StoreReply`] lines.

@@ -10,6 +10,7 @@ use margay_api::bgp::{Event, Peer, Route};
 use margay_api::cni::{CniReply, CniRequest};
 use margay_api::config::HostSettings;
 use margay_api::flows::FlowReport;
+use margay_api::kernel::{Found, Interface, Way};
 use margay_api::policy::Counters;
 use margay_api::status::NodeStatus;
 use margay_api::{Reply, Request};
@@ -35,6 +36,8 @@ fn read_as(name: &str, value: &Value) -> Result<Value, serde_json::Error> {
         "peers" => read::<Reply<Vec<Peer>>>(value),
         "routes" => read::<Reply<Vec<Route>>>(value),
         "events" => read::<Reply<Vec<Event>>>(value),
+        "interface" => read::<Reply<Found<Interface>>>(value),
+        "way" => read::<Reply<Found<Way>>>(value),
         "flows" => read::<Reply<FlowReport>>(value),
         other => panic!("{other}: of what type are these words?"),
     }

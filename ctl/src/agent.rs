@@ -10,6 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use margay_api::bgp::{BgpRequest, Route};
 use margay_api::config::HostSettings;
 use margay_api::flows::{FlowQuery, FlowReport};
+use margay_api::kernel::{Found, KernelRequest};
 use margay_api::policy::Counters;
 use margay_api::status::NodeStatus;
 use margay_api::{Reply, Request};
@@ -116,6 +117,14 @@ impl<'a> Agent<'a> {
     /// What policy of its host decided about which traffic.
     pub(crate) async fn flows(self, query: FlowQuery) -> Result<FlowReport, AgentError> {
         self.once(&Request::Flows(query)).await
+    }
+
+    /// What its host's kernel says.
+    pub(crate) async fn kernel<T: DeserializeOwned>(
+        self,
+        request: KernelRequest,
+    ) -> Result<Found<T>, AgentError> {
+        self.once(&Request::Kernel(request)).await
     }
 
     /// What it was told beside the datastore.

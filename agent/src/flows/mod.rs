@@ -62,7 +62,7 @@ impl Default for FlowsConfig {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Capture {
     None,
-    /// What policy denies.
+    /// What policy denies, and what staged policy would deny.
     Denied,
     /// The opening packets of what it allows as well.
     All,
@@ -310,17 +310,13 @@ impl Task {
         let log = self.flows.config.log;
         match verdict {
             Verdict::Log => log >= Logged::Rules,
-            Verdict::Deny => log >= Logged::Denied && is_new,
-            Verdict::Allow => log >= Logged::All && is_new,
+            Verdict::Deny | Verdict::WouldDeny => log >= Logged::Denied && is_new,
+            Verdict::Allow | Verdict::WouldAllow => log >= Logged::All && is_new,
         }
     }
 
     fn tell(&self, key: &Key, packet: &Packet) {
-        let verdict = match key.verdict() {
-            Verdict::Allow => "allow",
-            Verdict::Deny => "deny",
-            Verdict::Log => "log",
-        };
+        let verdict = key.verdict().word();
         let direction = if key.label.ingress {
             "ingress"
         } else {

@@ -46,6 +46,8 @@ impl Key {
             filter::Verdict::Allow => Verdict::Allow,
             filter::Verdict::Deny => Verdict::Deny,
             filter::Verdict::Log => Verdict::Log,
+            filter::Verdict::WouldAllow => Verdict::WouldAllow,
+            filter::Verdict::WouldDeny => Verdict::WouldDeny,
         }
     }
 

@@ -1,7 +1,8 @@
 //! `trace`: the way of a packet through the cluster, hop by hop, live where it can be asked and computed where not.
 //!
-//! Policy is decided by the same code as `policy explain`. Routes come from the kernel of this host, and from the
-//! BGP speakers of the hosts on the way, asked through etcd; a host that does not answer is left to computation.
+//! Policy is decided by the same code as `policy explain`. Interfaces and routes come from the kernels and the BGP
+//! speakers of the hosts on the way: their agents are asked, those of other hosts through etcd. A host that does not
+//! answer is left to computation.
 
 mod hop;
 mod live;
@@ -191,18 +192,21 @@ impl Tracer<'_> {
                 );
                 let interface = &spec.interface_name;
                 match self.live.interface(&spec.node, interface).await {
-                    Some(Ok(found)) => {
-                        hop.mtu = found.mtu;
+                    Ok(Ok(found)) => {
+                        hop.mtu = Some(found.0.mtu);
                         hop.tell(Source::Live, format!("interface {interface}, {found}"));
-                        if !found.up {
+                        if !found.0.up {
                             hop.stop(format!("interface {interface} is down"));
                         }
                     }
-                    Some(Err(missing)) => {
+                    Ok(Err(missing)) => {
                         hop.tell(Source::Live, missing.clone());
                         hop.stop(missing);
                     }
-                    None => hop.tell(Source::Datastore, format!("interface {interface}")),
+                    Err(why) => {
+                        let line = format!("interface {interface}, not looked at: {why}");
+                        hop.tell(Source::Datastore, line);
+                    }
                 }
             }
         }
@@ -231,18 +235,18 @@ impl Tracer<'_> {
         let mut hop = Hop::new(&format!("Route on host {node}"));
         let to = packet.destination;
         match self.live.kernel_route(node, to).await {
-            Some(Ok(route)) => {
-                hop.mtu = route.mtu;
+            Ok(Ok(route)) => {
+                hop.mtu = Some(route.0.mtu);
                 hop.tell(Source::Live, format!("kernel: {route}"));
-                if let Some(tunnel) = &route.tunnel {
+                if let Some(tunnel) = route.tunnel() {
                     hop.tell(Source::Live, format!("encapsulated: {tunnel}"));
                 }
             }
-            Some(Err(error)) => {
-                hop.tell(Source::Live, format!("kernel: {error}"));
-                hop.stop(format!("host {node} has no route to {to}: {error}"));
+            Ok(Err(missing)) => {
+                hop.tell(Source::Live, format!("kernel: {missing}"));
+                hop.stop(format!("host {node} has no route to {to}: {missing}"));
             }
-            None => {}
+            Err(why) => hop.tell(Source::Datastore, format!("kernel not asked: {why}")),
         }
         self.bgp_path(&mut hop, node, to, receiver).await;
         hop
@@ -361,14 +365,13 @@ impl Tracer<'_> {
     async fn arrival(&self, node: &str, packet: &Packet) -> Hop {
         let mut hop = Hop::new(&format!("Route on host {node}"));
         let to = packet.destination;
-        if let Some(route) = self.live.kernel_route(node, to).await {
-            match route {
-                Ok(route) => {
-                    hop.mtu = route.mtu;
-                    hop.tell(Source::Live, format!("kernel: {route}"));
-                }
-                Err(error) => hop.stop(format!("host {node} has no route to {to}: {error}")),
+        match self.live.kernel_route(node, to).await {
+            Ok(Ok(route)) => {
+                hop.mtu = Some(route.0.mtu);
+                hop.tell(Source::Live, format!("kernel: {route}"));
             }
+            Ok(Err(missing)) => hop.stop(format!("host {node} has no route to {to}: {missing}")),
+            Err(why) => hop.tell(Source::Datastore, format!("kernel not asked: {why}")),
         }
         if !self.in_pools(to) {
             return hop;

@@ -74,8 +74,8 @@ impl Verdicts {
     /// What hands packets up for this reason, if that is wanted.
     pub(super) fn log(&self, label: &Label) -> Option<Target> {
         let nflog = self.nflog.filter(|nflog| match label.verdict {
-            Verdict::Allow => nflog.allowed,
-            Verdict::Deny => nflog.denied,
+            Verdict::Allow | Verdict::WouldAllow => nflog.allowed,
+            Verdict::Deny | Verdict::WouldDeny => nflog.denied,
             Verdict::Log => true,
         })?;
         let (group, prefix) = (nflog.group, label.text());

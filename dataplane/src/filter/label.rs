@@ -23,6 +23,22 @@ pub enum Verdict {
     Deny,
     /// Nothing; a rule wants it logged.
     Log,
+    /// Nothing; a rule that is not enforced would allow it.
+    WouldAllow,
+    /// Nothing; a rule that is not enforced would deny it.
+    WouldDeny,
+}
+
+impl Verdict {
+    /// What a rule with this verdict says while it is not enforced.
+    #[must_use]
+    pub const fn if_enforced(self) -> Self {
+        match self {
+            Self::Allow => Self::WouldAllow,
+            Self::Deny => Self::WouldDeny,
+            other => other,
+        }
+    }
 }
 
 /// By what.
@@ -98,6 +114,8 @@ impl Label {
             Verdict::Allow => 'A',
             Verdict::Deny => 'D',
             Verdict::Log => 'L',
+            Verdict::WouldAllow => 'a',
+            Verdict::WouldDeny => 'd',
         };
         let way = if self.ingress { 'i' } else { 'e' };
         let cause = match &self.cause {
@@ -119,6 +137,8 @@ impl Label {
             'A' => Verdict::Allow,
             'D' => Verdict::Deny,
             'L' => Verdict::Log,
+            'a' => Verdict::WouldAllow,
+            'd' => Verdict::WouldDeny,
             _ => return None,
         };
         let ingress = match letters.next()? {
@@ -179,7 +199,13 @@ mod tests {
             Cause::Spoofed,
             Cause::NoSuchWorkload,
         ];
-        let verdicts = [Verdict::Allow, Verdict::Deny, Verdict::Log];
+        let verdicts = [
+            Verdict::Allow,
+            Verdict::Deny,
+            Verdict::Log,
+            Verdict::WouldAllow,
+            Verdict::WouldDeny,
+        ];
         let each = verdicts
             .into_iter()
             .flat_map(|verdict| Way::BOTH.map(|way| (verdict, way)));

@@ -78,7 +78,8 @@ pub(super) fn render(
             Action::Allow => Some(Verdict::Allow),
             Action::Deny => Some(Verdict::Deny),
             Action::Log => Some(Verdict::Log),
-            Action::Pass | Action::CountAndStop | Action::CountAndGoOn => None,
+            Action::CountAndStop(would_be) => would_be.map(Verdict::if_enforced),
+            Action::Pass | Action::CountAndGoOn => None,
         };
         let logged = logged.and_then(|verdict| verdicts.log(&label(verdict)));
         renderer.rule(rule, place, verdicts, logged);
@@ -333,7 +334,7 @@ fn target(action: &Action, verdicts: &Verdicts) -> Target {
         Action::Allow => verdicts.accept.clone(),
         Action::Pass => verdicts.pass.clone(),
         Action::Deny => verdicts.deny.clone(),
-        Action::CountAndStop => Target::Return,
+        Action::CountAndStop(_) => Target::Return,
         Action::CountAndGoOn | Action::Log => Target::Next,
     }
 }

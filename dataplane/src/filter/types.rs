@@ -13,7 +13,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
-use super::names::Way;
+use super::{label::Verdict, names::Way};
 
 /// One address family; every kernel object of the filter belongs to exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,8 +144,9 @@ pub enum Action {
     Log,
     /// Leave the tier; in a profile: go on with the next rule set.
     Pass,
-    /// Decide nothing, count what matches, and skip the rest of these rules.
-    CountAndStop,
+    /// Decide nothing, count what matches, hand it up with the verdict that the rule would have if it were
+    /// enforced (where it would have one, and such verdicts are handed up), and skip the rest of these rules.
+    CountAndStop(Option<Verdict>),
     /// Decide nothing, count what matches, and go on with the next rule.
     CountAndGoOn,
 }

@@ -15,7 +15,7 @@ fn each_rule_counts_what_it_matched_and_staged_rules_only_count(backend: Backend
     let mut filter = filter(backend);
     filter.set_profile("open".into(), allow_all());
     filter.set_endpoint(id(&a), open_endpoint(&a)).unwrap();
-    let staged = |ports: &[u16]| tcp(Action::CountAndStop, ports);
+    let staged = |ports: &[u16]| tcp(Action::CountAndStop(None), ports);
     let note = tcp(Action::CountAndGoOn, &[80, 81, 82]);
     filter.set_policy(
         "staged".into(),

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use jiff::Timestamp;
-use margay_api::flows::{Flow, Verdict};
+use margay_api::flows::{Flow, Reason, Verdict};
 
 /// Section 3.1.
 const VERSION: u16 = 10;
@@ -17,8 +17,17 @@ const TEMPLATE_SET: u16 = 2;
 const TEMPLATE_V4: u16 = 256;
 const TEMPLATE_V6: u16 = 257;
 
-/// Records of a message: it stays below what any path carries in one piece.
-const RECORDS: usize = 12;
+/// Octets of records in a message: with headers and template it stays below what any path carries in one piece.
+const RECORDS: usize = 1100;
+
+/// The number of a vendor whose elements name policies: that of Antrea, which collectors know; IANA's registry has none.
+const VENDOR: u32 = 56_506;
+/// That an element is a vendor's (section 3.2).
+const OF_VENDOR: u16 = 0x8000;
+/// That a value says its own length (section 7).
+const VARIABLE: u16 = 0xffff;
+/// Name, namespace and rule of the policy that decided, if it was the receiver's, and the same of the sender's.
+const POLICY: [u16; 6] = [110, 111, 141, 112, 113, 142];
 
 /// Flows whose counts are remembered; the agent keeps not many more.
 const REMEMBERED: usize = 65_536;
@@ -76,11 +85,11 @@ impl Exporter {
         for v4 in [true, false] {
             let mut records = Vec::new();
             for flow in flows {
-                if flow.source.is_ipv4() == v4 && flow.verdict != Verdict::Log {
+                if flow.source.is_ipv4() == v4 && flow.verdict.decides() {
                     records.extend(self.record(flow));
                 }
             }
-            for some in records.chunks(RECORDS) {
+            for some in messages(&records) {
                 let now = Timestamp::now().as_second();
                 let message = message(v4, some, u32::try_from(now).unwrap_or(0), self.sequence);
                 self.socket.send_to(&message, self.collector)?;
@@ -128,9 +137,57 @@ fn record(flow: &Flow, packets: u64, bytes: u64) -> Vec<u8> {
     record.push(u8::from(!flow.ingress));
     record.push(match flow.verdict {
         Verdict::Deny => FLOW_DENIED,
-        Verdict::Allow | Verdict::Log => FLOW_CREATED,
+        _ => FLOW_CREATED,
     });
+    let decided = by(&flow.reason);
+    let (receiver, sender) = match flow.ingress {
+        true => (decided, Default::default()),
+        false => (Default::default(), decided),
+    };
+    for text in receiver.iter().chain(&sender) {
+        // Names are shorter than what one octet can say the length of.
+        let text = text.as_bytes().get(..254).unwrap_or(text.as_bytes());
+        record.push(text.len() as u8);
+        record.extend(text);
+    }
     record
+}
+
+/// Name, namespace and rule of what decided; in place of the rule, why it was none.
+fn by(reason: &Reason) -> [String; 3] {
+    let none = |why: String| [String::new(), String::new(), why];
+    match reason {
+        Reason::Policy { policy, rule, .. } => {
+            let mut parts = policy.splitn(3, '/').skip(1);
+            let (first, second) = (parts.next().unwrap_or(policy), parts.next());
+            let (name, namespace) = match second {
+                Some(name) => (name, first),
+                None => (first, ""),
+            };
+            [name.to_owned(), namespace.to_owned(), rule.to_string()]
+        }
+        Reason::Profile { profile, rule } => [profile.clone(), String::new(), rule.to_string()],
+        Reason::EndOfTier { tier } => none(format!("end of tier {tier}")),
+        Reason::NothingAllowed => none("nothing allowed it".to_owned()),
+        Reason::Spoofed => none("spoofed".to_owned()),
+        Reason::NoSuchWorkload => none("no such workload".to_owned()),
+    }
+}
+
+/// As many records together as fit into a message.
+fn messages(records: &[Vec<u8>]) -> Vec<&[Vec<u8>]> {
+    let (mut all, mut from, mut octets) = (Vec::new(), 0, 0);
+    for (at, record) in records.iter().enumerate() {
+        if at > from && octets + record.len() > RECORDS {
+            all.push(&records[from..at]);
+            (from, octets) = (at, 0);
+        }
+        octets += record.len();
+    }
+    if from < records.len() {
+        all.push(&records[from..]);
+    }
+    all
 }
 
 /// A message with its template and some records.
@@ -142,10 +199,15 @@ fn message(v4: bool, records: &[Vec<u8>], now: u32, sequence: u32) -> Vec<u8> {
     let fields: Vec<_> = addresses.iter().chain(&COMMON).collect();
     let mut described = Vec::new();
     described.extend(template.to_be_bytes());
-    described.extend((fields.len() as u16).to_be_bytes());
+    described.extend((fields.len() as u16 + POLICY.len() as u16).to_be_bytes());
     for (element, length) in fields {
         described.extend(element.to_be_bytes());
         described.extend(length.to_be_bytes());
+    }
+    for element in POLICY {
+        described.extend((element | OF_VENDOR).to_be_bytes());
+        described.extend(VARIABLE.to_be_bytes());
+        described.extend(VENDOR.to_be_bytes());
     }
     let sets = [
         set(TEMPLATE_SET, &described),
@@ -173,8 +235,6 @@ fn set(number: u16, content: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use margay_api::flows::Reason;
-
     use super::*;
 
     fn flow(packets: u64) -> Flow {
@@ -191,7 +251,11 @@ mod tests {
             protocol: 6,
             source_port: 40000,
             port: 80,
-            reason: Reason::NothingAllowed,
+            reason: Reason::Policy {
+                tier: "default".into(),
+                policy: "NetworkPolicy/shop/web".into(),
+                rule: 2,
+            },
             packets,
             bytes: packets * 60,
         }
@@ -205,7 +269,10 @@ mod tests {
             .chain(&COMMON)
             .map(|(_, length)| length)
             .sum();
-        assert_eq!(record.len(), usize::from(described));
+        // What is said of policy says its own length: three texts of the receiver's, and none of the sender's.
+        let names = b"\x03web\x04shop\x012\0\0\0";
+        assert_eq!(record.len(), usize::from(described) + names.len());
+        assert!(record.ends_with(names), "{record:?}");
         let message = message(true, &[record.clone(), record], 7, 9);
         assert_eq!(message[..2], [0, 10]);
         assert_eq!(message[2..4], (message.len() as u16).to_be_bytes());
@@ -219,20 +286,32 @@ mod tests {
     }
 
     #[test]
+    fn messages_stay_small_and_nothing_is_left_out() {
+        let records: Vec<Vec<u8>> = [600, 500, 1, 1200, 3].map(|len| vec![0; len]).into();
+        let lengths: Vec<usize> = messages(&records).iter().map(|some| some.len()).collect();
+        assert_eq!(lengths, [2, 1, 1, 1]);
+        assert!(messages(&[]).is_empty());
+    }
+
+    #[test]
     fn a_collector_hears_of_what_is_new_and_nothing_twice() {
         let collector = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut exporter = Exporter::new(collector.local_addr().unwrap()).unwrap();
         let mut heard = [0; 2048];
         exporter.export(&[&flow(3)]).unwrap();
         let length = collector.recv(&mut heard).unwrap();
-        // The packets are the last but two of the record's fields.
-        let packets = |length: usize| heard[length - 18..length - 10].to_vec();
-        assert_eq!(packets(length), 3u64.to_be_bytes());
+        let packets = |message: &[u8]| {
+            let template = usize::from(u16::from_be_bytes([message[18], message[19]]));
+            // Behind the headers of message and set: two addresses, two times, protocol, two ports.
+            let at = 16 + template + 4 + 2 * 4 + 2 * 8 + 1 + 2 * 2;
+            message[at..at + 8].to_vec()
+        };
+        assert_eq!(packets(&heard[..length]), 3u64.to_be_bytes());
         exporter.export(&[&flow(3)]).unwrap();
         exporter.export(&[&flow(5)]).unwrap();
         let mut heard = [0; 2048];
         let length = collector.recv(&mut heard).unwrap();
-        assert_eq!(heard[length - 18..length - 10], 2u64.to_be_bytes());
+        assert_eq!(packets(&heard[..length]), 2u64.to_be_bytes());
         assert_eq!(heard[8..12], 1u32.to_be_bytes());
     }
 }

@@ -52,6 +52,8 @@ const fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Allow => "allow",
         Verdict::Deny => "DENY",
         Verdict::Log => "log",
+        Verdict::WouldAllow => "would allow",
+        Verdict::WouldDeny => "would DENY",
     }
 }
 

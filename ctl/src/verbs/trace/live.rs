@@ -1,187 +1,131 @@
-//! What kernels and agents say: the kernel of this host, and the agents of all.
+//! What kernels and BGP speakers say, asked of the agent of each host on the way.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
 use margay_api::bgp::{BgpRequest, Route};
-use serde::Deserialize;
+use margay_api::kernel::{self, KernelRequest};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, AgentError};
 use crate::client::Client;
 use crate::context::Context;
-use crate::host::Host;
 
 /// Ways to ask.
 pub(super) struct Live<'a> {
     /// The node that this host is, if its agent answers.
     here: Option<String>,
-    host: &'a Host,
     client: &'a Client,
     socket: &'a Path,
+    /// Agents that did not answer, and why: they are not waited for again.
+    silent: RefCell<BTreeMap<String, String>>,
 }
 
 /// An interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Interface {
-    pub(super) mtu: Option<u32>,
-    pub(super) up: bool,
-}
+pub(super) struct Interface(pub(super) kernel::Interface);
 
 impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.up { "up" } else { "DOWN" })?;
-        match self.mtu {
-            Some(mtu) => write!(f, ", MTU {mtu}"),
-            None => Ok(()),
-        }
+        let state = if self.0.up { "up" } else { "DOWN" };
+        write!(f, "{state}, MTU {}", self.0.mtu)
     }
 }
 
 /// A route as the kernel takes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct KernelRoute {
-    /// `via 192.0.2.6 dev eth0`.
-    words: String,
-    pub(super) mtu: Option<u32>,
-    /// What kind of tunnel the interface is, if it is one.
-    pub(super) tunnel: Option<String>,
-}
+pub(super) struct KernelRoute(pub(super) kernel::Way);
 
 impl fmt::Display for KernelRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.words)?;
-        match self.mtu {
-            Some(mtu) => write!(f, ", MTU {mtu}"),
-            None => Ok(()),
+        match self.0.gateway {
+            Some(gateway) => write!(f, "via {gateway}")?,
+            None => f.write_str("on-link")?,
         }
+        write!(f, " dev {}, MTU {}", self.0.interface, self.0.mtu)
     }
 }
 
-/// Of `ip -j route get`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Got {
-    #[serde(rename = "type")]
-    kind: String,
-    gateway: Option<String>,
-    via: Option<Via>,
-    dev: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Via {
-    host: String,
-}
-
-/// Of `ip -d -j link show`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Link {
-    mtu: Option<u32>,
-    flags: Vec<String>,
-    linkinfo: Info,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Info {
-    info_kind: String,
+impl KernelRoute {
+    /// What kind of tunnel the interface is, if it is one.
+    pub(super) fn tunnel(&self) -> Option<String> {
+        let kernel::Way {
+            interface, kind, ..
+        } = &self.0;
+        TUNNELS
+            .contains(&kind.as_str())
+            .then(|| format!("{interface} is a {kind} interface"))
+    }
 }
 
 /// Interfaces that wrap packets up.
-const TUNNELS: [&str; 6] = ["vxlan", "ipip", "sit", "ip6tnl", "gre", "wireguard"];
+const TUNNELS: [&str; 7] = [
+    "vxlan",
+    "ipip",
+    "sit",
+    "ip6tnl",
+    "gre",
+    "geneve",
+    "wireguard",
+];
+
+/// What an agent says: what there is, or why there is nothing; why it was not asked.
+pub(super) type Said<T> = Result<Result<T, String>, String>;
 
 impl<'a> Live<'a> {
     pub(super) fn new(here: Option<String>, context: &'a Context<'_>) -> Self {
         Self {
             here,
-            host: &context.host,
             client: &context.client,
             socket: &context.socket,
+            silent: RefCell::default(),
         }
     }
 
-    fn is_here(&self, node: &str) -> bool {
-        self.here.as_deref() == Some(node)
-    }
-
-    /// None where the kernel of that host cannot be asked; an error where there is no such interface.
-    pub(super) async fn interface(
-        &self,
-        node: &str,
-        name: &str,
-    ) -> Option<Result<Interface, String>> {
-        if !self.is_here(node) {
-            return None;
+    fn agent<'b>(&'b self, node: &'b str) -> Result<Agent<'b>, String> {
+        if let Some(why) = self.silent.borrow().get(node) {
+            return Err(why.clone());
         }
-        Some(match self.link(name).await {
-            Ok(link) => Ok(Interface {
-                mtu: link.mtu,
-                up: link.flags.iter().any(|flag| flag == "UP"),
-            }),
-            Err(_) => Err(format!("interface {name} does not exist")),
+        Ok(match self.here.as_deref() == Some(node) {
+            true => Agent::Here(self.socket),
+            false => Agent::There(self.client, node),
         })
     }
 
-    /// None where the kernel of that host cannot be asked; an error where it has no route.
-    pub(super) async fn kernel_route(
-        &self,
-        node: &str,
-        to: IpAddr,
-    ) -> Option<Result<KernelRoute, String>> {
-        if !self.is_here(node) {
-            return None;
-        }
-        Some(self.route_get(to).await)
-    }
-
-    async fn route_get(&self, to: IpAddr) -> Result<KernelRoute, String> {
-        let address = to.to_string();
-        let text = self.host.run(&["ip", "-j", "route", "get", &address]).await;
-        let text = text.map_err(|error| first_line(&error))?;
-        let got: Vec<Got> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        let got = got.into_iter().next().ok_or("no route")?;
-        if ["blackhole", "unreachable", "prohibit"].contains(&got.kind.as_str()) {
-            return Err(got.kind);
-        }
-        let via = got.gateway.or(got.via.map(|via| via.host));
-        let via = via.map_or_else(|| "on-link".to_owned(), |gateway| format!("via {gateway}"));
-        let link = self.link(&got.dev).await.unwrap_or_default();
-        let kind = link.linkinfo.info_kind;
-        let tunnel = TUNNELS
-            .contains(&kind.as_str())
-            .then(|| format!("{} is a {kind} interface", got.dev));
-        Ok(KernelRoute {
-            words: format!("{via} dev {}", got.dev),
-            mtu: link.mtu,
-            tunnel,
+    /// Takes note of an agent that is not there to be asked.
+    fn heard<T>(&self, node: &str, answer: Result<T, AgentError>) -> Result<T, String> {
+        answer.map_err(|error| {
+            let why = error.to_string();
+            if !matches!(error, AgentError::Refused { .. }) {
+                let mut silent = self.silent.borrow_mut();
+                silent.insert(node.to_owned(), why.clone());
+            }
+            why
         })
     }
 
-    async fn link(&self, name: &str) -> Result<Link, String> {
-        let words = ["ip", "-d", "-j", "link", "show", "dev", name];
-        let text = self.host.run(&words).await?;
-        let links: Vec<Link> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        links
-            .into_iter()
-            .next()
-            .ok_or_else(|| "no such interface".to_owned())
+    /// An interface of a host.
+    pub(super) async fn interface(&self, node: &str, name: &str) -> Said<Interface> {
+        let name = name.to_owned();
+        let request = KernelRequest::Interface { name };
+        let answer = self.agent(node)?.kernel(request).await;
+        let answer = self.heard(node, answer)?;
+        Ok(answer.found.map(Interface).ok_or(answer.missing))
+    }
+
+    /// The way that the kernel of a host takes.
+    pub(super) async fn kernel_route(&self, node: &str, to: IpAddr) -> Said<KernelRoute> {
+        let answer = self.agent(node)?.kernel(KernelRequest::Way { to }).await;
+        let answer = self.heard(node, answer)?;
+        Ok(answer.found.map(KernelRoute).ok_or(answer.missing))
     }
 
     /// What the BGP speaker of a node has for an address, the best first.
     pub(super) async fn paths(&self, node: &str, to: IpAddr) -> Result<Vec<Route>, String> {
-        let agent = match self.is_here(node) {
-            true => Agent::Here(self.socket),
-            false => Agent::There(self.client, node),
-        };
         let target = to.to_string();
-        let asked = agent.bgp(BgpRequest::Lookup { target }).await;
-        asked.map_err(|error| error.to_string())
+        let answer = self.agent(node)?.bgp(BgpRequest::Lookup { target }).await;
+        self.heard(node, answer)
     }
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
 }
