@@ -161,16 +161,28 @@ pub(crate) struct Meters {
     pub(crate) apply: Observed,
     /// Messages taken together in a round.
     pub(crate) batch: Observed,
+    /// Of these, what the kernel said of interfaces, and of addresses, each time it said something of them.
+    pub(crate) link_batch: Observed,
+    pub(crate) address_batch: Observed,
+    /// Seconds of reading all routes back.
+    pub(crate) route_look: Observed,
     /// Rounds after which something was not as desired.
     pub(crate) apply_failures: Counter,
     /// Rounds after which rules or sets were not as desired.
     pub(crate) rule_failures: Counter,
+    /// Sets that the kernel refuses, each time.
+    pub(crate) set_failures: Counter,
     /// How often the datastore was listed as a whole.
     pub(crate) lists: Counter,
     /// Runs of `iptables-restore`, or batches with rules for nf_tables.
     pub(crate) rule_writes: Counter,
     /// Chains written or removed.
     pub(crate) chains_changed: Counter,
+    /// Rules in the chains that were written.
+    pub(crate) rules_written: Counter,
+    /// How often rules were read back, and how often that failed.
+    pub(crate) rule_reads: Counter,
+    pub(crate) rule_read_failures: Counter,
     /// Sets made or removed, members added or removed.
     pub(crate) set_changes: Counter,
     /// Rules and sets that differed from what was written.
@@ -183,6 +195,10 @@ pub(crate) struct Meters {
     pub(crate) profiles: Gauge,
     /// Sets of addresses that rules of this host need.
     pub(crate) sets: Gauge,
+    /// Chains, the rules in them, and all sets, with those that no policy asks for.
+    pub(crate) chains: Gauge,
+    pub(crate) rules: Gauge,
+    pub(crate) all_sets: Gauge,
     /// Addresses without an endpoint that are watched before they are given back.
     pub(crate) leak_suspects: Gauge,
     /// Addresses that were given back so.
@@ -197,17 +213,27 @@ impl Default for Meters {
             census: Census::default(),
             apply: Observed::default(),
             batch: Observed::default(),
+            link_batch: Observed::default(),
+            address_batch: Observed::default(),
+            route_look: Observed::default(),
             apply_failures: Counter::default(),
             rule_failures: Counter::default(),
+            set_failures: Counter::default(),
             lists: Counter::default(),
             rule_writes: Counter::default(),
             chains_changed: Counter::default(),
+            rules_written: Counter::default(),
+            rule_reads: Counter::default(),
+            rule_read_failures: Counter::default(),
             set_changes: Counter::default(),
             rule_drift: Counter::default(),
             route_drift: Counter::default(),
             policies: Gauge::default(),
             profiles: Gauge::default(),
             sets: Gauge::default(),
+            chains: Gauge::default(),
+            rules: Gauge::default(),
+            all_sets: Gauge::default(),
             leak_suspects: Gauge::default(),
             leaks_freed: Counter::default(),
             calls: COMMANDS.map(|name| (name, Calls::default())).into(),

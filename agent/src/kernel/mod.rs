@@ -242,6 +242,33 @@ struct Moves {
     udp: UdpPorts,
 }
 
+/// What the monitor told of at once.
+#[derive(Default)]
+struct Heard {
+    links: u32,
+    addresses: u32,
+}
+
+impl Heard {
+    fn of(&mut self, event: Event) -> Event {
+        match &event {
+            Event::Link(_) | Event::LinkGone(_) => self.links += 1,
+            Event::Address(_) | Event::AddressGone(_) => self.addresses += 1,
+            _ => {}
+        }
+        event
+    }
+
+    fn tell(self, meters: &Meters) {
+        if self.links > 0 {
+            meters.link_batch.observe(self.links.into());
+        }
+        if self.addresses > 0 {
+            meters.address_batch.observe(self.addresses.into());
+        }
+    }
+}
+
 fn is_host(prefix: IpNetwork) -> bool {
     prefix.prefix() == if prefix.is_ipv4() { 32 } else { 128 }
 }
@@ -308,11 +335,13 @@ impl Kernel {
                     self.look_at_connections();
                 }
                 event = monitor.next(), if deaf_until.is_none() => {
-                    self.notice(event?);
+                    let mut heard = Heard::default();
+                    self.notice(heard.of(event?));
                     for _ in 0..EVENTS {
                         let Some(event) = monitor.next().now_or_never() else { break };
-                        self.notice(event?);
+                        self.notice(heard.of(event?));
                     }
+                    heard.tell(&self.meters);
                     deaf_until = Some(Instant::now() + DEAF);
                 }
                 changed = changed_by_others(&mut watch, own_port), if self.look_at_rules.is_none() => {
@@ -552,7 +581,9 @@ impl Kernel {
                 debug!(problem, "a tunnel is not as it should be");
             }
             self.routes.refresh_next_hops();
+            let begun = Instant::now();
             let (drift, _) = self.routes.resync();
+            self.meters.route_look.took(begun.elapsed());
             self.meters.route_drift.add(drift as u64);
             if drift > 0 {
                 info!(routes = drift, "kernel routes differed and were repaired");
@@ -627,6 +658,19 @@ impl Kernel {
             .add(u64::from(!filter.failures.is_empty()));
         meters.rule_writes.add(u64::from(filter.restores));
         meters.chains_changed.add(filter.chains_changed as u64);
+        meters.rules_written.add(filter.rules_written as u64);
+        meters.rule_reads.add(filter.reads.into());
+        meters.rule_read_failures.add(filter.read_failures.into());
+        let of_set = |failure: &&filter::Failure| failure.object.contains(" set ");
+        let sets_refused = filter.failures.iter().filter(of_set).count();
+        meters.set_failures.add(sets_refused as u64);
+        // Counting chains takes longer the more there are; that of sets changes with the rules that refer to them.
+        if filter.restores > 0 || filter.reads > 0 {
+            let sizes = self.filter.sizes();
+            meters.chains.set(sizes.chains as u64);
+            meters.rules.set(sizes.rules as u64);
+            meters.all_sets.set(sizes.sets as u64);
+        }
         meters.set_changes.add(filter.set_changes as u64);
         meters.rule_drift.add(filter.drift as u64);
         meters.sets.set(self.sets);

@@ -6,6 +6,14 @@ use margay_model::kind::Kind as Resource;
 use super::text::{Kind, Text};
 use crate::meters::{Counter, Meters};
 
+const CHAINS: &str = "Number of chains, of all families and tables, whatever the backend.";
+const RULES: &str = "Number of rules in them.";
+const READS: &str = "Number of times rules were read back, whatever the backend.";
+const READ_FAILURES: &str = "Number of times they could not be read back.";
+const WRITES: &str = "Number of writes of rules, whatever the backend.";
+const WRITE_FAILURES: &str = "Number of writes after which rules or sets were not as desired.";
+const LINES: &str = "Number of rules in the chains that were written.";
+
 pub(super) fn collect(meters: &Meters, status: &NodeStatus, text: &mut Text) {
     programmed(meters, status, text);
     work(meters, text);
@@ -22,6 +30,8 @@ fn programmed(meters: &Meters, status: &NodeStatus, text: &mut Text) {
     let endpoints = dataplane.endpoints as f64;
     let sets = meters.sets.value() as f64;
     let policies = meters.policies.value() as f64;
+    let chains = meters.chains.value() as f64;
+    let rules = meters.rules.value() as f64;
     for (name, help, value) in [
         (
             "margay_dataplane_endpoints",
@@ -53,6 +63,8 @@ fn programmed(meters: &Meters, status: &NodeStatus, text: &mut Text) {
             "Sets of addresses programmed.",
             sets,
         ),
+        ("margay_dataplane_chains", CHAINS, chains),
+        ("margay_dataplane_rules", RULES, rules),
         (
             "felix_active_local_endpoints",
             "Number of active endpoints on this host.",
@@ -70,6 +82,15 @@ fn programmed(meters: &Meters, status: &NodeStatus, text: &mut Text) {
         ),
         ("felix_ipsets_calico", "Number of active IP sets.", sets),
         (
+            "felix_ipsets_total",
+            "Number of sets, with those that no policy asks for.",
+            meters.all_sets.value() as f64,
+        ),
+        ("felix_iptables_chains", CHAINS, chains),
+        ("felix_nft_chains", CHAINS, chains),
+        ("felix_iptables_rules", RULES, rules),
+        ("felix_nft_rules", RULES, rules),
+        (
             "felix_route_table_num_routes",
             "Number of routes programmed.",
             dataplane.routes as f64,
@@ -84,6 +105,7 @@ fn work(meters: &Meters, text: &mut Text) {
     let apply = meters.apply.summary();
     let calculation = meters.calculation.summary();
     let batch = meters.batch.summary();
+    let route_look = meters.route_look.summary();
     for (name, help, summary) in [
         (
             "margay_dataplane_apply_seconds",
@@ -109,6 +131,26 @@ fn work(meters: &Meters, text: &mut Text) {
             "felix_int_dataplane_msg_batch_size",
             "Number of messages processed in each batch.",
             &batch,
+        ),
+        (
+            "felix_int_dataplane_iface_msg_batch_size",
+            "Number of messages of the kernel about interfaces processed in each batch.",
+            &meters.link_batch.summary(),
+        ),
+        (
+            "felix_int_dataplane_addr_msg_batch_size",
+            "Number of messages of the kernel about addresses processed in each batch.",
+            &meters.address_batch.summary(),
+        ),
+        (
+            "felix_route_table_list_seconds",
+            "Time to read all routes back and repair them.",
+            &route_look,
+        ),
+        (
+            "felix_route_table_resync_seconds",
+            "Time to read all routes back and repair them.",
+            &route_look,
         ),
     ] {
         text.summary(name, help, summary.clone());
@@ -141,20 +183,46 @@ fn work(meters: &Meters, text: &mut Text) {
         "Number of times dataplane updates failed and will be retried.",
         &meters.apply_failures,
     );
-    counter(
-        "felix_iptables_restore_calls",
-        "Number of writes of rules, whatever the backend.",
-        &meters.rule_writes,
-    );
-    counter(
-        "felix_iptables_restore_errors",
-        "Number of writes after which rules or sets were not as desired.",
-        &meters.rule_failures,
-    );
+    for (names, help, value) in [
+        (
+            ["felix_iptables_restore_calls", "felix_nft_calls"],
+            WRITES,
+            &meters.rule_writes,
+        ),
+        (
+            ["felix_iptables_restore_errors", "felix_nft_errors"],
+            WRITE_FAILURES,
+            &meters.rule_failures,
+        ),
+        (
+            ["felix_iptables_save_calls", "felix_nft_list_calls"],
+            READS,
+            &meters.rule_reads,
+        ),
+        (
+            ["felix_iptables_save_errors", "felix_nft_list_errors"],
+            READ_FAILURES,
+            &meters.rule_read_failures,
+        ),
+        (
+            ["felix_iptables_lines_executed", "felix_nft_lines_executed"],
+            LINES,
+            &meters.rules_written,
+        ),
+    ] {
+        for name in names {
+            counter(name, help, value);
+        }
+    }
     counter(
         "felix_ipset_calls",
         "Number of changes of sets and of their members.",
         &meters.set_changes,
+    );
+    counter(
+        "felix_ipset_errors",
+        "Number of times the kernel refused a set or a member.",
+        &meters.set_failures,
     );
     counter(
         "felix_resyncs_started",

@@ -95,6 +95,12 @@ pub struct ApplyReport {
     pub restores: u32,
     /// Chains written or deleted.
     pub chains_changed: usize,
+    /// Rules in the chains that were written.
+    pub rules_written: usize,
+    /// How often chains were read back; with iptables, of each family.
+    pub reads: u32,
+    /// How many of these readings failed.
+    pub read_failures: u32,
     /// Sets made or destroyed, members added or deleted.
     pub set_changes: usize,
     /// Differences from what was left behind, found by a resync; repaired in the same apply.
@@ -103,6 +109,17 @@ pub struct ApplyReport {
     pub failures: Vec<Failure>,
     /// When to call [`Filter::apply`] again even if nothing changes.
     pub retry_in: Option<Duration>,
+}
+
+/// How much a backend is to hold, for all families and tables together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Chains.
+    pub chains: usize,
+    /// Rules in them.
+    pub rules: usize,
+    /// Sets, with those that no policy asked for.
+    pub sets: usize,
 }
 
 impl ApplyReport {
@@ -349,6 +366,12 @@ impl Filter {
     pub fn counters(&mut self) -> Result<Vec<RulesHits>, FilterError> {
         let kernel = self.kernel.counters()?;
         Ok(self.state.hits(&kernel))
+    }
+
+    /// How much the kernel is to hold.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        self.kernel.sizes()
     }
 
     /// Whether the kernel has all that concerns this endpoint: its members, its group's chains with

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, thread, time::Instant};
 
 use super::{
     backend::Backend,
-    driver::FilterError,
+    driver::{FilterError, Sizes},
     kernel::{Kernel, Pass, Refreshed},
     names,
     program::{Chain, ChainId},
@@ -123,6 +123,9 @@ impl Iptables {
         for tables in std::mem::take(&mut self.tables_reports) {
             pass.batches += tables.restores;
             pass.chains_changed += tables.chains_changed;
+            pass.rules_written += tables.rules_written;
+            pass.reads += tables.reads;
+            pass.read_failures += tables.read_failures;
             pass.drift += tables.drift;
             tables.retry_at.into_iter().for_each(|at| pass.retry(at));
             for (object, error) in tables.failures {
@@ -266,6 +269,20 @@ impl Kernel for Iptables {
             kernel.insert(family, chains?);
         }
         Ok(kernel)
+    }
+
+    fn sizes(&self) -> Sizes {
+        let mut sizes = Sizes {
+            sets: self.sets.wanted(),
+            ..Sizes::default()
+        };
+        for tables in self.tables.values() {
+            for rules in tables.lengths() {
+                sizes.chains += 1;
+                sizes.rules += rules;
+            }
+        }
+        sizes
     }
 
     fn clean(&mut self) -> Result<(), FilterError> {

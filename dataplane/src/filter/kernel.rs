@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     backend::Backend,
-    driver::{ApplyReport, Failure, FilterError},
+    driver::{ApplyReport, Failure, FilterError, Sizes},
     program::{Chain, ChainId},
     types::Family,
 };
@@ -60,6 +60,8 @@ pub(crate) trait Kernel: Debug + Send {
     fn invalidate(&mut self);
     /// How often each rule of each chain matched, in order.
     fn counters(&mut self) -> Result<BTreeMap<Family, ChainHits>, FilterError>;
+    /// How much is desired.
+    fn sizes(&self) -> Sizes;
     /// Removes everything of ours in this backend; forgets what is desired.
     fn clean(&mut self) -> Result<(), FilterError>;
 }
@@ -78,6 +80,9 @@ pub(crate) struct Refreshed {
 pub(crate) struct Pass {
     pub(crate) batches: u32,
     pub(crate) chains_changed: usize,
+    pub(crate) rules_written: usize,
+    pub(crate) reads: u32,
+    pub(crate) read_failures: u32,
     pub(crate) set_changes: usize,
     pub(crate) drift: usize,
     pub(crate) failures: Vec<Failure>,
@@ -101,6 +106,9 @@ impl Pass {
         ApplyReport {
             restores: self.batches,
             chains_changed: self.chains_changed,
+            rules_written: self.rules_written,
+            reads: self.reads,
+            read_failures: self.read_failures,
             set_changes: self.set_changes,
             drift: self.drift,
             failures: self.failures,

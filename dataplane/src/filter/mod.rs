@@ -45,7 +45,7 @@ pub mod types;
 pub use self::{
     backend::{Backend, Wish, left_behind, sets_left_behind},
     chains::ended_mark,
-    driver::{ApplyReport, Config, Failure, Filter, FilterError},
+    driver::{ApplyReport, Config, Failure, Filter, FilterError, Sizes},
     label::{Cause, Label, Verdict, is_cut, name_of},
     state::{RulesHits, RulesId},
     types::{

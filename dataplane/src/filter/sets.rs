@@ -66,6 +66,11 @@ pub(super) struct Sets {
 }
 
 impl Sets {
+    /// How many there are to be.
+    pub(super) fn wanted(&self) -> usize {
+        self.sets.values().filter(|set| set.wanted).count()
+    }
+
     pub(super) fn open() -> Result<Self, IpsetError> {
         Ok(Self::new(Box::new(IpsetSocket::open()?)))
     }

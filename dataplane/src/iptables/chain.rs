@@ -30,6 +30,11 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
+    /// How many rules it has.
+    pub(crate) fn len(&self) -> usize {
+        self.rules.len()
+    }
+
     /// `rules` are match and target, optionally preceded by a comment text and a tab.
     pub(crate) fn new(name: &str, rank: Rank, rules: &[String]) -> Self {
         let mut chained = name.to_owned();

@@ -50,6 +50,12 @@ pub(crate) struct TablesReport {
     pub(crate) restores: u32,
     /// Chains written or deleted.
     pub(crate) chains_changed: usize,
+    /// Rules in those that were written.
+    pub(crate) rules_written: usize,
+    /// Programs run to read.
+    pub(crate) reads: u32,
+    /// Those of them that failed.
+    pub(crate) read_failures: u32,
     /// Chains or hooks that were not as we left them.
     pub(crate) drift: usize,
     /// What was refused: chain (or `all tables`) and why.
@@ -175,6 +181,11 @@ impl Tables {
         self.dirty.is_empty() && !self.hooks_dirty && !self.stale
     }
 
+    /// How many rules each chain is to have.
+    pub(crate) fn lengths(&self) -> impl Iterator<Item = usize> + '_ {
+        self.desired.values().map(Chain::len)
+    }
+
     /// Whether the kernel has to be read before the next change.
     pub(crate) fn is_stale(&self) -> bool {
         self.stale
@@ -250,9 +261,13 @@ impl Tables {
         if self.backoff.as_ref().is_some_and(|b| b.until > now) {
             return false;
         }
+        report.reads += u32::from(self.stale);
         match self.read_if_stale(programs) {
             Ok(drift) => report.drift += drift,
-            Err(error) => self.fail_all(&error, now),
+            Err(error) => {
+                report.read_failures += 1;
+                self.fail_all(&error, now);
+            }
         }
         !self.stale
     }
@@ -437,6 +452,8 @@ impl Tables {
             .restore(self.variant, self.family, &input)
             .inspect_err(|_| self.stale = true)?;
         report.chains_changed += batch.write.len() + batch.delete.len();
+        let written = batch.write.iter().filter_map(|key| self.desired.get(key));
+        report.rules_written += written.map(Chain::len).sum::<usize>();
         self.commit(batch);
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     filter::{
-        Backend, Family, FilterError,
+        Backend, Family, FilterError, Sizes,
         kernel::{Kernel, Pass, Refreshed},
         names as filter_names,
         program::{Chain, ChainId},
@@ -203,6 +203,14 @@ impl Kernel for Nftables {
             }
         }
         Ok(all)
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            chains: self.desired.len(),
+            rules: self.desired.values().map(|chain| chain.rules.len()).sum(),
+            sets: self.sets.values().filter(|set| set.wanted).count(),
+        }
     }
 
     fn clean(&mut self) -> Result<(), FilterError> {

@@ -339,12 +339,14 @@ impl Nftables {
 
     /// Reads the table. False when that failed.
     pub(super) fn read(&mut self, now: Instant, pass: &mut Pass) -> bool {
+        pass.reads += 1;
         match self.edge.read() {
             Ok(found) => {
                 pass.drift += self.adopt(found);
                 true
             }
             Err(error) => {
+                pass.read_failures += 1;
                 self.fail(error.to_string(), now);
                 false
             }
@@ -438,6 +440,7 @@ impl Nftables {
         self.table = true;
         for name in plan.write {
             if let Some(chain) = self.desired.get(&name) {
+                pass.rules_written += chain.rules.len();
                 self.kernel.insert(name.clone(), chain.found());
             }
             self.dirty.remove(&name);
