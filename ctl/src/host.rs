@@ -22,6 +22,11 @@ impl Host {
         Self { root: root.into() }
     }
 
+    /// Whether its programs are those of this machine.
+    pub(crate) fn is_this(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
     /// Where a file of the host is.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))

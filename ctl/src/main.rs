@@ -190,7 +190,7 @@ async fn execute<'a>(
         return (result, streams);
     }
     if let Command::Node(NodeCommand::Checksystem(args)) = &cli.command {
-        let result = verbs::checksystem::checksystem(args, &surroundings.host, &mut streams);
+        let result = verbs::checksystem::checksystem(args, &surroundings.host, &mut streams).await;
         return (result, streams);
     }
     if let Command::Node(NodeCommand::InstallCni(args)) = &cli.command {
@@ -260,7 +260,7 @@ async fn dispatch(command: &Command, context: &mut Context<'_>) -> Result<(), Fa
         Command::Cluster(ClusterCommand::Diags(args)) => verbs::diags::cluster(args, context).await,
         Command::Config(ConfigCommand::Show(args)) => verbs::config::show(args, context).await,
         Command::Node(NodeCommand::Checksystem(args)) => {
-            verbs::checksystem::checksystem(args, &context.host, &mut context.streams)
+            verbs::checksystem::checksystem(args, &context.host, &mut context.streams).await
         }
         Command::Node(NodeCommand::InstallCni(args)) => {
             verbs::install_cni::install(args, &mut context.streams)

@@ -1,6 +1,7 @@
 //! `node checksystem`: whether this host can run the agent, and what to do if not.
 
 mod conflicts;
+mod forward;
 mod kernel;
 
 use clap::Args;
@@ -33,6 +34,9 @@ pub(crate) struct Checksystem {
     #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
     output: StatusOutput,
 }
+
+/// What is found where forwarding is switched off.
+const NOT_FORWARDED: &str = "is not forwarded";
 
 /// What became of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -68,6 +72,11 @@ impl Check {
         }
     }
 
+    /// Whether the host was told to forward nothing.
+    pub(crate) fn is_forwarding_off(&self) -> bool {
+        self.outcome == Outcome::Warning && self.found.ends_with(NOT_FORWARDED)
+    }
+
     fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = fix.into();
         self
@@ -81,13 +90,22 @@ pub(crate) fn look(host: &Host, kernel_config: Option<&str>) -> Vec<Check> {
     checks
 }
 
+/// The same, and what programs of the host have to be asked for.
+pub(crate) async fn look_and_ask(host: &Host, kernel_config: Option<&str>) -> Vec<Check> {
+    let mut checks = look(host, kernel_config);
+    if host.is_this() {
+        checks.extend(forward::checks(host).await);
+    }
+    checks
+}
+
 /// Prints what was found, and what to do.
-pub(crate) fn checksystem(
+pub(crate) async fn checksystem(
     args: &Checksystem,
     host: &Host,
     streams: &mut Streams<'_>,
 ) -> Result<(), Fatal> {
-    let checks = look(host, args.kernel_config.as_deref());
+    let checks = look_and_ask(host, args.kernel_config.as_deref()).await;
     let count = |outcome| {
         checks
             .iter()
@@ -119,9 +137,10 @@ pub(crate) fn checksystem(
         streams.say(&format!("{}: {}", check.name, check.fix))?;
     }
     streams.say(&format!(
-        "{} checks: {} ok, {warnings} warnings, {failed} failed. This host can{} run the agent.",
+        "{} checks: {} ok, {} to look at, {failed} failed. This host can{} run the agent.",
         checks.len(),
         checks.len() - failed - warnings,
+        warnings,
         if failed == 0 { "" } else { "not" }
     ))
 }

@@ -141,7 +141,7 @@ pub(crate) async fn node(args: &NodeDiags, context: &mut Context<'_>) -> Result<
     common(&mut archive, context).await;
     archive.add(
         "checksystem",
-        checksystem::text(&checksystem::look(&host, None)),
+        checksystem::text(&checksystem::look_and_ask(&host, None).await),
     );
     for (done, (name, words)) in SHOWN.iter().enumerate() {
         progress.at(done, &mut context.streams);

@@ -78,7 +78,7 @@ impl Finding {
 /// Looks at everything and prints what is wrong.
 pub(crate) async fn doctor(args: &Doctor, context: &mut Context<'_>) -> Result<(), Fatal> {
     let (mut findings, node) = of_agent(context).await;
-    findings.extend(of_host(context));
+    findings.extend(of_host(context, node.is_some()).await);
     findings.extend(cluster::findings(node.as_deref(), &context.client).await);
     // Of the same weight, those of the agent come before those of the host and of the cluster.
     findings.sort_by_key(|finding| finding.severity);
@@ -108,11 +108,13 @@ async fn of_agent(context: &Context<'_>) -> (Vec<Finding>, Option<String>) {
     (findings, Some(status.node))
 }
 
-fn of_host(context: &Context<'_>) -> Vec<Finding> {
-    let checks = checksystem::look(&context.host, None);
+async fn of_host(context: &Context<'_>, agent_runs: bool) -> Vec<Finding> {
+    let checks = checksystem::look_and_ask(&context.host, None).await;
     let finding = |check: checksystem::Check| {
         let severity = match check.outcome {
             Outcome::Ok => return None,
+            // The agent switches it on when it starts, and has started.
+            Outcome::Warning if agent_runs && check.is_forwarding_off() => Severity::Broken,
             Outcome::Warning => Severity::Warning,
             Outcome::Failed => Severity::Broken,
         };
@@ -146,13 +148,17 @@ fn print(findings: &[Finding], node: Option<&str>, context: &mut Context<'_>) ->
     let line = match findings.len() {
         0 => terminal.paint(Paint::Green, &format!("All is well{of}.")),
         _ => format!(
-            "{} broken, {} warnings, {} notes{of}.",
+            "{} broken, {}, {}{of}.",
             count(Severity::Broken),
-            count(Severity::Warning),
-            count(Severity::Note)
+            counted(count(Severity::Warning), "warning"),
+            counted(count(Severity::Note), "note")
         ),
     };
     streams.say(&line)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

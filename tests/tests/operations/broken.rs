@@ -3,7 +3,7 @@
 use std::net::{IpAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
-use margay_lab::{Container, eventually};
+use margay_lab::{Container, Process, eventually};
 use serde_json::Value;
 
 use crate::rig::{Rig, SOON};
@@ -107,8 +107,41 @@ fn doctor_names_a_full_pool_a_locked_datastore_and_a_policy_that_cannot_be_used(
 }
 
 #[test]
+fn doctor_names_who_keeps_packets_from_being_forwarded() -> Result<()> {
+    let rig = Rig::start(1)?;
+    let says = |severity: &str, word: &str| {
+        let report = rig.json("doctor")?;
+        let all = report["findings"].as_array().context("no findings")?;
+        let said = |f: &&Value| f["what"].as_str().is_some_and(|what| what.contains(word));
+        let found = all.iter().find(said).with_context(|| report.to_string())?;
+        ensure!(found["severity"] == severity, "{found}");
+        Ok(found["next"].as_str().unwrap_or_default().to_owned())
+    };
+    rig.host().exec("nft add table inet fw")?;
+    rig.host().exec(
+        "nft add chain inet fw guard { type filter hook forward priority 10 ; policy drop ; }",
+    )?;
+    let next = says("warning", "nftables chain inet fw guard drops")?;
+    ensure!(next.contains("nft chain inet fw guard"), "{next}");
+    // The next step is one.
+    let command = next.split(';').next().unwrap_or_default();
+    ensure!(command.ends_with("'{ policy accept"), "{command}");
+    rig.host()
+        .exec("nft chain inet fw guard { policy accept ; }")?;
+    ensure!(
+        says("warning", "nftables chain inet fw guard").is_err(),
+        "mended"
+    );
+
+    rig.host().sysctl("net.ipv4.ip_forward", "0")?;
+    let next = says("broken", "IPv4 is not forwarded")?;
+    ensure!(next.contains("sysctl -w net.ipv4.ip_forward=1"), "{next}");
+    Ok(())
+}
+
+#[test]
 fn trace_follows_a_packet_and_says_where_it_ends() -> Result<()> {
-    let rig = Rig::start(2)?;
+    let mut rig = Rig::start(2)?;
     let (c1, c2) = (rig.cluster.attach(0, "c1")?, rig.cluster.attach(1, "c2")?);
     let to = v4(&c2)?;
     let way = eventually(SOON, "the route is there", || {
@@ -123,6 +156,8 @@ fn trace_follows_a_packet_and_says_where_it_ends() -> Result<()> {
         "\"mtu\":1500",
         "BGP: 10.65.",
         "BGP: announces",
+        // What only the other host's kernel knows.
+        "kernel: on-link dev ",
         "none: pool demo-v4 has no natOutgoing",
         "none: pool demo-v4 asks for none",
     ] {
@@ -144,18 +179,28 @@ fn trace_follows_a_packet_and_says_where_it_ends() -> Result<()> {
     );
     rig.cluster.ctl().run("delete gnp closed")?;
 
-    // Somebody takes the interface away.
-    let interface = rig.json("get wep -A")?["items"]
-        .as_array()
-        .and_then(|all| all.iter().find(|e| e["spec"]["node"] == "h1"))
-        .and_then(|e| e["spec"]["interfaceName"].as_str().map(str::to_owned))
-        .context("an interface")?;
-    rig.host().ip(&format!("link set {interface} down"))?;
-    let (text, arrives) = rig.ctl(&format!("trace c1 {to}"))?;
-    ensure!(
-        !arrives && text.contains(&format!("interface {interface} is down")),
-        "{text}"
-    );
+    // Somebody takes the receiver's interface away, and later the sender's.
+    for (host, node) in [(1, "h2"), (0, "h1")] {
+        let endpoints = rig.json("get wep -A")?;
+        let interface = endpoints["items"]
+            .as_array()
+            .and_then(|all| all.iter().find(|e| e["spec"]["node"] == node))
+            .and_then(|e| e["spec"]["interfaceName"].as_str().map(str::to_owned))
+            .context("an interface")?;
+        let netns = &rig.cluster.lab.hosts[host].netns;
+        netns.ip(&format!("link set {interface} down"))?;
+        let (text, arrives) = rig.ctl(&format!("trace c1 {to}"))?;
+        ensure!(
+            !arrives && text.contains(&format!("interface {interface}, DOWN")),
+            "{text}"
+        );
+        netns.ip(&format!("link set {interface} up"))?;
+    }
+
+    // Whoever does not answer is left to what the datastore says.
+    rig.cluster.agents[1].kill()?;
+    let (text, _) = rig.ctl(&format!("trace c1 {to}"))?;
+    ensure!(text.contains("not looked at: agent of h2: "), "{text}");
     drop(c1);
     Ok(())
 }
@@ -234,11 +279,101 @@ fn flows_tell_which_rule_denied_what_and_a_collector_hears_of_it() -> Result<()>
     let mut message = [0; 2048];
     let length = collector.recv(&mut message)?;
     ensure!(
-        message[..2] == [0, 10] && length > 60,
+        message[..2] == [0, 10] && message[..length].windows(7).any(|w| w == b"\x05quiet\0"),
         "{:?}",
         &message[..length]
     );
     let (text, _) = rig.ctl("flows --denied --policy no-such")?;
     ensure!(!text.contains("quiet"), "{text}");
+    Ok(())
+}
+
+/// `flows --follow`, with what it has said so far.
+struct Follower(Process);
+
+impl Follower {
+    fn start(rig: &Rig, args: &str) -> Result<Self> {
+        let mut command = rig.cluster.ctl().command()?;
+        command.env("MARGAY_SOCKET", rig.cluster.agents[0].socket());
+        command.args(["flows", "--follow", "-o", "json"]);
+        command.args(args.split_whitespace());
+        let log = rig.cluster.lab.dir().join("followed");
+        Ok(Self(Process::spawn(
+            "margayctl flows",
+            command,
+            None,
+            &log,
+        )?))
+    }
+
+    /// Every line so far, each an object.
+    fn lines(&mut self) -> Result<Vec<Value>> {
+        self.0.ensure_running()?;
+        let text = std::fs::read_to_string(self.0.log_file())?;
+        // The last one may be on its way.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let lines = whole.lines();
+        lines
+            .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+            .collect()
+    }
+
+    fn await_line(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Result<()> {
+        eventually(SOON, what, || {
+            let lines = self.lines()?;
+            ensure!(lines.iter().any(&mut wanted), "{lines:?}");
+            Ok(())
+        })
+    }
+}
+
+#[test]
+fn flows_are_followed_and_staged_policies_say_what_they_would_do() -> Result<()> {
+    let rig = Rig::start(1)?;
+    let (c1, c2) = (rig.cluster.attach(0, "c1")?, rig.cluster.attach(0, "c2")?);
+    let to = v4(&c2)?;
+    rig.cluster.ctl().apply(
+        "apiVersion: projectcalico.org/v3\nkind: StagedGlobalNetworkPolicy\nmetadata: {name: planned}\n\
+         spec: {selector: all(), types: [Ingress], ingress: [{action: Deny, protocol: ICMP}]}\n",
+    )?;
+    let mut follower = Follower::start(&rig, "")?;
+    let is_planned = |flow: &Value| {
+        flow["verdict"] == "would_deny"
+            && flow["reason"]["policy"]["policy"] == "StagedGlobalNetworkPolicy/planned"
+            && flow["destination"] == to.to_string()
+    };
+    eventually(SOON, "what is planned is told, and passes", || {
+        // It is not enforced.
+        c1.netns.exec(&format!("ping -c 1 -W 2 {to}"))?;
+        let lines = follower.lines()?;
+        ensure!(lines.iter().any(is_planned), "{lines:?}");
+        Ok(())
+    })?;
+    let (text, _) = rig.ctl("flows --policy planned")?;
+    ensure!(text.contains("would DENY"), "{text}");
+
+    // It goes on: a policy made later, and traffic that comes later, are told too.
+    let before = follower.lines()?.len();
+    rig.cluster.ctl().apply(
+        "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: enforced}\n\
+         spec: {selector: all(), types: [Ingress], ingress: [{action: Deny, protocol: ICMP}]}\n",
+    )?;
+    eventually(SOON, "the policy is enforced", || {
+        let answered = c1.netns.exec(&format!("ping -c 1 -W 1 {to}"));
+        ensure!(answered.is_err(), "it is answered");
+        Ok(())
+    })?;
+    follower.await_line("what is denied is told", |flow| {
+        flow["verdict"] == "deny"
+            && flow["reason"]["policy"]["policy"] == "GlobalNetworkPolicy/enforced"
+    })?;
+    let lines = follower.lines()?;
+    ensure!(lines.len() > before, "{lines:?}");
+    // What did not change is not told twice.
+    let mut told: Vec<String> = lines.iter().map(Value::to_string).collect();
+    let all = told.len();
+    told.sort_unstable();
+    told.dedup();
+    ensure!(told.len() == all, "{lines:?}");
     Ok(())
 }

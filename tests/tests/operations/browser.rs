@@ -114,7 +114,7 @@ fn the_page_shows_each_main_state() -> Result<()> {
     cluster
         .ctl()
         .run("patch ippool demo-v4 -p {\"spec\":{\"disabled\":true}}")?;
-    browser.await_words("addresses", &["small", "(disabled)"])?;
+    browser.await_words("addresses", &["small", "(disabled)", "2⁸⁰"])?;
     for number in 0..4 {
         containers.push(cluster.attach(0, &format!("c{number}"))?);
     }

@@ -43,7 +43,9 @@ const VIEWS = [
   { id: "flows", name: "Flows", asks: ["flows"], draw: flows },
 ];
 
-const number = (n) => (n === undefined || n === null ? "–" : n >= 1e6 ? n.toExponential(1) : n.toLocaleString("en"));
+// Ranges of IPv6 hold more than anybody reads: 2⁸⁰.
+const power = (n) => "2" + [...String(Math.round(Math.log2(n)))].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("");
+const number = (n) => (n === undefined || n === null ? "–" : n >= 1e12 ? power(n) : n.toLocaleString("en"));
 const plural = (n, one, many = one + "s") => number(n) + " " + (n === 1 ? one : many);
 function span(seconds) {
   const units = [[86400, "d"], [3600, "h"], [60, "m"], [1, "s"]];
@@ -380,6 +382,7 @@ function matrixTable(known) {
 }
 
 const PROTOCOLS = { 1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp" };
+const VERDICTS = { deny: "bad", allow: "good", would_deny: "warn" };
 function why(reason) {
   if (typeof reason === "string") return reason.replaceAll("_", " ");
   const [kind, about] = Object.entries(reason)[0];
@@ -391,7 +394,7 @@ function flows() {
   const { flows: known } = state.data;
   if (!known) return panel("Flows", null, missing("flows") || el("p", { class: "empty" }, "Reading."));
   const rows = [...known.flows].reverse().slice(0, 300).map((flow) => [
-    clock(flow.last_ms), chip(flow.verdict, flow.verdict === "deny" ? "bad" : flow.verdict === "allow" ? "good" : ""),
+    clock(flow.last_ms), chip(flow.verdict.replace("_", " "), VERDICTS[flow.verdict] || ""),
     ["mono", flow.source], ["mono", flow.destination],
     (PROTOCOLS[flow.protocol] || flow.protocol) + (flow.port && flow.protocol !== 1 && flow.protocol !== 58 ? " " + flow.port : ""),
     flow.ingress ? "in" : "out", flow.endpoint.replace("WorkloadEndpoint/", ""), why(flow.reason),

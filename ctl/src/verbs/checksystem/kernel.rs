@@ -1,6 +1,6 @@
 //! The kernel: its version, modules and switches, and the programs that drive it.
 
-use super::{Check, Outcome};
+use super::{Check, NOT_FORWARDED, Outcome};
 use crate::host::Host;
 
 /// Modules that the agent needs, the option that builds each, and what for.
@@ -242,12 +242,12 @@ fn switches(host: &Host) -> Vec<Check> {
             Some(value) => Check::new(
                 &name,
                 Outcome::Warning,
-                format!("{value}: {family} is not forwarded"),
+                format!("{value}: {family} {NOT_FORWARDED}"),
             )
             .fix(format!(
-                "the agent switches it on when it starts; so that nothing switches it off again: \
-                     echo 'net.{} = 1' > /etc/sysctl.d/90-margay.conf",
-                key.replace('/', ".")
+                "sysctl -w net.{key}=1 (the agent does so when it starts); so that nothing switches it off again: \
+                     echo 'net.{key} = 1' > /etc/sysctl.d/90-margay.conf",
+                key = key.replace('/', ".")
             )),
             None => Check::new(
                 name,
