@@ -29,6 +29,8 @@ install -Dm640 -t "$root/etc/margay" deploy/deb/margayd.yaml
 install -Dm644 -t "$root/usr/share/margay/cni" deploy/cni/10-margay.conflist
 install -Dm644 -t "$root/usr/share/margay/etcd" deploy/etcd/roles
 install -Dm755 -t "$root/usr/share/margay/etcd" deploy/etcd/make-roles.sh
+install -Dm644 -t "$root/usr/share/margay/monitoring" deploy/monitoring/{prometheus.yaml,rules.yaml,grafana-margay.json}
+install -Dm644 -t "$root/usr/share/doc/margay/examples/tor" deploy/tor/*
 # So that `ip route` says "proto margay".
 install -d "$root/etc/iproute2/rt_protos.d"
 echo '77 margay' >"$root/etc/iproute2/rt_protos.d/margay.conf"
