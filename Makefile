@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic image sbom install test-vm
+.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic image sbom install test-fresh test-image test-vm
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -12,6 +12,8 @@ help:
 	@echo 'make demo KEEP=1     leaves the lab up and tells how to look around'
 	@echo 'make check           format, lints, unit tests'
 	@echo 'make test            everything'
+	@echo 'make test-fresh      from the package to the dashboard on a Debian that has nothing else (about 4 minutes)'
+	@echo 'make test-image      the container image, run by podman as the manifests say'
 	@echo 'make test-vm         tunnels on a Debian kernel, in a virtual machine (5 minutes; see scripts/test-vm.sh)'
 	@echo 'make bench           benchmarks'
 	@echo 'make bench-bgp       passing routes on, beside BIRD, FRR and GoBGP (about 40 minutes; ARGS="--rounds 1 --divisor 10")'
@@ -39,6 +41,15 @@ deb: build
 image:
 	scripts/setup.sh build
 	scripts/image.sh
+
+test-fresh:
+	scripts/setup.sh build test
+	scripts/test-fresh.sh
+
+# The image as it is, run by podman as the manifests for Kubernetes say.
+test-image: image
+	scripts/setup.sh test
+	MARGAY_IMAGE=$$(ls -t $(CURDIR)/dist/*.oci.tar | head -1) cargo test --locked -p margay-lab --test image
 
 sbom:
 	scripts/sbom.sh

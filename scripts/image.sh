@@ -46,7 +46,9 @@ install -Dm644 -t "$root/usr/share/margay/cni" deploy/cni/10-margay.conflist
 install -Dm644 -t "$root/usr/share/doc/margay" LICENSE
 # A program without a place for temporary files fails in odd ways.
 install -dm1777 "$root/tmp"
-install -dm755 "$root"/{etc/margay,run/margay,var/lib/margay,proc,sys,dev}
+install -dm755 "$root"/{etc/margay,run/margay,run/netns,var/lib/margay,host/proc/sys/net,proc,sys,dev}
+# Runtimes name network namespaces by this older path.
+ln -s ../run "$root/var/run"
 
 mkdir -p "$layout/blobs/sha256"
 # Puts a file where its digest says and prints digest and size.

@@ -51,6 +51,8 @@ test:curl:curl
 test:prometheus:promtool
 test:chromium:chromium
 test:zsh:zsh
+test:npm:npm
+test:python3-venv:python3
 vm:qemu-system-x86:qemu-system-x86_64
 vm:cpio:cpio
 vm:kmod:depmod
@@ -86,12 +88,21 @@ if ! command -v cargo >/dev/null; then
   echo "setup: cargo is not on the PATH; install Rust first: https://rustup.rs" >&2
   exit 1
 fi
+# What is no package of Debian.
+tools() {
+  case " ${sets[*]} " in *" test "*) "$(dirname "$0")/tools.sh" "$@" ;; esac
+}
 if [ ${#missing[@]} -eq 0 ]; then
-  [ $check = no ] || echo "setup: everything is there for: ${sets[*]}"
-  exit 0
+  if [ $check = yes ]; then
+    tools --check && echo "setup: everything is there for: ${sets[*]}"
+    exit
+  fi
+  tools
+  exit
 fi
 if [ $check = yes ]; then
   echo "setup: missing for ${sets[*]}: ${missing[*]}"
+  tools --check || true
   exit 1
 fi
 if ! command -v apt-get >/dev/null; then
@@ -123,3 +134,4 @@ if [ -d /run/systemd/system ]; then
     esac
   done
 fi
+tools

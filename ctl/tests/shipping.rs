@@ -195,8 +195,9 @@ fn check_daemonset(all: &[Value]) {
 
 #[test]
 fn the_manifests_for_kubernetes_fit_together() {
-    let text = fs::read_to_string(root().join("deploy/kubernetes/margay.yaml")).unwrap();
-    let all = documents(&text);
+    let file = root().join("deploy/kubernetes/margay.yaml");
+    check_schema(&file);
+    let all = documents(&fs::read_to_string(file).unwrap());
     check_daemonset(&all);
     let namespaced = all.iter().filter(|d| d["kind"] != "Namespace");
     for document in namespaced {
@@ -204,115 +205,54 @@ fn the_manifests_for_kubernetes_fit_together() {
     }
 }
 
-/// The few things of a chart's templates that ours use: values, `toJson`, `toYaml`, `nindent`, `sha256sum`, `if not`,
-/// `if`, `else`, `end`. Anything else fails the test.
-fn render(template: &str, values: &Value) -> String {
-    let value = |path: &str| match path {
-        ".Release.Name" => Value::from("margay"),
-        ".Release.Namespace" => Value::from("margay-system"),
-        path => {
-            let keys = path
-                .strip_prefix(".Values.")
-                .unwrap_or_else(|| panic!("{path}"));
-            let found = keys.split('.').fold(values, |value, key| &value[key]);
-            assert!(!found.is_null(), "{path} is not in values.yaml");
-            found.clone()
-        }
+/// A program that `scripts/tools.sh` has fetched, or that is on the PATH.
+fn tool(name: &str) -> Command {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root().join("target"), PathBuf::from);
+    let fetched = target.join("tools/bin").join(name);
+    let found = match fetched.exists() {
+        true => fetched,
+        false => name.into(),
     };
-    let mut text = String::new();
-    let mut shown = vec![true];
-    for line in template.lines() {
-        let word = line
-            .trim()
-            .trim_start_matches("{{-")
-            .trim_end_matches("}}")
-            .trim();
-        if line.trim().starts_with("{{-") && word.starts_with("if ") {
-            let (not, path) = match word.strip_prefix("if not ") {
-                Some(path) => (true, path),
-                None => (false, &word[3..]),
-            };
-            let is = !matches!(value(path), Value::String(s) if s.is_empty());
-            shown.push(is != not);
-            continue;
-        }
-        match (line.trim().starts_with("{{-"), word) {
-            (true, "else") => {
-                let last = shown.pop().unwrap();
-                shown.push(!last);
-                continue;
-            }
-            (true, "end") => {
-                shown.pop();
-                continue;
-            }
-            _ => {}
-        }
-        if shown.iter().all(|shown| *shown) {
-            text += &line_of(line, &value);
-            text.push('\n');
-        }
-    }
-    assert_eq!(shown.len(), 1, "an if without an end");
-    text
+    let mut command = Command::new(found);
+    let output = command.arg("--help").output();
+    assert!(
+        output.is_ok(),
+        "{name} is missing: scripts/setup.sh test fetches it"
+    );
+    Command::new(command.get_program())
 }
 
-fn line_of(line: &str, value: &dyn Fn(&str) -> Value) -> String {
-    let mut text = String::new();
-    let mut rest = line;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let (inside, behind) = after.split_once("}}").unwrap();
-        text += if inside.starts_with('-') {
-            before.trim_end()
-        } else {
-            before
-        };
-        let mut parts = inside.trim_start_matches('-').split('|').map(str::trim);
-        let first = parts.next().unwrap();
-        let mut result = match first.strip_prefix("toYaml ") {
-            Some(path) => serde_norway::to_string(&value(path)).unwrap(),
-            None => match value(first) {
-                Value::String(s) if !inside.contains("toJson") => s,
-                other => other.to_string(),
-            },
-        };
-        for function in parts {
-            result = match function.split_once(' ') {
-                None if function == "toJson" || function == "sha256sum" => result,
-                Some(("nindent", columns)) => {
-                    let pad = " ".repeat(columns.parse().unwrap());
-                    let lines = result
-                        .trim_end()
-                        .lines()
-                        .map(|line| format!("\n{pad}{line}"));
-                    lines.collect()
-                }
-                _ => panic!("{function} is not known here"),
-            };
-        }
-        if inside.contains("sha256sum") {
-            result = "0123".to_owned();
-        }
-        text += &result;
-        rest = behind;
+/// The resources are what Kubernetes knows, of an old release and a new one, and have no field that it does not.
+fn check_schema(file: &Path) {
+    for version in ["1.25", "1.35"] {
+        let mut command = tool("kubernetes-validate");
+        run(command
+            .args(["--strict", "--quiet", "-k", version])
+            .arg(file));
     }
-    text + rest
 }
 
 #[test]
 fn the_chart_renders_to_manifests_that_fit_together() {
     let chart = root().join("deploy/helm/margay");
-    let read = |name: &str| fs::read_to_string(chart.join(name)).unwrap();
-    let about = &documents(&read("Chart.yaml"))[0];
-    assert_eq!(about["apiVersion"], "v2");
-    assert_eq!(about["appVersion"], env!("CARGO_PKG_VERSION"));
-    let mut values = documents(&read("values.yaml")).remove(0);
-    let templates = ["templates/config.yaml", "templates/daemonset.yaml"].map(read);
-    let rendered = |values: &Value| -> Vec<Value> {
-        let texts = templates.iter().map(|template| render(template, values));
-        texts.flat_map(|text| documents(&text)).collect()
+    let about = fs::read_to_string(chart.join("Chart.yaml")).unwrap();
+    assert_eq!(
+        documents(&about)[0]["appVersion"],
+        env!("CARGO_PKG_VERSION")
+    );
+    let lint = run(tool("helm").args(["lint", "--strict"]).arg(&chart));
+    assert!(lint.contains("0 chart(s) failed"), "{lint}");
+    let dir = tempfile::tempdir().unwrap();
+    let rendered = |more: &[&str]| -> Vec<Value> {
+        let mut command = tool("helm");
+        command.args(["template", "margay"]).arg(&chart);
+        let text = run(command.args(["--namespace", "margay-system"]).args(more));
+        let file = dir.path().join("rendered.yaml");
+        fs::write(&file, &text).unwrap();
+        check_schema(&file);
+        documents(&text)
     };
-    let all = rendered(&values);
+    let all = rendered(&[]);
     check_daemonset(&all);
     let map = all.iter().find(|d| d["kind"] == "ConfigMap").unwrap();
     let config = map["data"]["margayd.yaml"].as_str().unwrap();
@@ -323,8 +263,7 @@ fn the_chart_renders_to_manifests_that_fit_together() {
     );
     assert_eq!(config["policy_backend"], "nftables");
     // With a Secret of somebody else none is made.
-    values["etcd"]["existingSecret"] = "theirs".into();
-    let all = rendered(&values);
+    let all = rendered(&["--set", "etcd.existingSecret=theirs"]);
     assert!(all.iter().all(|document| document["kind"] != "Secret"));
     let daemonset = all.iter().find(|d| d["kind"] == "DaemonSet").unwrap();
     assert!(

@@ -1,7 +1,13 @@
 //! Kernel switches under `/proc/sys`, of the calling thread's network namespace.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::{fs, io};
+
+/// Where the host's `/proc/sys/net` is mounted for an agent in a container, whose own is read-only.
+const IN_A_CONTAINER: &str = "/host/proc/sys/net";
+
+static IS_IN_A_CONTAINER: LazyLock<bool> = LazyLock::new(|| Path::new(IN_A_CONTAINER).is_dir());
 
 /// Reading or writing one key failed. Not worth retrying by itself: it is absent, read-only or takes no such value.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +77,10 @@ pub fn host_forwarding_on() -> Result<(), SysctlError> {
 }
 
 fn path(key: &str) -> PathBuf {
-    Path::new("/proc/sys").join(key)
+    match key.strip_prefix("net/") {
+        Some(rest) if *IS_IN_A_CONTAINER => Path::new(IN_A_CONTAINER).join(rest),
+        _ => Path::new("/proc/sys").join(key),
+    }
 }
 
 #[cfg(test)]
