@@ -97,7 +97,12 @@ impl<'a> Live<'a> {
     /// Takes note of an agent that is not there to be asked.
     fn heard<T>(&self, node: &str, answer: Result<T, AgentError>) -> Result<T, String> {
         answer.map_err(|error| {
-            let why = error.to_string();
+            let why = match &error {
+                AgentError::Refused { who, reason } if reason.contains("not understood") => {
+                    format!("{who}: it is of an earlier version")
+                }
+                _ => error.to_string(),
+            };
             if !matches!(error, AgentError::Refused { .. }) {
                 let mut silent = self.silent.borrow_mut();
                 silent.insert(node.to_owned(), why.clone());
