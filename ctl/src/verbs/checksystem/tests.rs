@@ -73,7 +73,8 @@ impl Fake {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
-        let looked = checksystem(&args, &self.host(), &mut streams);
+        let host = self.host();
+        let looked = checksystem(&args, &host, &mut streams);
         runtime.unwrap().block_on(looked).unwrap();
         let failed = streams.failed;
         (String::from_utf8(out).unwrap(), failed)
