@@ -39,7 +39,7 @@ deb: build
 	scripts/deb.sh
 
 image:
-	scripts/setup.sh build
+	scripts/setup.sh build image
 	scripts/image.sh
 
 test-fresh:

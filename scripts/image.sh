@@ -4,8 +4,8 @@
 #
 #   scripts/image.sh [DIRECTORY OF STATIC PROGRAMS] [DIRECTORY FOR THE IMAGE]
 #
-# Without a directory it builds them: with musl where Rust's library for it can be had, else with glibc, which then looks
-# up no host names (addresses of etcd must be numbers). The same programs make the same image, to the byte.
+# Without a directory it builds them: with musl where Rust's library and a C compiler for it can be had (Debian: musl-tools),
+# else with glibc, which then looks up no host names (addresses of etcd must be numbers). The same programs make the same image, to the byte.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${1:-}
@@ -16,8 +16,9 @@ if [ -z "$bin" ]; then
   host=$(rustc -vV | sed -n 's/^host: //p')
   target=${host%%-*}-unknown-linux-musl
   has() { [ -d "$(rustc --print target-libdir --target "$1" 2>/dev/null)" ]; }
-  if ! has "$target" && ! { command -v rustup >/dev/null && rustup target add "$target" >&2 && has "$target"; }; then
-    echo "image: no Rust library for $target: linked with glibc, addresses of etcd must be numbers" >&2
+  has "$target" || { command -v rustup >/dev/null && rustup target add "$target" >&2; } || true
+  if ! has "$target" || ! command -v musl-gcc >/dev/null; then
+    echo "image: no Rust library or no C compiler for $target: linked with glibc, addresses of etcd must be numbers" >&2
     target=$host
   fi
   RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing; elsewhere names them and stops.
 #
-#   scripts/setup.sh [--check] [build|single|demo|test|vm]...     everything if nothing is named
+#   scripts/setup.sh [--check] [build|image|single|demo|test|vm]...     everything if nothing is named
 #
 # A package counts as there when its program is, however it came. No service is left running: the demo and
 # the tests start copies of their own.
@@ -53,6 +53,7 @@ test:chromium:chromium
 test:zsh:zsh
 test:npm:npm
 test:python3-venv:python3
+image:musl-tools:musl-gcc
 vm:qemu-system-x86:qemu-system-x86_64
 vm:cpio:cpio
 vm:kmod:depmod
@@ -64,11 +65,11 @@ sets=()
 for word in "$@"; do
   case $word in
     --check) check=yes ;;
-    build | single) sets+=("$word") ;;
+    build | image | single) sets+=("$word") ;;
     demo) sets+=(single demo) ;;
     test) sets+=(single demo test) ;;
     vm) sets+=(single demo test vm) ;;
-    *) echo "setup: unknown argument $word, known are --check, build, single, demo, test, vm" >&2; exit 2 ;;
+    *) echo "setup: unknown argument $word, known are --check, build, image, single, demo, test, vm" >&2; exit 2 ;;
   esac
 done
 [ ${#sets[@]} -gt 0 ] || sets=(build single demo test)
