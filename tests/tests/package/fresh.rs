@@ -9,6 +9,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::resources::{HOST_AS, NETWORK, TOR_AS, bgp, pools_and_profile};
@@ -18,6 +19,9 @@ use margay_lab::{
 use serde_json::Value;
 
 use crate::machine::{self, Copy, SOON, package};
+
+/// For one packet.
+const QUICK: Duration = Duration::from_secs(2);
 
 const LIST: &str = "/etc/cni/net.d/10-margay.conflist";
 
@@ -126,7 +130,8 @@ fn from_a_package_to_a_network_whose_dashboard_has_an_answer_to_every_query() ->
     let there = attach(&second, "c2", &c2)?;
     ensure!(!there.is_empty(), "no address");
     for address in there {
-        ping(&c1, address, SOON)?;
+        // Other hosts hear of a container a moment after it was attached.
+        eventually(SOON, "c2 is reached", || ping(&c1, address, QUICK))?;
     }
     let sessions = first.run("margayctl bgp peers")?;
     ensure!(sessions.matches("Established").count() >= 3, "{sessions}");
