@@ -76,6 +76,47 @@ pub fn host_forwarding_on() -> Result<(), SysctlError> {
     }
 }
 
+/// Switches that the host end of a workload's interface has from its attachment.
+const OF_WORKLOAD: [(&str, &str, &str); 8] = [
+    ("net/ipv4/conf", "forwarding", "1"),
+    ("net/ipv4/conf", "proxy_arp", "1"),
+    ("net/ipv4/conf", "route_localnet", "1"),
+    ("net/ipv4/neigh", "proxy_delay", "0"),
+    ("net/ipv6/conf", "accept_ra", "0"),
+    ("net/ipv6/conf", "disable_ipv6", "0"),
+    ("net/ipv6/conf", "forwarding", "1"),
+    ("net/ipv6/conf", "proxy_ndp", "1"),
+];
+
+/// Puts right what somebody changed of what makes the host a router. How many switches that were.
+pub fn repair_host() -> Result<usize, SysctlError> {
+    let of_host = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+    repair(of_host.into_iter().map(|key| (key.to_owned(), "1")))
+}
+
+/// The same for the host end of a workload's interface; those of IPv6 only where the workload has such addresses, for
+/// IPv6 may be off on purpose. An interface that is gone has no switches.
+pub fn repair_workload(ifname: &str, ipv6: bool) -> Result<usize, SysctlError> {
+    let all = OF_WORKLOAD.into_iter();
+    let wanted = all.filter(|(base, ..)| ipv6 || base.starts_with("net/ipv4"));
+    repair(wanted.map(|(base, name, value)| (format!("{base}/{ifname}/{name}"), value)))
+}
+
+fn repair(wanted: impl Iterator<Item = (String, &'static str)>) -> Result<usize, SysctlError> {
+    let mut repaired = 0;
+    for (key, value) in wanted {
+        let found = match read(&key) {
+            Err(error) if error.is_missing() => continue,
+            other => other?,
+        };
+        if found != value {
+            write(&key, value)?;
+            repaired += 1;
+        }
+    }
+    Ok(repaired)
+}
+
 fn path(key: &str) -> PathBuf {
     match key.strip_prefix("net/") {
         Some(rest) if *IS_IN_A_CONTAINER => Path::new(IN_A_CONTAINER).join(rest),
@@ -99,6 +140,42 @@ mod tests {
         });
         let other = NetNs::new();
         other.run(|| assert_eq!(read("net/ipv4/conf/lo/proxy_arp").unwrap(), "0"));
+    }
+
+    #[test]
+    fn every_switch_that_somebody_changed_is_put_right_and_counted() {
+        let ns = NetNs::new();
+        ns.ip("link add mgy1 up type veth peer name eth0");
+        ns.run(|| {
+            host_forwarding_on().unwrap();
+            repair_workload("mgy1", true).unwrap();
+            assert_eq!(
+                repair_host().unwrap() + repair_workload("mgy1", true).unwrap(),
+                0
+            );
+            for (base, name, value) in OF_WORKLOAD {
+                let key = format!("{base}/mgy1/{name}");
+                let other = match (name, value) {
+                    ("proxy_delay", _) => "80",
+                    (_, "1") => "0",
+                    _ => "1",
+                };
+                write(&key, other).unwrap();
+                assert!(repair_workload("mgy1", true).unwrap() >= 1, "{key}");
+                assert_eq!(read(&key).unwrap(), value);
+                assert_eq!(repair_workload("mgy1", true).unwrap(), 0, "{key}");
+            }
+            write("net/ipv6/conf/mgy1/proxy_ndp", "0").unwrap();
+            assert_eq!(repair_workload("mgy1", false).unwrap(), 0);
+            // This one switches all interfaces.
+            write("net/ipv4/ip_forward", "0").unwrap();
+            write("net/ipv6/conf/all/forwarding", "0").unwrap();
+            assert_eq!(repair_host().unwrap(), 2);
+            repair_workload("mgy1", true).unwrap();
+            assert_eq!(read("net/ipv4/conf/mgy1/forwarding").unwrap(), "1");
+            assert_eq!(read("net/ipv6/conf/mgy1/forwarding").unwrap(), "1");
+            assert_eq!(repair_workload("nope0", true).unwrap(), 0);
+        });
     }
 
     #[test]

@@ -32,6 +32,7 @@ use margay_dataplane::monitor::{Event, Interests, Monitor};
 use margay_dataplane::netlink::NetlinkError;
 use margay_dataplane::nft::Watch;
 use margay_dataplane::route_table::PROTO_MARGAY;
+use margay_dataplane::sysctl;
 use margay_model::kind::ResourceKey;
 use margay_policy::program::EndpointPlan;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -561,6 +562,7 @@ impl Kernel {
             self.look_at_routes = now;
             self.look_at_rules = Some(now);
             self.overlay.invalidate();
+            self.look_at_switches();
         }
         if self.look_at_rules.is_some_and(|at| now >= at) {
             self.look_at_rules = None;
@@ -590,6 +592,22 @@ impl Kernel {
             }
         }
         self.apply();
+    }
+
+    fn look_at_switches(&self) {
+        let workloads = self.plans.values().filter(|plan| plan.admin_up);
+        let workloads = workloads.map(|plan| {
+            let ipv6 = plan.addresses.iter().any(|net| !net.is_ipv4());
+            sysctl::repair_workload(&plan.ifname, ipv6)
+        });
+        // The host's first: switched off, it switches all interfaces off.
+        for repaired in std::iter::once_with(sysctl::repair_host).chain(workloads) {
+            match repaired {
+                Ok(0) => {}
+                Ok(switches) => info!(switches, "kernel switches differed and were repaired"),
+                Err(error) => warn!(%error, "a kernel switch is not as it should be"),
+            }
+        }
     }
 
     /// Policy, then routes, then what the neighbours hear of.
