@@ -99,6 +99,12 @@ impl Rib {
         }
     }
 
+    /// Does no more of what is to be done about the paths of a peer: they all go.
+    pub(super) fn cancel(&mut self, peer: PeerId, family: Family) {
+        let of_peer = |u: &Underway| (u.peer, u.family) == (Some(peer), family);
+        self.chores.0.retain(|under| !of_peer(under));
+    }
+
     /// Does at once all that is left to be done about the paths of a peer.
     pub(super) fn finish(&mut self, peer: PeerId) {
         for family in Family::ALL {

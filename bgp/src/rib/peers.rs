@@ -185,7 +185,6 @@ impl Rib {
     }
 
     fn close(&mut self, peer: PeerId, keep: Option<(KeepStale, Instant)>) {
-        self.finish(peer);
         for family in Family::ALL {
             self.leave(peer, family);
         }
@@ -202,6 +201,7 @@ impl Rib {
     }
 
     fn drop_family(&mut self, peer: PeerId, family: Family) {
+        self.cancel(peer, family);
         self.begin(Some(peer), family, Chore::Drop(Doomed::All));
         self.end_grace(peer, family);
     }

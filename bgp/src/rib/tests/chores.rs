@@ -109,6 +109,17 @@ fn a_peer_that_is_lost_goes_in_portions_and_what_another_says_meanwhile_counts()
 }
 
 #[test]
+fn a_peer_that_is_lost_while_it_is_filtered_anew_goes_in_portions_as_well() {
+    let (mut rib, feeder, _, now) = rib();
+    import(&mut rib, feeder, Filter::reject_all());
+    rib.peer_down(feeder, None, now);
+    let left = rib.prefix_count(feeder, V4) as usize;
+    assert_eq!(left, ROUTES as usize - PORTION);
+    portions(&mut rib);
+    assert_eq!((rib.prefix_count(feeder, V4), best(&rib)), (0, 0));
+}
+
+#[test]
 fn a_peer_that_is_back_before_its_routes_are_gone_has_what_it_says_now_and_no_more() {
     let (mut rib, feeder, _, now) = rib();
     rib.peer_down(feeder, None, now);
@@ -147,7 +158,9 @@ fn filters_that_change_faster_than_they_are_applied_reach_every_route() {
             Filter::accept_all()
         };
         import(&mut rib, feeder, filter);
-        (0..2).for_each(|_| drop(rib.work()));
+        for _ in 0..2 {
+            rib.work();
+        }
     }
     let before = best(&rib);
     assert!(before < ROUTES as usize, "some have been filtered anew");
@@ -234,7 +247,9 @@ fn after_a_restart_nobody_is_told_anything_until_all_of_it_is_decided() {
     }
     tell(&mut rib, feeder, 65001, 0..ROUTES);
     for family in Family::ALL {
-        [feeder, reader].map(|peer| rib.handle_eor(peer, family));
+        for peer in [feeder, reader] {
+            rib.handle_eor(peer, family);
+        }
     }
     assert!(!rib.initial_sync_done() && !rib.pending(reader));
     while rib.work() {

@@ -384,7 +384,9 @@ impl World {
                 assert_eq!(was, self.local.remove(&prefix).is_some());
             }
             Op::Settle => self.settle(),
-            Op::Work => drop(self.rib.work()),
+            Op::Work => {
+                self.rib.work();
+            }
             Op::Read { peer } => {
                 self.receivers[peer].read(&mut self.rib, self.ids[peer], 1, &Self::ctx(peer));
             }
