@@ -170,9 +170,11 @@ fn clients_of_a_reflector_learn_from_each_other() -> Result<()> {
     let id = r#"{"spec":{"bgp":{"routeReflectorClusterID":"192.0.2.250"}}}"#;
     ctl.run(&format!("patch node h1 -p {id}"))?;
     ctl.run("label nodes h1 role=reflector")?;
-    wait_for_sessions(rack.agent(0), &["reflectors"; 4])?;
+    // Over IPv4 and IPv6 each.
+    let clients = [["reflectors h2"; 2], ["reflectors h3"; 2]].concat();
+    wait_for_sessions(rack.agent(0), &clients)?;
     for client in [1, 2] {
-        wait_for_sessions(rack.agent(client), &["reflectors"; 2])?;
+        wait_for_sessions(rack.agent(client), &["reflectors h1"; 2])?;
     }
 
     let c2 = rack.cluster.attach(1, "c2")?;
@@ -199,7 +201,7 @@ fn clients_of_a_reflector_learn_from_each_other() -> Result<()> {
 
     // What it was given stays when the reflector starts anew.
     rack.cluster.agents[0].restart()?;
-    wait_for_sessions(rack.agent(0), &["reflectors"; 4])?;
+    wait_for_sessions(rack.agent(0), &clients)?;
     let gone = c3.addresses.clone();
     c3.cni_del()?;
     let h2 = rack.cluster.lab.hosts.get(1).context("three hosts")?;
