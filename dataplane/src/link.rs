@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::netlink::{
-    Attributes, NetlinkError, Socket, family_of, ifaddrmsg, ifinfomsg, ip_from, string_from,
-    u32_from,
+    Attributes, NetlinkError, RTA_VIA, Socket, family_of, ifaddrmsg, ifinfomsg, ip_from,
+    string_from, u32_from,
 };
 use crate::route_table::route_mtu;
 
@@ -195,7 +195,7 @@ pub fn route_get(socket: &mut Socket, dst: IpAddr) -> Result<Option<Path>, Netli
         .or_else(|| {
             // An IPv4 route through an IPv6 router: the family in two octets, then the address.
             attributes
-                .find(libc::RTA_VIA)
+                .find(RTA_VIA)
                 .and_then(|via| ip_from(via.get(2..)?))
         });
     let src = attributes.find(libc::RTA_PREFSRC).and_then(ip_from);

@@ -16,6 +16,9 @@ pub use error::{NetlinkError, RequestError};
 pub(crate) use socket::Messages;
 pub use socket::{Answer, Outcome, Socket};
 
+/// An attribute of routes (linux/rtnetlink.h) that `libc` has for glibc alone: a router of another family.
+pub(crate) const RTA_VIA: u16 = 18;
+
 /// The kernel's `struct ifinfomsg`.
 pub(crate) fn ifinfomsg(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut header = [0; 16];

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
 use crate::netlink::{
-    Attributes, Batch, NetlinkError, Request, RequestError, Socket, family_of, ip_bytes, ip_from,
-    u32_from,
+    Attributes, Batch, NetlinkError, RTA_VIA, Request, RequestError, Socket, family_of, ip_bytes,
+    ip_from, u32_from,
 };
 
 const RTMSG_LEN: usize = 12;
@@ -249,7 +249,7 @@ fn put_gateway(m: &mut Request<'_>, prefix: IpNetwork, hop: &KernelHop) {
             let (bytes, len) = ip_bytes(gateway);
             let mut via = u16::from(family_of(gateway)).to_ne_bytes().to_vec();
             via.extend_from_slice(&bytes[..len]);
-            m.bytes(libc::RTA_VIA, &via);
+            m.bytes(RTA_VIA, &via);
         }
     }
 }
@@ -343,7 +343,7 @@ fn decode_hops(mut bytes: &[u8]) -> Vec<KernelHop> {
 fn gateway_of(attributes: Attributes<'_>) -> Option<IpAddr> {
     let via = || {
         attributes
-            .find(libc::RTA_VIA)
+            .find(RTA_VIA)
             .and_then(|v| v.get(2..))
             .and_then(ip_from)
     };
