@@ -10,4 +10,4 @@ mod packet;
 mod session;
 
 pub use packet::{Diag, Discard, Packet, State};
-pub use session::{Change, Config, Output, Session};
+pub use session::{Change, Config, Left, Output, Remote, Session};

@@ -7,6 +7,8 @@ use crate::session::Jitter;
 
 /// RFC 5880 section 6.8.3: nobody sends faster while the session is not up.
 const SLOW_TX: Duration = Duration::from_secs(1);
+/// Silence that a session which was taken over bears at first: the other side may send slowly still.
+const RESUME: Duration = Duration::from_secs(1);
 
 /// What a session wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,21 +60,40 @@ pub struct Session {
     remote: Remote,
     /// A poll sequence goes on: P is set until F comes.
     polling: bool,
+    /// The interval to send at until the other side has understood that it grows.
+    before: Option<Duration>,
     next_tx: Instant,
     detect_at: Option<Instant>,
     answer: Option<Packet>,
     changes: Vec<Change>,
 }
 
+/// What a session that is up leaves to the next process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Our name for it, not 0.
+    pub my_discr: u32,
+    /// The other side's.
+    pub your_discr: u32,
+    /// What the other side said last.
+    pub remote: Remote,
+}
+
 /// What the other side said last.
-#[derive(Debug, Clone, Copy)]
-struct Remote {
-    state: State,
-    min_rx: Duration,
-    desired_tx: Duration,
-    detect_mult: u8,
-    demand: bool,
-    independent: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remote {
+    /// Its state.
+    pub state: State,
+    /// Shortest interval that it can receive at; zero for not at all.
+    pub min_rx: Duration,
+    /// Shortest interval that it sends at.
+    pub desired_tx: Duration,
+    /// Packets of it that may be missed.
+    pub detect_mult: u8,
+    /// It wants packets only when asked for.
+    pub demand: bool,
+    /// Its BFD outlives its control plane.
+    pub independent: bool,
 }
 
 /// RFC 5880 section 6.8.1: before anything is heard.
@@ -101,11 +122,48 @@ impl Session {
             your_discr: 0,
             remote: UNKNOWN,
             polling: false,
+            before: None,
             next_tx: now,
             detect_at: None,
             answer: None,
             changes: Vec::new(),
         }
+    }
+
+    /// Goes on with a session that another process had up.
+    pub fn resume(config: Config, left: Left, seed: u64, now: Instant) -> Self {
+        let mut session = Self {
+            state: State::Up,
+            your_discr: left.your_discr,
+            remote: left.remote,
+            // The other side has been asked for patience.
+            polling: true,
+            changes: vec![Change::Up],
+            ..Self::new(config, left.my_discr, seed, now)
+        };
+        session.detect_at = Some(now + session.detection_time().max(RESUME));
+        session
+    }
+
+    /// What the next process has to know of a session that is up; `None` of one that is not, or whose
+    /// other side has yet to answer.
+    pub fn left(&self) -> Option<Left> {
+        let settled = self.state == State::Up && !self.polling;
+        settled.then_some(Left {
+            my_discr: self.my_discr,
+            your_discr: self.your_discr,
+            remote: self.remote,
+        })
+    }
+
+    /// What is wanted.
+    pub const fn config(&self) -> Config {
+        self.config
+    }
+
+    /// Whether the other side has yet to answer.
+    pub fn is_polling(&self) -> bool {
+        self.polling && self.state == State::Up
     }
 
     /// Its state.
@@ -122,8 +180,12 @@ impl Session {
     /// other side has understood.
     pub fn set_config(&mut self, config: Config) {
         if self.config != config {
+            let up = self.state == State::Up;
+            if up && config.min_tx > self.config.min_tx {
+                self.before.get_or_insert(self.config.min_tx);
+            }
             self.config = config;
-            self.polling |= self.state == State::Up;
+            self.polling |= up;
         }
     }
 
@@ -152,6 +214,7 @@ impl Session {
         };
         if packet.last {
             self.polling = false;
+            self.before = None;
         }
         if self.state == State::AdminDown {
             return;
@@ -259,8 +322,10 @@ impl Session {
         }
     }
 
+    /// RFC 5880 section 6.8.3: one that grows is not in force before the other side has understood.
     fn tx_interval(&self) -> Duration {
-        self.desired_tx().max(self.remote.min_rx)
+        let own = self.before.unwrap_or_else(|| self.desired_tx());
+        own.max(self.remote.min_rx)
     }
 
     /// RFC 5880 section 6.8.4.
@@ -271,6 +336,7 @@ impl Session {
 
     fn enter(&mut self, state: State, diag: Diag, now: Instant) {
         let was_up = self.state == State::Up;
+        self.before = None;
         self.state = state;
         self.diag = diag;
         // Who waits for the change should not wait for the interval.
@@ -438,6 +504,50 @@ mod tests {
         assert!(!pair.ends[0].packet().poll);
         assert_eq!(pair.ends[1].remote.desired_tx, MS * 200);
         assert_eq!(pair.changes[1], [Change::Up], "nobody noticed");
+    }
+
+    #[test]
+    fn rfc5880_6_8_3_a_longer_interval_waits_for_the_other_sides_word() {
+        let mut pair = Pair::new(config(50, 50, 3), config(50, 50, 3));
+        pair.run(MS * 3000);
+        pair.cut = true;
+        pair.sent = [0; 2];
+        pair.ends[0].set_config(config(4000, 50, 3));
+        assert!(pair.ends[0].is_polling() && pair.ends[0].left().is_none());
+        pair.run(MS * 80);
+        assert!(pair.sent[0] > 0, "as often as before: {:?}", pair.sent);
+        pair.cut = false;
+        pair.run(MS * 200);
+        assert!(!pair.ends[0].is_polling());
+        pair.sent = [0; 2];
+        pair.run(MS * 2900);
+        assert_eq!(pair.sent[0], 0, "now it may be slow");
+        assert_eq!(pair.changes, [[Change::Up], [Change::Up]]);
+    }
+
+    #[test]
+    fn another_process_goes_on_and_the_other_side_notices_nothing() {
+        let fast = config(50, 50, 3);
+        let mut pair = Pair::new(fast, config(50, 50, 3));
+        pair.run(MS * 3000);
+        pair.ends[0].set_config(config(4000, 50, 3));
+        pair.run(MS * 200);
+        let left = pair.ends[0].left().unwrap();
+        // Nobody is there, for far longer than the time that fast sessions bear.
+        for _ in 0..80 {
+            pair.now += MS * 50;
+            let now = pair.now;
+            pair.ends[1].handle_timeout(now);
+        }
+        let now = pair.now;
+        pair.ends[0] = Session::resume(fast, left, 7, now);
+        pair.run(MS * 3000);
+        assert_eq!(pair.changes[1], [Change::Up], "nothing happened");
+        assert_eq!(pair.changes[0], [Change::Up, Change::Up]);
+        assert!(!pair.ends[0].is_polling());
+        pair.cut = true;
+        pair.run(MS * 152);
+        assert_eq!(pair.ends[1].state(), State::Down, "as fast as ever");
     }
 
     #[test]

@@ -50,6 +50,12 @@ const LOOKS: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Chores(VecDeque<Underway>);
 
+impl Chores {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Rib {
     /// Decides for some of the prefixes that changed or, if there are none, does the next portion of
     /// what is to be done to whole tables. Returns whether more is left.
@@ -59,7 +65,7 @@ impl Rib {
         if self.settle_some(self.limits.portion) {
             return true;
         }
-        if self.chores.0.is_empty() {
+        if self.chores.is_empty() {
             return false;
         }
         self.portion(0);

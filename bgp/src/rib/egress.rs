@@ -54,12 +54,18 @@ impl Rib {
         let Some(session) = self.session(peer) else {
             return false;
         };
-        self.deferral.is_none()
+        !self.is_silent()
             && session.groups.iter().flatten().any(|&at| {
                 self.groups
                     .get(at)
                     .is_some_and(|g| g.as_ref().is_some_and(|g| g.is_pending(peer.0)))
             })
+    }
+
+    /// Whether nothing is decided yet: after a restart of ours, or before the first decision on what
+    /// another process has left.
+    const fn is_silent(&self) -> bool {
+        self.deferral.is_some() || self.resumed
     }
 
     /// Appends messages for the peer until there are none or `out` has grown by `limit` octets;
@@ -77,7 +83,7 @@ impl Rib {
 
     /// The next whole messages for the peer, in memory shared with the other readers.
     pub fn poll_transmit_shared(&mut self, peer: PeerId) -> Option<Bytes> {
-        if self.deferral.is_some() {
+        if self.is_silent() {
             return None;
         }
         Family::ALL
@@ -104,7 +110,7 @@ impl Rib {
         }
     }
 
-    fn group_key(&self, peer: PeerId, family: Family) -> Option<GroupKey> {
+    pub(super) fn group_key(&self, peer: PeerId, family: Family) -> Option<GroupKey> {
         let state = self.peer(peer)?;
         let info = &state.session.as_ref()?.info;
         let config = &state.config;
@@ -169,7 +175,7 @@ impl Rib {
         self.open(peer, family, group);
     }
 
-    fn open(&mut self, peer: PeerId, family: Family, group: Group) {
+    pub(super) fn open(&mut self, peer: PeerId, family: Family, group: Group) {
         let at = self
             .groups
             .iter()
@@ -182,7 +188,7 @@ impl Rib {
         self.set_group(peer, family, Some(at));
     }
 
-    fn set_group(&mut self, peer: PeerId, family: Family, group: Option<usize>) {
+    pub(super) fn set_group(&mut self, peer: PeerId, family: Family, group: Option<usize>) {
         if let Some(session) = self.peer_mut(peer).and_then(|p| p.session.as_mut()) {
             session.groups[family.index()] = group;
         }
@@ -190,7 +196,7 @@ impl Rib {
 
     /// Takes the peer out of its group, to a group of its own that knows what the peer was told;
     /// what it missed is queued there. The key may be another one.
-    fn detach(&mut self, peer: PeerId, family: Family) -> Option<Group> {
+    pub(super) fn detach(&mut self, peer: PeerId, family: Family) -> Option<Group> {
         let at = self.session(peer)?.groups[family.index()]?;
         let key = self.group_key(peer, family)?;
         let old = self.groups.get_mut(at)?.as_mut()?;

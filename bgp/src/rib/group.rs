@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{
     NextHopMode, PathLimit,
     bits::Bits,
+    handover::Before,
     held::{Held, Missed},
     table::Source,
 };
@@ -220,6 +221,8 @@ pub(super) struct Group {
     initial: Option<usize>,
     /// Log position where those end.
     dump_end: Option<u64>,
+    /// What another process told the only member, until it is compared.
+    pub(super) before: Option<Box<Before>>,
 }
 
 /// What a member finds at its cursor.
@@ -244,6 +247,7 @@ impl Group {
             members: Vec::new(),
             initial: None,
             dump_end: None,
+            before: None,
         }
     }
 
@@ -253,7 +257,7 @@ impl Group {
 
     /// Whether nothing has been said yet, so that a newcomer needs no catching up.
     pub(super) fn is_pristine(&self) -> bool {
-        self.held.is_empty() && self.initial.is_none() && self.end() == 0
+        self.held.is_empty() && self.initial.is_none() && self.end() == 0 && self.before.is_none()
     }
 
     /// Octets that someone has yet to read.

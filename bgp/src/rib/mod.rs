@@ -23,6 +23,7 @@ mod dump;
 mod egress;
 mod export;
 mod group;
+mod handover;
 mod held;
 mod index;
 mod long_lived;
@@ -54,6 +55,7 @@ pub use config::{
 };
 pub use decision::DecisionStep;
 pub use dump::DumpedPath;
+pub use handover::{Outstanding, Told, ToldRoute};
 pub use next_hops::{FibNextHop, Reachability};
 pub use peers::{PeerStats, RibError};
 pub use settle::FibChange;
@@ -151,6 +153,8 @@ pub struct Rib {
     /// Interfaces of the originated prefixes that have one.
     local_interfaces: hashbrown::HashMap<Prefix, Box<str>, foldhash::fast::RandomState>,
     limits: egress::Limits,
+    /// Some groups have yet to be compared with what their peers were told before.
+    resumed: bool,
 }
 
 impl Rib {
@@ -189,6 +193,7 @@ impl Rib {
             local_class,
             local_interfaces: hashbrown::HashMap::default(),
             limits: egress::Limits::default(),
+            resumed: false,
         }
     }
 

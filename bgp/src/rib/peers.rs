@@ -131,6 +131,18 @@ impl Rib {
 
     /// A session is established.
     pub fn peer_up(&mut self, peer: PeerId, info: SessionInfo, now: Instant) {
+        let (families, restart) = (info.families, info.restart);
+        self.begin_session(peer, info, now);
+        for family in families.iter() {
+            self.join(peer, family);
+        }
+        if restart.is_none_or(|r| r.restarting) {
+            self.restart_event(peer, RestartEvent::NotWaitedFor);
+        }
+    }
+
+    /// A session is there, in which nothing is told yet.
+    pub(super) fn begin_session(&mut self, peer: PeerId, info: SessionInfo, now: Instant) {
         if self.session(peer).is_some() {
             self.close(peer, None);
         }
@@ -171,12 +183,6 @@ impl Rib {
             self.reconsider(peer);
         }
         self.keep_stale_until_eor(peer, families, restart, long_lived, now);
-        for family in families.iter() {
-            self.join(peer, family);
-        }
-        if restart.is_none_or(|r| r.restarting) {
-            self.restart_event(peer, RestartEvent::NotWaitedFor);
-        }
     }
 
     /// The session is lost. Without `keep` all routes of the peer go.

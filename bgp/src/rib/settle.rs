@@ -84,6 +84,7 @@ impl Rib {
         self.attrs.sweep();
         self.free_peers.append(&mut self.removed_peers);
         self.deferral = None;
+        self.compare_with_before();
         false
     }
 

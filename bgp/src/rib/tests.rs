@@ -1,5 +1,6 @@
 mod add_path;
 mod chores;
+mod handover;
 mod harness;
 mod long_lived;
 mod model;

@@ -1,5 +1,9 @@
 //! The state machine.
 
+mod resume;
+
+pub use resume::{Left, ResumeError};
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
