@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     config::{ConfigError, SpeakerConfig},
     driver,
+    handover::Handover,
     mrt::{TableCursor, TablePage},
     view::{PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery, RouteView, Totals},
     watch::{HeldCursor, Watch, WatchId},
@@ -118,6 +119,7 @@ pub(crate) enum Command {
     Held(WatchId, HeldCursor),
     Table(Box<TableCursor>, oneshot::Sender<TablePage>),
     Stop(Shutdown),
+    HandOver(oneshot::Sender<Handover>),
 }
 
 /// A running BGP speaker.
@@ -150,6 +152,18 @@ impl Speaker {
         config: SpeakerConfig,
         routes: Vec<LocalRouteChange>,
     ) -> Result<(Self, FibReceiver), SpeakerError> {
+        Self::spawn_from(config, routes, None)
+    }
+
+    /// As [`spawn_with`](Self::spawn_with), going on with the sessions that another speaker has left.
+    ///
+    /// What fits `config` goes on: its peers are told nothing but what has changed meanwhile, so
+    /// `routes` has to be all that is originated. Connections of others are closed, without a word.
+    pub fn spawn_from(
+        config: SpeakerConfig,
+        routes: Vec<LocalRouteChange>,
+        handover: Option<Handover>,
+    ) -> Result<(Self, FibReceiver), SpeakerError> {
         config.validate()?;
         let graceful = config.graceful_restart.is_some();
         let (commands, command_rx) = mpsc::channel(COMMANDS);
@@ -159,7 +173,7 @@ impl Speaker {
         thread::Builder::new()
             .name("bgp-speaker".to_owned())
             .spawn(move || {
-                driver::run(config, &routes, command_rx, fib_tx, &ready_tx);
+                driver::run(config, &routes, handover, (command_rx, fib_tx), &ready_tx);
                 drop(done_tx);
             })
             .map_err(SpeakerError::Thread)?;
@@ -223,6 +237,20 @@ impl Speaker {
         if self.send(Command::Stop(how)).await.is_ok() {
             self.wait().await;
         }
+    }
+
+    /// Stops without a word to anyone, so that a speaker in another process can go on from what this
+    /// one leaves. The sockets hold the connections open until they are closed.
+    ///
+    /// Sessions that cannot go on elsewhere (of a peer without four-octet AS numbers, or in the
+    /// middle of a graceful restart) are closed as by [`Shutdown::Restart`].
+    ///
+    /// # Errors
+    /// The speaker has stopped already.
+    pub async fn hand_over(self) -> Result<Handover, SpeakerError> {
+        let handover = self.ask(Command::HandOver).await?;
+        self.wait().await;
+        Ok(handover)
     }
 
     async fn wait(self) {

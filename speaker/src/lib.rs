@@ -35,6 +35,7 @@ mod daemon;
 mod driver;
 mod filter_config;
 mod handle;
+mod handover;
 mod local_addrs;
 pub mod mrt;
 mod peer_groups;
@@ -56,6 +57,7 @@ pub use handle::{
     FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, Queries, Shutdown, Speaker,
     SpeakerError,
 };
+pub use handover::Handover;
 pub use margay_bgp::policy::Community;
 pub use margay_bgp::rib::{FibChange, FibNextHop, PathLimit, Reachability};
 pub use peer_groups::FileError;

@@ -64,7 +64,7 @@ impl Rib {
 
     /// Whether nothing is decided yet: after a restart of ours, or before the first decision on what
     /// another process has left.
-    const fn is_silent(&self) -> bool {
+    pub(super) const fn is_silent(&self) -> bool {
         self.deferral.is_some() || self.resumed
     }
 

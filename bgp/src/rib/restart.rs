@@ -65,7 +65,7 @@ impl Rib {
     /// Whether routes are being selected: at once on a cold start, else at the end of the
     /// deferral. Until then stale routes in the kernel have to stay.
     pub const fn initial_sync_done(&self) -> bool {
-        self.deferral.is_none()
+        !self.is_silent()
     }
 
     /// Does what is due at `now`: stale routes go or become long-lived ones, our own deferral ends.

@@ -2,7 +2,7 @@
 //! a turn of the core, which may take in a hundred thousand routes.
 //!
 //! The thread owns its sockets and sessions; it ends, telling the other sides that it does, when the
-//! handle is dropped.
+//! handle is dropped, or leaving its sessions to another process when it is asked to.
 
 mod priority;
 mod socket;
@@ -16,9 +16,13 @@ use std::{
 };
 
 use bytes::BytesMut;
-use margay_bgp::bfd::{Change, Config, Output, Packet, Session};
+use margay_bgp::bfd::{Change, Config, Left, Output, Packet, Session};
 use socket2::Socket;
-use tokio::{net::UdpSocket, sync::mpsc, time::sleep_until};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, oneshot},
+    time::sleep_until,
+};
 use tracing::{debug, info, warn};
 
 use self::socket::{MULTIHOP_PORT, Port, SINGLE_HOP_PORT};
@@ -26,6 +30,10 @@ use crate::peer_key::PeerKey;
 
 /// Between attempts to open a port that somebody else has.
 const RETRY: Duration = Duration::from_secs(5);
+/// Silence that the other sides are asked to bear while another process takes over.
+const PATIENCE: Duration = Duration::from_secs(12);
+/// How long they may take to agree: some round trips.
+const AGREE: Duration = Duration::from_millis(500);
 
 /// A path to watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +53,29 @@ pub(crate) struct Target {
 /// The paths to watch, by peer.
 pub(crate) type Targets = BTreeMap<PeerKey, Target>;
 
+/// A session that another process had up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LeftPath {
+    pub(crate) session: Left,
+    /// Its packets come from this port.
+    pub(crate) port: u16,
+}
+
+/// Those sessions, by peer.
+pub(crate) type LeftPaths = BTreeMap<PeerKey, LeftPath>;
+
+/// What the thread is told.
+#[derive(Debug)]
+enum Wish {
+    /// To watch these paths and no others, going on with these sessions.
+    Paths(Targets, LeftPaths),
+    /// To end, and to tell what another process needs to go on.
+    HandOver(oneshot::Sender<LeftPaths>),
+}
+
 /// The thread.
 #[derive(Debug)]
-pub(crate) struct Bfd(mpsc::UnboundedSender<Targets>);
+pub(crate) struct Bfd(mpsc::UnboundedSender<Wish>);
 
 impl Bfd {
     /// Starts it. Changes of sessions that it watches go to `changes`, which is unbounded: they are few,
@@ -68,11 +96,21 @@ impl Bfd {
         Ok(Self(wanted))
     }
 
-    /// Watches these paths and no others.
-    pub(crate) fn watch(&self, targets: Targets) {
-        if self.0.send(targets).is_err() {
+    /// Watches these paths and no others; `left` are sessions that another process had up.
+    pub(crate) fn watch(&self, targets: Targets, left: LeftPaths) {
+        if self.0.send(Wish::Paths(targets, left)).is_err() {
             warn!("the thread of BFD has ended");
         }
+    }
+
+    /// Ends, after the other sides have agreed to be patient; sessions of those that have not are
+    /// taken down administratively, which says nothing of the path.
+    pub(crate) async fn hand_over(self) -> LeftPaths {
+        let (reply, answer) = oneshot::channel();
+        if self.0.send(Wish::HandOver(reply)).is_err() {
+            warn!("the thread of BFD has ended");
+        }
+        answer.await.unwrap_or_default()
     }
 }
 
@@ -108,17 +146,19 @@ impl Watch {
         }
     }
 
-    async fn run(mut self, mut wanted: mpsc::UnboundedReceiver<Targets>) {
+    async fn run(mut self, mut wanted: mpsc::UnboundedReceiver<Wish>) {
+        let mut leaving: Option<(oneshot::Sender<LeftPaths>, Instant)> = None;
         loop {
             let sessions = self
                 .watched
                 .values()
                 .filter_map(|w| w.session.poll_timeout());
-            let wake = sessions.chain(self.retry_at).min();
+            let until = leaving.as_ref().map(|(_, until)| *until);
+            let wake = sessions.chain(self.retry_at).chain(until).min();
             let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             // Cancel safe: `recv` and `readable` take nothing when dropped, the sleep is made anew.
-            let targets = tokio::select! {
-                targets = wanted.recv() => Some(targets),
+            let wish = tokio::select! {
+                wish = wanted.recv(), if leaving.is_none() => Some(wish),
                 () = socket::readable(&self.sockets) => None,
                 () = sleep_until(wake.into()) => None,
             };
@@ -127,21 +167,59 @@ impl Watch {
             for watched in self.watched.values_mut() {
                 watched.session.handle_pause(late);
             }
-            match targets {
-                Some(Some(targets)) => self.configure(targets, now),
+            match wish {
+                Some(Some(Wish::Paths(targets, left))) => self.configure(targets, &left, now),
+                Some(Some(Wish::HandOver(reply))) => {
+                    self.ask_for_patience();
+                    leaving = Some((reply, now + AGREE));
+                }
                 Some(None) => return self.stop(now),
                 None => {}
             }
             if self.retry_at.is_some_and(|at| at <= now) {
                 let waiting = std::mem::take(&mut self.waiting);
-                self.open(waiting, now);
+                self.open(waiting, &LeftPaths::new(), now);
             }
             self.receive(now);
             self.turn(now);
+            let agreed = || self.watched.values().all(|w| !w.session.is_polling());
+            if let Some((reply, _)) = leaving.take_if(|(_, until)| *until <= now || agreed()) {
+                // The speaker may be gone.
+                drop(reply.send(self.leave(now)));
+                return;
+            }
         }
     }
 
-    fn configure(&mut self, targets: Targets, now: Instant) {
+    /// Asks the other sides to bear that nothing comes for a while (RFC 5880 section 6.8.3).
+    fn ask_for_patience(&mut self) {
+        for watched in self.watched.values_mut() {
+            let config = watched.session.config();
+            let min_tx = config
+                .min_tx
+                .max(PATIENCE / u32::from(config.detect_mult.max(1)));
+            watched.session.set_config(Config { min_tx, ..config });
+        }
+    }
+
+    fn leave(&mut self, now: Instant) -> LeftPaths {
+        let mut left = LeftPaths::new();
+        for (key, watched) in &mut self.watched {
+            match (watched.session.left(), watched.port()) {
+                (Some(session), Some(port)) => {
+                    left.insert(*key, LeftPath { session, port });
+                }
+                _ => watched.admin_down(now),
+            }
+        }
+        left
+    }
+
+    fn configure(&mut self, targets: Targets, left: &LeftPaths, now: Instant) {
+        let highest = left.values().map(|path| path.session.my_discr).max();
+        self.next_discr = highest.map_or(self.next_discr, |highest| {
+            self.next_discr.max(highest.checked_add(1).unwrap_or(1))
+        });
         let kept = |key: &PeerKey, watched: &Watched| {
             let new = targets.get(key);
             let path = |t: &Target| (t.to, t.scope, t.source, t.multihop);
@@ -170,17 +248,17 @@ impl Watch {
                 }
             }
         }
-        self.open(new, now);
+        self.open(new, left, now);
         let watched = &self.watched;
         self.sockets
             .retain(|port, _| watched.values().any(|w| port_of(w.target) == *port));
     }
 
     /// Starts sessions; those whose sockets do not open are tried again.
-    fn open(&mut self, targets: Targets, now: Instant) {
+    fn open(&mut self, targets: Targets, left: &LeftPaths, now: Instant) {
         self.waiting = Targets::new();
         for (key, target) in targets {
-            if let Err(error) = self.open_one(key, target, now) {
+            if let Err(error) = self.open_one(key, target, left.get(&key), now) {
                 warn!(peer = %key, %error, "BFD cannot start, will be tried again");
                 self.waiting.insert(key, target);
             }
@@ -188,18 +266,31 @@ impl Watch {
         self.retry_at = (!self.waiting.is_empty()).then(|| now + RETRY);
     }
 
-    fn open_one(&mut self, key: PeerKey, target: Target, now: Instant) -> io::Result<()> {
+    fn open_one(
+        &mut self,
+        key: PeerKey,
+        target: Target,
+        left: Option<&LeftPath>,
+        now: Instant,
+    ) -> io::Result<()> {
         let port = port_of(target);
         if let Entry::Vacant(vacant) = self.sockets.entry(port) {
             vacant.insert(socket::receiver(port)?);
         }
-        let socket = socket::sender(target.to, target.scope, target.source)?;
+        let from = left.map(|left| left.port);
+        let socket = socket::sender(target.to, target.scope, target.source, from)?;
         let seed = seed(key, now);
-        let discr = self.next_discr;
-        self.next_discr = self.next_discr.checked_add(1).unwrap_or(1);
+        let session = match left {
+            Some(left) => Session::resume(target.config, left.session, seed, now),
+            None => {
+                let discr = self.next_discr;
+                self.next_discr = self.next_discr.checked_add(1).unwrap_or(1);
+                Session::new(target.config, discr, seed, now)
+            }
+        };
         let watched = Watched {
             target,
-            session: Session::new(target.config, discr, seed, now),
+            session,
             socket,
             to: socket::at(target.to, port.1, target.scope),
         };
@@ -259,6 +350,10 @@ impl Watched {
         let mut out = BytesMut::new();
         packet.encode(&mut out);
         drop(self.socket.send_to(&out, &self.to.into()));
+    }
+
+    fn port(&self) -> Option<u16> {
+        self.socket.local_addr().ok()?.as_socket().map(|a| a.port())
     }
 
     /// Tells the other side that what follows is no failure.

@@ -145,8 +145,14 @@ pub(super) fn receiver((v4, port): Port) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-/// A socket that packets to `to` go out by; `scope` is the interface of a link-local address.
-pub(super) fn sender(to: IpAddr, scope: u32, source: Option<IpAddr>) -> io::Result<Socket> {
+/// A socket that packets to `to` go out by; `scope` is the interface of a link-local address, `from`
+/// the port that they came from before (RFC 5881 section 4: one port a session).
+pub(super) fn sender(
+    to: IpAddr,
+    scope: u32,
+    source: Option<IpAddr>,
+    from: Option<u16>,
+) -> io::Result<Socket> {
     let v4 = to.is_ipv4();
     let socket = udp(v4)?;
     if v4 {
@@ -158,7 +164,7 @@ pub(super) fn sender(to: IpAddr, scope: u32, source: Option<IpAddr>) -> io::Resu
     }
     let source = source.unwrap_or_else(|| unspecified(v4));
     let mut result = Err(io::ErrorKind::AddrInUse.into());
-    for port in SOURCE_PORTS {
+    for port in from.into_iter().chain(SOURCE_PORTS) {
         result = socket.bind(&at(source, port, scope).into());
         match &result {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}

@@ -1,6 +1,7 @@
 //! The core: the one owner of sessions and RIB.
 
 mod configure;
+mod handover;
 mod links;
 mod sessions;
 
@@ -16,14 +17,14 @@ use margay_bgp::{
     wire::{Kind, Notification},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::{sleep_until, timeout},
 };
 use tracing::info;
 
 use crate::{
-    bfd::Bfd,
+    bfd::{Bfd, LeftPaths},
     config::SpeakerConfig,
     driver::{
         EVENTS, Event,
@@ -36,6 +37,7 @@ use crate::{
         watch::Watchers,
     },
     handle::{Command, FibBatch, LocalAction, LocalRouteChange, Shutdown, SpeakerError},
+    handover::{Handover, Inherited},
     peer_key::PeerKey,
     view::Totals,
 };
@@ -99,18 +101,24 @@ pub(super) struct Core {
     /// The first peer that a turn had no time to write to.
     next_to_write: Option<PeerKey>,
     pace: Pace,
+    /// Sessions of another process that wait for their peers to be configured, at start.
+    inherited: Inherited,
+    /// Of BFD, likewise.
+    inherited_paths: LeftPaths,
 }
 
 /// Why the core stops.
 enum Flow {
     Go,
     Stop(Shutdown),
+    HandOver(oneshot::Sender<Handover>),
 }
 
 impl Core {
     pub(super) fn new(
         config: SpeakerConfig,
         routes: &[LocalRouteChange],
+        handover: Option<Handover>,
         fib: mpsc::Sender<FibBatch>,
     ) -> Result<Self, SpeakerError> {
         let now = Instant::now();
@@ -148,18 +156,29 @@ impl Core {
             round: None,
             next_to_write: None,
             pace: Pace::new(now),
+            inherited: handover.map(Inherited::open).unwrap_or_default(),
+            inherited_paths: LeftPaths::new(),
             config: SpeakerConfig {
                 peers: BTreeMap::new(),
                 ..config.clone()
             },
         };
+        let listeners = std::mem::take(&mut core.inherited.listeners);
+        let keyed = std::mem::take(&mut core.inherited.keyed);
+        core.listeners.inherit(listeners, keyed);
         core.listen(&config)?;
         core.originate(routes);
         core.add_peers(&config, now);
+        let resumed = core.end_inheritance(&config, now);
         core.watch();
         if config.graceful_restart.is_some_and(|g| g.restarting) {
-            // No peer comes up before the first turn of the loop.
-            let ids: Vec<_> = core.peers.values().map(|p| p.rib).collect();
+            // No other peer comes up before the first turn of the loop.
+            let waited = |p: &&Peer| match &resumed {
+                None => true,
+                // The others had nothing to say before.
+                Some(lost) => lost.contains(&p.key),
+            };
+            let ids: Vec<_> = core.peers.values().filter(waited).map(|p| p.rib).collect();
             core.rib.begin_restart(&ids, deadline);
         }
         core.config = config;
@@ -195,11 +214,14 @@ impl Core {
             }
             match command {
                 None => {}
-                Some(Some(command)) => {
-                    if let Flow::Stop(how) = self.command(command, now) {
-                        return self.stop(&how, now).await;
+                Some(Some(command)) => match self.command(command, now) {
+                    Flow::Go => {}
+                    Flow::Stop(how) => return self.stop(&how, now).await,
+                    Flow::HandOver(reply) => {
+                        self.waiting.extend(batch.drain(..));
+                        return self.hand_over(reply).await;
                     }
-                }
+                },
                 Some(None) => {
                     let how = match self.config.graceful_restart {
                         Some(_) => Shutdown::Restart,
@@ -376,6 +398,7 @@ impl Core {
                 drop(reply.send(table::page(*cursor, &self.config, &self.rib, &self.peers)));
             }
             Command::Stop(how) => return Flow::Stop(how),
+            Command::HandOver(reply) => return Flow::HandOver(reply),
         }
         Flow::Go
     }

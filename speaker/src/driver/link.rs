@@ -5,11 +5,12 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice, Read},
     mem::MaybeUninit,
-    sync::Arc,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use margay_bgp::{session::ConnId, wire::header};
 use socket2::SockRef;
 use tokio::{
@@ -52,8 +53,34 @@ pub(super) struct Link {
     pub(super) blocked: bool,
     /// The OPENs sent and received, whole messages.
     pub(super) opens: [Bytes; 2],
-    /// A permit for each piece that may be read before the core has taken in another.
-    room: Arc<Semaphore>,
+    inbox: Arc<Inbox>,
+}
+
+/// What the reader shares with the core.
+#[derive(Debug)]
+struct Inbox {
+    /// A permit for each piece that may be read before the core has taken in another; closed when
+    /// nothing more is to be read.
+    room: Semaphore,
+    /// The beginning of a message.
+    partial: Mutex<Vec<u8>>,
+}
+
+impl Inbox {
+    fn partial(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.partial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a connection leaves to the next process.
+#[derive(Debug)]
+pub(super) struct LeftLink {
+    pub(super) socket: OwnedFd,
+    pub(super) opens: [Bytes; 2],
+    /// The beginning of a message that was read.
+    pub(super) partial: Bytes,
+    /// What is to be written before anything else; may begin inside a message.
+    pub(super) unsent: Bytes,
 }
 
 impl Link {
@@ -66,8 +93,17 @@ impl Link {
         events: mpsc::Sender<Event>,
     ) -> Self {
         let stream = Arc::new(stream);
-        let room = Arc::new(Semaphore::new(UNREAD));
-        let reading = read(id, Arc::clone(&stream), extended, Arc::clone(&room), events);
+        let inbox = Arc::new(Inbox {
+            room: Semaphore::new(UNREAD),
+            partial: Mutex::default(),
+        });
+        let reading = read(
+            id,
+            Arc::clone(&stream),
+            extended,
+            Arc::clone(&inbox),
+            events,
+        );
         let reader = tokio::spawn(reading).abort_handle();
         Self {
             peer,
@@ -80,13 +116,58 @@ impl Link {
             urgent: VecDeque::new(),
             blocked: false,
             opens: [Bytes::new(), Bytes::new()],
-            room,
+            inbox,
         }
+    }
+
+    /// Goes on with what another process had begun to read and to write, before anything else.
+    pub(super) fn resume(&mut self, opens: [Bytes; 2], partial: &[u8], unsent: Bytes) {
+        self.opens = opens;
+        *self.inbox.partial() = partial.to_vec();
+        if !unsent.is_empty() {
+            self.push(unsent);
+            self.front_started = true;
+        }
+    }
+
+    /// Reads no more. What has been read is still to be taken in.
+    pub(super) fn stop_reading(&self) {
+        self.inbox.room.close();
+    }
+
+    /// Whether the reader has handed over all that it has read.
+    pub(super) fn is_taken_in(&self) -> bool {
+        self.inbox.room.available_permits() >= UNREAD
+    }
+
+    /// Ends here; another process goes on.
+    pub(super) fn leave(mut self) -> io::Result<LeftLink> {
+        self.reader.abort();
+        let mut queue = std::mem::take(&mut self.queue).into_iter();
+        // A message that has begun has to end before an urgent one.
+        let begun = if self.front_started {
+            queue.next()
+        } else {
+            None
+        };
+        let mut unsent = BytesMut::new();
+        begun
+            .into_iter()
+            .chain(self.urgent.drain(..))
+            .chain(queue)
+            .for_each(|messages| unsent.extend_from_slice(&messages));
+        let partial = std::mem::take(&mut *self.inbox.partial());
+        Ok(LeftLink {
+            socket: self.stream.as_fd().try_clone_to_owned()?,
+            opens: std::mem::take(&mut self.opens),
+            partial: partial.into(),
+            unsent: unsent.freeze(),
+        })
     }
 
     /// A piece that was read is being taken in.
     pub(super) fn taken(&self) {
-        self.room.add_permits(1);
+        self.inbox.room.add_permits(1);
     }
 
     /// Whether the peer has sent anything that is still to be taken in.
@@ -96,7 +177,7 @@ impl Link {
             let peeked = SockRef::from(&*self.stream).peek(&mut first);
             peeked.is_ok_and(|n| n > 0)
         };
-        self.room.available_permits() < UNREAD || waits()
+        !self.is_taken_in() || waits()
     }
 
     /// Octets that wait in the queue.
@@ -231,20 +312,18 @@ async fn read(
     id: LinkId,
     stream: Arc<TcpStream>,
     extended: bool,
-    room: Arc<Semaphore>,
+    inbox: Arc<Inbox>,
     events: mpsc::Sender<Event>,
 ) {
-    // The beginning of a message.
-    let mut rest = Vec::new();
     let error = loop {
         if let Err(e) = stream.readable().await {
             break Some(e);
         }
         // Not before there is something to read: who holds one has something unread.
-        let Ok(permit) = room.acquire().await else {
+        let Ok(permit) = inbox.room.acquire().await else {
             return;
         };
-        let whole = match read_once(&stream, &mut rest, extended) {
+        let whole = match read_once(&stream, &mut inbox.partial(), extended) {
             Ok(None) => break None,
             Ok(Some(whole)) => whole,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
@@ -312,8 +391,6 @@ fn whole_messages(buf: &[u8], extended: bool) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use bytes::BytesMut;
-
     use super::*;
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -40,9 +41,31 @@ pub(super) struct Listeners {
     limit: ConnectionLimit,
     /// Connections closed because their address had opened too many.
     refused: Arc<AtomicU64>,
+    /// Sockets of the process before, to be used instead of new ones.
+    inherited: BTreeMap<SocketAddr, std::net::TcpListener>,
+    /// Whom those have keys for.
+    keyed: Vec<Prefix>,
 }
 
 impl Listeners {
+    /// Uses what the process before has left, with the next configuration.
+    pub(super) fn inherit(
+        &mut self,
+        sockets: BTreeMap<SocketAddr, std::net::TcpListener>,
+        keyed: Vec<Prefix>,
+    ) {
+        (self.inherited, self.keyed) = (sockets, keyed);
+    }
+
+    /// Accepts no more; the sockets, whose connections wait in the kernel, and whom they have keys
+    /// for.
+    pub(super) fn leave(&mut self) -> (Vec<OwnedFd>, Vec<Prefix>) {
+        self.open.values().for_each(|l| l.acceptor.abort());
+        let socket = |listener: &Listener| listener.socket.as_fd().try_clone_to_owned().ok();
+        let sockets = self.open.values().filter_map(socket).collect();
+        (sockets, self.keys.keys().copied().collect())
+    }
+
     /// Connections that came too often, since start.
     pub(super) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
@@ -85,16 +108,21 @@ impl Listeners {
             }
         }
         self.set_keys(keys);
+        self.inherited.clear();
         first_error.map_or(Ok(()), Err)
     }
 
     fn listen(
-        &self,
+        &mut self,
         addr: SocketAddr,
         keys: &BTreeMap<Prefix, Secret>,
         events: &mpsc::Sender<Event>,
     ) -> io::Result<Listener> {
-        let socket = Arc::new(TcpListener::from_std(socket::listener(addr)?)?);
+        let socket = match self.inherited.remove(&addr) {
+            Some(socket) => socket,
+            None => socket::listener(addr)?,
+        };
+        let socket = Arc::new(TcpListener::from_std(socket)?);
         // Keys that were set before are set again for this socket below.
         for (peer, key) in keys
             .iter()
@@ -107,16 +135,16 @@ impl Listeners {
     }
 
     fn set_keys(&mut self, keys: BTreeMap<Prefix, Secret>) {
-        let gone = self
-            .keys
-            .keys()
+        let before = self.keyed.drain(..).chain(self.keys.keys().copied());
+        let gone: Vec<_> = before
             .filter(|peer| !keys.contains_key(peer))
-            .map(|p| (*p, None));
+            .map(|p| (p, None))
+            .collect();
         let changed = keys
             .iter()
             .filter(|(peer, key)| self.keys.get(peer) != Some(key))
             .map(|(p, k)| (*p, Some(k)));
-        for (peer, key) in gone.chain(changed) {
+        for (peer, key) in gone.into_iter().chain(changed) {
             for (addr, listener) in &self.open {
                 if addr.is_ipv4() != peer.addr().is_ipv4() {
                     continue;

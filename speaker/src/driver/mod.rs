@@ -37,6 +37,7 @@ use tokio::{net::TcpStream, sync::mpsc};
 use crate::{
     config::SpeakerConfig,
     handle::{Command, FibBatch, LocalRouteChange, SpeakerError},
+    handover::Handover,
     peer_key::PeerKey,
 };
 
@@ -65,8 +66,8 @@ enum Event {
 pub(crate) fn run(
     config: SpeakerConfig,
     routes: &[LocalRouteChange],
-    commands: mpsc::Receiver<Command>,
-    fib: mpsc::Sender<FibBatch>,
+    handover: Option<Handover>,
+    (commands, fib): (mpsc::Receiver<Command>, mpsc::Sender<FibBatch>),
     ready: &std::sync::mpsc::SyncSender<Result<(), SpeakerError>>,
 ) {
     // A caller that has gone away needs no answer.
@@ -78,7 +79,7 @@ pub(crate) fn run(
         Err(e) => return drop(ready.send(Err(SpeakerError::Thread(e)))),
     };
     runtime.block_on(async {
-        match core::Core::new(config, routes, fib) {
+        match core::Core::new(config, routes, handover, fib) {
             Ok(core) => {
                 drop(ready.send(Ok(())));
                 // A task like its readers: the future that the runtime blocks on is polled only after

@@ -7,15 +7,16 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use margay_bgp::{
     prefix::{Family, Prefix},
     rib::{
         self, AddPathUse, LongLivedPeer, NextHopMode, PathLimit, PeerId, PeerRestart,
-        PeerRibConfig, SessionInfo,
+        PeerRibConfig, SessionInfo, Told,
     },
     session::{
-        AddPathOffer, ConnId, LocalLongLived, LocalRestart, Negotiated, Session, SessionConfig,
-        State,
+        AddPathOffer, ConnId, Left, LocalLongLived, LocalRestart, Negotiated, Session,
+        SessionConfig, State,
     },
     wire::{NextHop, PeerKind},
 };
@@ -29,6 +30,7 @@ use crate::{
         link::LinkId,
         unnumbered::Watch,
     },
+    handover::{PeerLeft, fnv1a},
     local_addrs::LocalAddrs,
     peer_key::PeerKey,
     view::{EventState, FamilyStatus, PathState, PeerStatus, SessionStatus},
@@ -193,6 +195,73 @@ impl Peer {
     pub(super) fn is_external(&self) -> bool {
         let session = self.session.config();
         session.is_external()
+    }
+
+    /// The address of ours that the session uses.
+    pub(super) fn place(&mut self, local: Option<IpAddr>) {
+        self.local_addr = local;
+        self.local = match (local, self.key.interface) {
+            (Some(addr), Some(interface)) => LocalAddrs::on(addr, interface),
+            (Some(addr), None) => LocalAddrs::beside(addr),
+            (None, _) => LocalAddrs::default(),
+        };
+    }
+
+    /// What has to be the same for a connection to go on, as a number that depends on `seed`.
+    pub(super) fn settings_print(&self, seed: u64) -> u64 {
+        let PeerConfig {
+            source,
+            ttl,
+            allow_own_as,
+            password,
+            ..
+        } = &self.config;
+        let plain = format!("{source:?} {ttl:?} {allow_own_as} {}", password.is_some());
+        let key = password.as_ref().map_or("", |password| password.expose());
+        fnv1a(fnv1a(seed, plain.as_bytes()), key.as_bytes())
+    }
+
+    /// What the next process has to know, but for connection and routes.
+    pub(super) fn leave(&self, left: Left, ends: (SocketAddr, SocketAddr), seed: u64) -> PeerLeft {
+        let (local, remote) = ends;
+        PeerLeft {
+            key: self.key,
+            dynamic: self.dynamic.is_some(),
+            local,
+            remote,
+            opens: [Bytes::new(), Bytes::new()],
+            settings: self.settings_print(seed),
+            outgoing: left.outgoing,
+            hold: left.hold,
+            since: self.since,
+            uptime: self.up_at.map_or(Duration::ZERO, |at| at.elapsed()),
+            established_count: self.established_count,
+            updates_received: self.updates_received,
+            octets: [self.octets_sent, self.octets_received],
+            end_of_rib: self.end_of_rib,
+            partial: Bytes::new(),
+            unsent: Bytes::new(),
+            received: Bytes::new(),
+            told: [Told::default(), Told::default()],
+            bfd: None,
+        }
+    }
+
+    /// Goes on where another process was, `pause` ago.
+    pub(super) fn mark_resumed(
+        &mut self,
+        link: LinkId,
+        left: &PeerLeft,
+        pause: Duration,
+        now: Instant,
+    ) {
+        self.mark_up(link, now);
+        self.since = left.since;
+        self.up_at = now.checked_sub(left.uptime + pause).or(Some(now));
+        self.established_count = left.established_count;
+        self.end_of_rib = left.end_of_rib;
+        self.updates_received = left.updates_received;
+        [self.octets_sent, self.octets_received] = left.octets;
     }
 
     pub(super) fn mark_up(&mut self, link: LinkId, now: Instant) {

@@ -128,7 +128,7 @@ fn several_hops_are_watched_by_their_own_port_with_bird() -> Result<()> {
 }
 
 /// FRR's daemons, where Debian keeps them, with us as `neighbor` `remote`.
-fn frr(lab: &Lab, neighbor: &str, remote: &str) -> Result<Vec<Process>> {
+pub(crate) fn frr(lab: &Lab, neighbor: &str, remote: &str) -> Result<Vec<Process>> {
     let dir = lab.dir.path();
     let conf = format!(
         "bfd\n profile quick\n  receive-interval 60\n  transmit-interval 40\n  detect-multiplier 4\n\
@@ -168,7 +168,7 @@ fn frr(lab: &Lab, neighbor: &str, remote: &str) -> Result<Vec<Process>> {
         .collect()
 }
 
-fn vtysh(lab: &Lab, commands: &[&str]) -> Result<String> {
+pub(crate) fn vtysh(lab: &Lab, commands: &[&str]) -> Result<String> {
     let mut command = Command::new("vtysh");
     command.arg("--vty_socket").arg(lab.dir.path());
     for line in commands {

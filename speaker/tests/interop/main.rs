@@ -10,6 +10,7 @@ mod dynamic;
 mod exabgp;
 mod frr;
 mod gobgp;
+mod handover;
 mod limits;
 mod long_lived;
 mod openbgpd;

@@ -16,8 +16,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use margay_lab::{Process, eventually, run};
 use margay_speaker::{
-    FibReceiver, FilterConfig, LocalAction, LocalAttrs, LocalRouteChange, PeerConfig, PeerKey,
-    PeerStatus, RouteQuery, RouteView, Secret, Speaker, SpeakerConfig, State,
+    FibReceiver, FilterConfig, Handover, LocalAction, LocalAttrs, LocalRouteChange, PeerConfig,
+    PeerKey, PeerStatus, RouteQuery, RouteView, Secret, Speaker, SpeakerConfig, State,
 };
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
@@ -85,12 +85,22 @@ impl Lab {
         config: &SpeakerConfig,
         routes: Vec<LocalRouteChange>,
     ) -> Result<Ours> {
+        Self::speaker_from(ns, config, routes, None)
+    }
+
+    /// A speaker in a namespace that goes on where another one was.
+    pub(crate) fn speaker_from(
+        ns: &str,
+        config: &SpeakerConfig,
+        routes: Vec<LocalRouteChange>,
+        left: Option<Handover>,
+    ) -> Result<Ours> {
         let ns = File::open(format!("/run/netns/{ns}"))?;
         let config = config.clone();
         // The speaker's thread inherits the namespace of the thread that starts it.
         let started = thread::spawn(move || {
             setns(ns, CloneFlags::CLONE_NEWNET)?;
-            anyhow::Ok(Speaker::spawn_with(config, routes)?)
+            anyhow::Ok(Speaker::spawn_from(config, routes, left)?)
         });
         let (speaker, fib) = started.join().ok().context("the thread panicked")??;
         let runtime = tokio::runtime::Builder::new_current_thread()

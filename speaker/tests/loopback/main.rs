@@ -2,6 +2,7 @@
 //! Needs no rights; the archives are read by bgpdump and GoBGP.
 
 mod bmp;
+mod handover;
 mod limits;
 mod mrt;
 mod raw;

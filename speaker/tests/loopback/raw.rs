@@ -110,13 +110,18 @@ impl RawPeer {
         while !done(&self.told) {
             ensure!(Instant::now() < end, "not heard: {what}");
             let message = self.message().with_context(|| what.to_owned())?;
-            match message.kind {
-                MessageType::Update => self.update(&message.body)?,
-                MessageType::Notification => bail!("{}", Notification::decode(&message.body)?),
-                _ => {}
-            }
+            self.take(&message)?;
         }
         Ok(())
+    }
+
+    /// Takes in a message.
+    pub(crate) fn take(&mut self, message: &RawMessage) -> Result<()> {
+        match message.kind {
+            MessageType::Update => self.update(&message.body),
+            MessageType::Notification => bail!("{}", Notification::decode(&message.body)?),
+            _ => Ok(()),
+        }
     }
 
     fn update(&mut self, body: &[u8]) -> Result<()> {

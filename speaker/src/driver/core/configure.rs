@@ -97,7 +97,7 @@ impl Core {
             peer.path = wanted.then(|| peer.path.unwrap_or(PathState::Down));
         }
         if let Some(bfd) = &self.bfd {
-            bfd.watch(targets);
+            bfd.watch(targets, std::mem::take(&mut self.inherited_paths));
         }
     }
 
@@ -161,7 +161,9 @@ impl Core {
             .unnumbered()
             .map(|interface| Watch::start(key, interface, events()));
         self.peers.insert(key, peer);
-        self.start(&key, now);
+        if !self.resume(&key, now) {
+            self.start(&key, now);
+        }
     }
 
     /// Starts the session, once it is known where the peer is.

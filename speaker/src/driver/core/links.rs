@@ -172,7 +172,7 @@ impl Core {
         }
     }
 
-    fn attach(&mut self, key: PeerKey, conn: ConnId, stream: TcpStream) {
+    pub(super) fn attach(&mut self, key: PeerKey, conn: ConnId, stream: TcpStream) -> LinkId {
         let id = self.next_link;
         self.next_link += 1;
         if let Some(peer) = self.peers.get_mut(&key) {
@@ -182,6 +182,7 @@ impl Core {
             self.links.insert(id, link);
             peer.links.insert(conn, id);
         }
+        id
     }
 
     pub(super) fn closed(&mut self, id: LinkId, error: Option<&io::Error>, now: Instant) {

@@ -15,7 +15,6 @@ use super::Core;
 use crate::{
     config::MaxPrefixesAction,
     driver::{link::LinkId, peer::Peer, sync::InitialSync, watch},
-    local_addrs::LocalAddrs,
     peer_key::PeerKey,
     watch::{Held, WatchEvent},
 };
@@ -181,12 +180,7 @@ impl Core {
                     return;
                 };
                 let local = self.links.get(&id).and_then(|l| l.stream.local_addr().ok());
-                peer.local_addr = local.map(|a| a.ip());
-                peer.local = match (peer.local_addr, peer.key.interface) {
-                    (Some(addr), Some(interface)) => LocalAddrs::on(addr, interface),
-                    (Some(addr), None) => LocalAddrs::beside(addr),
-                    (None, _) => LocalAddrs::default(),
-                };
+                peer.place(local.map(|a| a.ip()));
                 peer.mark_up(id, now);
                 self.rib.update_peer(peer.rib, peer.rib_config());
                 self.rib
