@@ -7,18 +7,17 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipnetwork::IpNetwork;
 use margay_api::status::{BgpStatus, PeerStatus};
 use margay_bgp::prefix::Prefix;
 use margay_dataplane::resolve::Router;
 use margay_speaker::{
-    FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, Queries, Shutdown, Speaker,
-    SpeakerConfig,
+    FibBatch, FibReceiver, Handover, LocalAction, LocalAttrs, LocalRouteChange, Queries, Shutdown,
+    Speaker, SpeakerConfig,
 };
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::causes::in_full;
@@ -28,6 +27,10 @@ use crate::world::World;
 
 /// Pause before another attempt to start the speaker.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How long sessions of the agent before may wait for a configuration. Then their connections close, so that graceful
+/// restart begins before the peers' hold timers expire, which ends it.
+const UNSERVED: Duration = Duration::from_secs(15);
 
 /// Prefixes that this host has, or has no more.
 #[derive(Debug)]
@@ -88,6 +91,17 @@ pub(crate) struct Keeper {
     pub(crate) learned: mpsc::Sender<Learned>,
     /// Tells how often a sticky address has moved.
     pub(crate) world: watch::Receiver<Arc<World>>,
+    /// Sessions that the agent before has left, until the first speaker has them.
+    pub(crate) inherited: Option<Handover>,
+}
+
+/// How the speaker is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// Peers keep our routes, by graceful restart.
+    Close,
+    /// Another process goes on with the sessions.
+    HandOver,
 }
 
 /// What is announced of this node's endpoints.
@@ -110,17 +124,23 @@ struct Running {
 }
 
 impl Keeper {
-    /// Starts the task; it ends on cancellation, leaving peers to keep our routes.
+    /// Starts the task; it ends when it is told how, or when nobody is left to tell it.
     pub(crate) fn spawn(
         self,
-        cancel: CancellationToken,
-    ) -> (BgpHandle, tokio::task::JoinHandle<()>) {
+        leave: oneshot::Receiver<Leave>,
+    ) -> (BgpHandle, tokio::task::JoinHandle<Option<Handover>>) {
         let (asked, receiver) = watch::channel(None);
         let handle = BgpHandle(receiver);
-        (handle, tokio::spawn(self.run(asked, cancel)))
+        (handle, tokio::spawn(self.run(asked, leave)))
     }
 
-    async fn run(mut self, asked: watch::Sender<Option<Asked>>, cancel: CancellationToken) {
+    async fn run(
+        mut self,
+        asked: watch::Sender<Option<Asked>>,
+        mut leave: oneshot::Receiver<Leave>,
+    ) -> Option<Handover> {
+        let started = Instant::now();
+        let mut how = Leave::Close;
         // What a speaker that starts later must announce.
         let mut prefixes = Announced::new();
         let mut running: Option<Running> = None;
@@ -128,7 +148,10 @@ impl Keeper {
             // All arms are cancel-safe: receives, the watch's `changed`, a timer.
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => break,
+                told = &mut leave => {
+                    how = told.unwrap_or(Leave::Close);
+                    break;
+                }
                 changed = self.config.changed() => {
                     if changed.is_err() {
                         break;
@@ -161,14 +184,29 @@ impl Keeper {
                         self.configure(&mut running, &prefixes).await;
                     }
                 },
+                () = tokio::time::sleep_until((started + UNSERVED).into()), if self.inherited.is_some() => {
+                    warn!("still no configuration, sessions of the process before start anew");
+                    self.inherited = None;
+                }
                 () = tokio::time::sleep(RETRY), if running.is_none() => {
                     self.configure(&mut running, &prefixes).await;
                 }
             }
             asked.send_if_modified(|asked| tell(asked, running.as_ref()));
         }
-        if let Some(running) = running {
-            running.speaker.shutdown(Shutdown::Restart).await;
+        match (running, how) {
+            (None, Leave::Close) => None,
+            // One that has not begun yet leaves what it was left.
+            (None, Leave::HandOver) => self.inherited,
+            (Some(running), Leave::Close) => {
+                running.speaker.shutdown(Shutdown::Restart).await;
+                None
+            }
+            (Some(running), Leave::HandOver) => {
+                let left = running.speaker.hand_over().await;
+                left.inspect_err(|error| warn!(%error, "nothing is handed over"))
+                    .ok()
+            }
         }
     }
 
@@ -221,7 +259,7 @@ impl Keeper {
         }
         // With the local routes, so that they are in what peers hear before the first End-of-RIB.
         let routes = announcing.all(prefixes);
-        match Speaker::spawn_with(config.clone(), routes) {
+        match Speaker::spawn_from(config.clone(), routes, self.inherited.take()) {
             Ok((speaker, fib)) => {
                 info!(asn = config.local_as, router_id = %config.router_id, "speaker started");
                 *running = Some(Running {

@@ -3,7 +3,7 @@
 //! `main` reads the configuration, builds the parts, and waits: for a signal, or for a part that ended.
 //! Exit status: 0 after SIGTERM or SIGINT, 1 when the agent could not start or a part failed, 2 for wrong
 //! usage. Kernel state is left in place in every case. SIGHUP has it read its configuration again, by starting anew in
-//! the same process.
+//! the same process; BGP sessions go on.
 
 mod accept;
 mod answers;
@@ -20,6 +20,7 @@ mod docker;
 mod fault;
 mod flows;
 mod graph;
+mod handover;
 mod http;
 mod ipam_task;
 mod kernel;
@@ -50,6 +51,7 @@ use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 use config::{Config, LogFormat};
+use handover::ForImage;
 use wiring::Ended;
 
 /// The Margay agent of one host.
@@ -62,6 +64,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // Before anything else is opened.
+    let found = handover::find();
     // Before an upgrade replaces the file: afterwards the name of a running program is another.
     let program = std::env::current_exe();
     let arguments = Arguments::parse();
@@ -75,9 +79,9 @@ fn main() -> ExitCode {
     };
     log_to_stderr(&config.log, config.log_format);
     let read_again = move || Config::load(arguments.config.as_deref()).map(drop);
-    let ended = wiring::run(config, read_again).and_then(|ended| match ended {
+    let ended = wiring::run(config, found, read_again).and_then(|ended| match ended {
         Ended::Stopped => Ok(()),
-        Ended::Reload => start_anew(&program?),
+        Ended::Reload(left) => start_anew(&program?, &left),
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,9 +93,11 @@ fn main() -> ExitCode {
 }
 
 /// In this process, with the same arguments: for the service manager nothing ends. Returns only when it fails.
-fn start_anew(program: &Path) -> anyhow::Result<()> {
-    let arguments = std::env::args_os().skip(1);
-    let error = Command::new(program).args(arguments).exec();
+fn start_anew(program: &Path, left: &ForImage) -> anyhow::Result<()> {
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1));
+    left.tell(&mut command);
+    let error = command.exec();
     Err(error).with_context(|| format!("cannot start {} anew", program.display()))
 }
 

@@ -21,8 +21,8 @@ use crate::world::World;
 /// The way to the service manager.
 #[derive(Debug)]
 pub(crate) struct Notifier {
-    socket: UnixDatagram,
-    manager: SocketAddr,
+    pub(crate) socket: UnixDatagram,
+    pub(crate) manager: SocketAddr,
     /// It expects to be fed at least as often.
     watchdog: Option<Duration>,
 }
@@ -63,7 +63,12 @@ impl Notifier {
         Ok((socket, manager))
     }
 
-    fn tell(&self, state: &str) {
+    /// Its name, if that is an abstract one.
+    pub(crate) fn name(&self) -> &[u8] {
+        self.manager.as_abstract_name().unwrap_or_default()
+    }
+
+    pub(crate) fn tell(&self, state: &str) {
         if let Err(error) = self.socket.send_to_addr(state.as_bytes(), &self.manager) {
             warn!(%error, state, "the service manager was not told");
         }
@@ -113,6 +118,11 @@ fn line(datastore: &SyncStatus) -> String {
             format!("STATUS=datastore away: {}", reason.replace('\n', " "))
         }
     }
+}
+
+/// Whether a service manager wants to hear.
+pub(crate) fn has_manager() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty())
 }
 
 /// Tells that the agent is about to end, for the reason in the log.

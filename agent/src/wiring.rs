@@ -10,6 +10,7 @@ use margay_datastore::{DatastoreType, SyncStatus, Syncer, connect};
 use margay_model::felix_configuration::FelixConfigurationSpec;
 use margay_model::ipam::IpamKeys;
 use margay_model::keys::Keys;
+use margay_speaker::Handover;
 use margay_speaker::bmp::{BmpConfig, Station};
 use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::answers::Answers;
 use crate::audit;
-use crate::bgp::{BgpHandle, Keeper, announcer};
+use crate::bgp::{BgpHandle, Keeper, Leave, announcer};
 use crate::cni::{Cni, Journal, Turns};
 use crate::collect::Collector;
 use crate::config::Config;
@@ -31,6 +32,7 @@ use crate::docker;
 use crate::fault;
 use crate::flows::Flows;
 use crate::graph::{Graph, Inputs, Outputs};
+use crate::handover::{self, ForImage, Found};
 use crate::http::Tls;
 use crate::kernel::{self, LEARNED, Setup};
 use crate::memory::{Memory, Remembered};
@@ -58,11 +60,15 @@ const JOURNAL_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the speaker may take to say goodbye.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// How long it may take to write down a full table.
+const LEAVE: Duration = Duration::from_secs(10);
+
 /// Runs the agent until a signal or a failure.
 ///
 /// On SIGHUP it ends only if `read_again` finds the configuration in order.
 pub(crate) fn run(
     config: Config,
+    found: Found,
     read_again: impl Fn() -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<Ended> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -73,7 +79,7 @@ pub(crate) fn run(
         .build()
         .context("cannot start the runtime")?;
     // On the worker like everything else, so that a call that comes in costs no change of threads.
-    let agent = runtime.spawn(run_until_signal(config, read_again));
+    let agent = runtime.spawn(run_until_signal(config, found, read_again));
     let result = runtime
         .block_on(agent)
         .unwrap_or_else(|panic| Err(anyhow!("the agent failed: {panic}")));
@@ -83,17 +89,25 @@ pub(crate) fn run(
 }
 
 /// Why the agent ended, when nothing failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Ended {
     /// It was told to.
     Stopped,
-    /// It is to start anew, with its configuration as it is now.
+    /// It is to start anew, with its configuration as it is now, and to go on from what is left.
+    Reload(ForImage),
+}
+
+/// What it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Stop,
     Reload,
 }
 
 /// Serves until a signal; one that comes while the agent still starts ends it at once.
 async fn run_until_signal(
     config: Config,
+    found: Found,
     read_again: impl Fn() -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<Ended> {
     let stop = CancellationToken::new();
@@ -102,12 +116,12 @@ async fn run_until_signal(
     let mut hangup = signal(SignalKind::hangup())?;
     let on_signal = stop.clone();
     let signalled = tokio::spawn(async move {
-        let ended = loop {
+        let told = loop {
             let name = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
                 _ = hangup.recv() => match read_again() {
-                    Ok(()) => break Ended::Reload,
+                    Ok(()) => break Told::Reload,
                     Err(error) => {
                         warn!(error = format!("{error:#}"), "not reloaded, all stays as it is");
                         continue;
@@ -116,19 +130,42 @@ async fn run_until_signal(
             };
             info!(signal = name, "stopping; kernel state stays");
             notify::stopping();
-            break Ended::Stopped;
+            break Told::Stop;
         };
-        if ended == Ended::Reload {
+        if told == Told::Reload {
             info!("reloading; kernel state stays");
         }
         on_signal.cancel();
-        ended
+        told
     });
-    tokio::select! {
-        agent = Agent::start(config) => agent?.serve(stop).await?,
-        () = stop.cancelled() => {}
+    let mut agent = tokio::select! {
+        agent = Agent::start(config, found) => Some(agent?),
+        () = stop.cancelled() => None,
+    };
+    let failed = match &mut agent {
+        Some(agent) => agent.serve(&stop).await.err(),
+        None => None,
+    };
+    let told = match &failed {
+        Some(_) => Told::Stop,
+        None => signalled.await?,
+    };
+    let goes_on = failed.is_none() && (told == Told::Reload || notify::has_manager());
+    let left = match agent {
+        Some(agent) => agent.leave(goes_on).await,
+        None => None,
+    };
+    if let Some(error) = failed {
+        return Err(error);
     }
-    Ok(signalled.await?)
+    Ok(match (told, left) {
+        (Told::Reload, left) => Ended::Reload(ForImage::new(left)),
+        (Told::Stop, None) => Ended::Stopped,
+        (Told::Stop, Some(left)) => {
+            handover::keep(left).await;
+            Ended::Stopped
+        }
+    })
 }
 
 /// The parts that must live as long as the agent.
@@ -138,7 +175,7 @@ struct Agent {
     kernel_end: oneshot::Receiver<Result<(), String>>,
     graph_task: JoinHandle<()>,
     /// The speaker's keeper, and what ends it.
-    bgp_task: Option<JoinHandle<()>>,
+    bgp_task: Option<(JoinHandle<Option<Handover>>, oneshot::Sender<Leave>)>,
     /// What BMP collectors are told by.
     stations: Vec<Station>,
     /// Gives up its claims at the end.
@@ -151,7 +188,7 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(config: Config) -> anyhow::Result<Self> {
+    async fn start(config: Config, found: Found) -> anyhow::Result<Self> {
         let started = Instant::now();
         let name = node_name(&config)?;
         info!(node = name, version = env!("CARGO_PKG_VERSION"), "starting");
@@ -165,6 +202,7 @@ impl Agent {
         let store = connect(&config.datastore).context("datastore")?;
         let keys = Keys::new(&config.datastore.prefix);
         let journal = Journal::new(&config.cni_journal);
+        let inherited = found.open();
         let (v4, v6) = config.node_networks()?;
         let wanted = Wanted { v4, v6 };
         let away = match node::register(&store, &keys, &name, wanted).await {
@@ -255,8 +293,11 @@ impl Agent {
                 local: local_rx,
                 learned,
                 world: world.clone(),
+                inherited,
             };
-            keeper.spawn(cancel.clone())
+            let (leave, told) = oneshot::channel();
+            let (handle, task) = keeper.spawn(told);
+            (handle, (task, leave))
         });
         let (bgp_handle, bgp_task) = bgp.unzip();
         let stations = bgp_handle
@@ -401,10 +442,10 @@ impl Agent {
     }
 
     /// Until `stop`, or until a part fails.
-    async fn serve(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        let result = tokio::select! {
-            () = self.server.run(self.services) => Err(anyhow!("the socket stopped accepting")),
-            ended = self.kernel_end => Err(match ended {
+    async fn serve(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+        tokio::select! {
+            () = self.server.run(self.services.clone()) => Err(anyhow!("the socket stopped accepting")),
+            ended = &mut self.kernel_end => Err(match ended {
                 Ok(Ok(())) => anyhow!("the kernel thread ended"),
                 Ok(Err(reason)) => anyhow!("the kernel thread failed: {reason}"),
                 Err(_dropped) => anyhow!("the kernel thread panicked"),
@@ -414,20 +455,34 @@ impl Agent {
                 Err(panic) => anyhow!("the graph task failed: {panic}"),
             }),
             () = stop.cancelled() => Ok(()),
-        };
-        self.cancel.cancel();
-        if let Some(task) = self.bgp_task
-            && tokio::time::timeout(DRAIN, task).await.is_err()
-        {
-            warn!("the speaker did not stop in time");
         }
+    }
+
+    /// Takes everything down. What the speaker leaves to the process that follows, if one `goes_on`.
+    async fn leave(self, goes_on: bool) -> Option<Handover> {
+        self.cancel.cancel();
         for station in self.stations {
             station.shutdown().await;
         }
         if tokio::time::timeout(DRAIN, self.collector).await.is_err() {
             warn!("the collector did not stop in time, its claims are left to their time");
         }
-        result
+        // Last, so that sessions are served for as long as possible.
+        let (task, leave) = self.bgp_task?;
+        let (how, limit) = match goes_on {
+            true => (Leave::HandOver, LEAVE),
+            false => (Leave::Close, DRAIN),
+        };
+        if leave.send(how).is_err() {
+            warn!("the speaker's keeper is gone");
+        }
+        match tokio::time::timeout(limit, task).await {
+            Ok(left) => left.ok().flatten(),
+            Err(_elapsed) => {
+                warn!("the speaker did not stop in time");
+                None
+            }
+        }
     }
 }
 

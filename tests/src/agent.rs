@@ -14,6 +14,7 @@ use crate::binary::binary;
 use crate::ctl::Ctl;
 use crate::eventually::{eventually, patience};
 use crate::lab::Host;
+use crate::manager::Manager;
 use crate::process::Process;
 
 const START: Duration = Duration::from_secs(20);
@@ -35,6 +36,7 @@ pub struct Agent {
     netns: String,
     dir: PathBuf,
     env: Vec<(String, String)>,
+    program: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -73,6 +75,7 @@ impl Agent {
             netns: host.netns.name().to_owned(),
             dir: dir.clone(),
             env: Vec::new(),
+            program: None,
             process: None,
         })
     }
@@ -123,14 +126,38 @@ impl Agent {
         }
     }
 
+    /// What the next start runs, instead of the program that was built.
+    pub fn set_program(&mut self, program: PathBuf) {
+        self.program = Some(program);
+    }
+
     /// Starts it (again) and waits until its socket answers.
     pub fn restart(&mut self) -> Result<()> {
+        self.start_under(None)
+    }
+
+    /// Starts it (again) by a service manager, with what that keeps for it.
+    pub fn restart_under(&mut self, manager: &Manager) -> Result<()> {
+        self.start_under(Some(manager))
+    }
+
+    fn start_under(&mut self, manager: Option<&Manager>) -> Result<()> {
         self.kill()?;
-        let mut command = Command::new(binary("margayd")?);
+        let program = match &self.program {
+            Some(program) => program.clone(),
+            None => binary("margayd")?,
+        };
+        let mut command = Command::new(program);
         command.arg("--config").arg(self.config_file());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        let mut passed = Vec::new();
+        if let Some(manager) = manager {
+            (command, passed) = manager.pass_to(&command)?;
+        }
         let log = self.log_file();
         let process = Process::spawn("margayd", command, Some(&self.netns), &log)?;
+        // The process has its own.
+        drop(passed);
         self.process = Some(process);
         let what = format!("the agent on {} answers", self.name);
         let socket = self.socket();

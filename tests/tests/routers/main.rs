@@ -10,6 +10,7 @@
 
 mod filters;
 mod garbage;
+mod handover;
 mod migration;
 mod moves;
 mod ours;

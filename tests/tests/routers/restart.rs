@@ -41,7 +41,7 @@ use crate::support::{PROMPT, Rack, RouteMonitor, SOON, our_route, ups};
 const PACE: Duration = Duration::from_millis(5);
 
 /// How long the agent stays away, beside what it takes to start.
-const AWAY: Duration = Duration::from_millis(500);
+pub(crate) const AWAY: Duration = Duration::from_millis(500);
 
 /// How long after a change a snapshot surely has it.
 const SNAPSHOT: Duration = Duration::from_secs(3);
@@ -51,7 +51,7 @@ const AFTER: Duration = Duration::from_millis(500);
 
 const ANYCAST: [&str; 2] = ["10.65.200.0/24", "fd00:65:0:200::/64"];
 
-fn rack() -> Result<Rack> {
+pub(crate) fn rack() -> Result<Rack> {
     let lab = Lab::new(3)?;
     let config = tor_config(&lab, TOR_AS, HOST_AS).replace(
         "export all; }; merge",
@@ -72,14 +72,14 @@ fn rack() -> Result<Rack> {
 }
 
 /// Streams of echo requests, and who watches the routes meanwhile.
-struct Watch {
+pub(crate) struct Watch {
     streams: Vec<(String, Pinger)>,
     monitors: Vec<(String, RouteMonitor)>,
     prefixes: Vec<String>,
 }
 
 impl Watch {
-    fn start(rack: &Rack, containers: &[Container]) -> Result<Self> {
+    pub(crate) fn start(rack: &Rack, containers: &[Container]) -> Result<Self> {
         let [c1, c2, c3] = containers else {
             bail!("three containers");
         };
@@ -117,7 +117,7 @@ impl Watch {
     }
 
     /// No packet lost, no route touched.
-    fn quiet(self, what: &str) -> Result<()> {
+    pub(crate) fn quiet(self, what: &str) -> Result<()> {
         sleep(AFTER);
         let mut complaints = Vec::new();
         for (name, stream) in self.streams {
@@ -139,7 +139,7 @@ impl Watch {
 }
 
 /// Waits until every host and the router have a route to every container.
-fn everybody_knows(rack: &Rack, containers: &[Container]) -> Result<()> {
+pub(crate) fn everybody_knows(rack: &Rack, containers: &[Container]) -> Result<()> {
     let hosts = rack.hosts().iter().map(|host| &host.netns);
     for netns in hosts.chain([&rack.cluster.lab.tor]) {
         for address in containers.iter().flat_map(|c| &c.addresses) {

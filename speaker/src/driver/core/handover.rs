@@ -29,6 +29,7 @@ use crate::{
     handover::{Handover, Inherited, PeerLeft, State, since_boot},
     peer_key::{BGP_PORT, PeerKey},
     socket,
+    view::PathState,
 };
 
 /// How long what has been read may take to be taken in before the sessions are left.
@@ -199,7 +200,7 @@ impl Core {
             .map(std::sync::Arc::new);
         if let Some(path) = left.bfd {
             self.inherited_paths.insert(*key, path);
-            peer.bfd_up = Some(true);
+            peer.path = Some(PathState::Up);
         }
         let complete = feed(&left.received, |frame| {
             self.rib.handle_update(peer.rib, frame).is_ok()

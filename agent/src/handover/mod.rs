@@ -1,0 +1,249 @@
+//! BGP sessions go on over a planned restart: the agent that ends leaves its connections, and what
+//! belongs to them, to the one that follows.
+//!
+//! Two ways lead from one to the other. On a reload the process stays and its image is replaced
+//! (`exec`): descriptors stay open, and the environment names them. On a stop the service manager
+//! keeps them (`sd_pid_notify_with_fds(3)`) and hands them to the process that it starts next
+//! (`sd_listen_fds(3)`), if there is one; on a mere stop it closes them. Where neither is there, the
+//! connections close, and graceful restart does what it can.
+//!
+//! The state is a file in memory. Who takes it empties it, so that it is taken once, whoever else
+//! may still hold it: a process that crashed after it had taken over must not be followed by one
+//! that takes over from before.
+
+mod claim;
+mod store;
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Command;
+
+use anyhow::Context;
+use margay_speaker::Handover;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{SFlag, fstat};
+use tracing::{info, warn};
+
+pub(crate) use store::keep;
+
+/// Names the descriptors for the service manager.
+const NAME: &str = "margay-handover";
+
+/// Names the descriptors for the next image of this process: `PID:FD,FD,...`.
+const VARIABLE: &str = "MARGAY_HANDOVER";
+
+/// What the service manager says of the descriptors that it hands over.
+const MANAGERS: [&str; 4] = [
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+];
+
+/// Descriptors that this process found open and that are meant for it.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    descriptors: Vec<OwnedFd>,
+    /// They are with the service manager as well.
+    stored: bool,
+}
+
+/// Takes the descriptors that another process has left for this one. To be called before anything is
+/// opened.
+pub(crate) fn find() -> Found {
+    let variable = |name: &str| std::env::var(name).ok();
+    let own = std::process::id();
+    if let Some(numbers) = variable(VARIABLE).and_then(|text| of_image(&text, own)) {
+        return Found {
+            descriptors: claim::claim(&numbers),
+            stored: false,
+        };
+    }
+    let numbers = of_manager(own, MANAGERS.map(variable));
+    Found {
+        descriptors: claim::claim(&numbers),
+        stored: !numbers.is_empty(),
+    }
+}
+
+/// The descriptors in `PID:FD,FD,...`, if they are for process `own`.
+fn of_image(text: &str, own: u32) -> Option<Vec<i32>> {
+    let (pid, numbers) = text.split_once(':')?;
+    let numbers = || numbers.split(',').map(|n| n.parse().ok()).collect();
+    (pid.parse() == Ok(own)).then(numbers)?
+}
+
+/// Those of ours that a service manager passes to process `own`, which start at 3.
+fn of_manager(own: u32, [pid, count, names, _]: [Option<String>; 4]) -> Vec<i32> {
+    let (Some(pid), Some(count), Some(names)) = (pid, count, names) else {
+        return Vec::new();
+    };
+    let count = count.parse().unwrap_or(0);
+    if pid.parse() != Ok(own) {
+        return Vec::new();
+    }
+    let ours = |(number, name): (i32, &str)| (name == NAME).then_some(number);
+    (3..)
+        .zip(names.split(':'))
+        .take(count)
+        .filter_map(ours)
+        .collect()
+}
+
+impl Found {
+    /// What the process before has left, if it did.
+    pub(crate) fn open(self) -> Option<Handover> {
+        if self.stored {
+            // From here on a connection that we close is closed.
+            store::forget();
+        }
+        if self.descriptors.is_empty() {
+            return None;
+        }
+        let (files, sockets): (Vec<_>, Vec<_>) = self.descriptors.into_iter().partition(is_file);
+        let read = match files.into_iter().next() {
+            Some(file) => take(file.into()),
+            None => Err(anyhow::anyhow!("there is none")),
+        };
+        match read {
+            Ok(state) if state.is_empty() => {
+                info!("sessions of a process before were taken over by another one already");
+                None
+            }
+            Ok(state) => Some(Handover { state, sockets }),
+            Err(error) => {
+                let error = format!("{error:#}");
+                warn!(
+                    error,
+                    "no state of the process before, its sessions start anew"
+                );
+                None
+            }
+        }
+    }
+}
+
+fn is_file(descriptor: &OwnedFd) -> bool {
+    fstat(descriptor)
+        .is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG)
+}
+
+/// Reads the state, and empties the file.
+fn take(mut file: File) -> anyhow::Result<Vec<u8>> {
+    let mut state = Vec::new();
+    file.rewind().context("cannot go to its start")?;
+    file.read_to_end(&mut state).context("cannot read it")?;
+    file.set_len(0).context("cannot empty it")?;
+    Ok(state)
+}
+
+/// All that is left as descriptors: the state as a file in memory, and the sockets.
+fn descriptors(handover: Handover) -> anyhow::Result<Vec<OwnedFd>> {
+    let memory = memfd_create(NAME, MFdFlags::MFD_CLOEXEC).context("no file in memory")?;
+    let mut file = File::from(memory);
+    file.write_all(&handover.state)
+        .context("cannot write the state")?;
+    let mut all = handover.sockets;
+    all.push(file.into());
+    Ok(all)
+}
+
+/// What the next image of this process finds by [`find`]: `command` is told of it, and it stays open.
+/// Without it the connections close.
+#[derive(Debug)]
+pub(crate) struct ForImage(Vec<OwnedFd>);
+
+impl ForImage {
+    /// Nothing is left, or cannot be.
+    pub(crate) fn new(handover: Option<Handover>) -> Self {
+        let all = handover.map(descriptors).transpose();
+        Self(all.map(Option::unwrap_or_default).unwrap_or_else(|error| {
+            warn!(
+                error = format!("{error:#}"),
+                "sessions cannot be handed over"
+            );
+            Vec::new()
+        }))
+    }
+
+    /// Adds to the environment of `command`, which is to replace this process.
+    pub(crate) fn tell(&self, command: &mut Command) {
+        // What the manager said was for this image.
+        for name in MANAGERS.into_iter().chain([VARIABLE]) {
+            command.env_remove(name);
+        }
+        let stays = |d: &&OwnedFd| fcntl(d, FcntlArg::F_SETFD(FdFlag::empty())).is_ok();
+        let numbers = self
+            .0
+            .iter()
+            .filter(stays)
+            .map(|d| d.as_raw_fd().to_string());
+        let numbers: Vec<String> = numbers.collect();
+        if !numbers.is_empty() {
+            let text = format!("{}:{}", std::process::id(), numbers.join(","));
+            command.env(VARIABLE, text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_found_only_if_they_are_for_this_process() {
+        assert_eq!(of_image("7:9,12", 7), Some(vec![9, 12]));
+        assert_eq!(of_image("8:9,12", 7), None);
+        assert_eq!(of_image("7:9,x", 7), None);
+        let told = |pid: &str, count: &str, names: &str| {
+            of_manager(
+                7,
+                [
+                    Some(pid.into()),
+                    Some(count.into()),
+                    Some(names.into()),
+                    None,
+                ],
+            )
+        };
+        assert_eq!(
+            told("7", "3", "margay-handover:web:margay-handover"),
+            [3, 5]
+        );
+        assert_eq!(told("7", "1", "margay-handover:margay-handover"), [3]);
+        assert_eq!(told("6", "1", "margay-handover"), [0; 0]);
+        assert_eq!(told("7", "many", "margay-handover"), [0; 0]);
+        assert_eq!(of_manager(7, [const { None }; 4]), [0; 0]);
+    }
+
+    #[test]
+    fn the_state_is_taken_once() {
+        let handover = Handover {
+            state: b"state".to_vec(),
+            sockets: Vec::new(),
+        };
+        let all = descriptors(handover).unwrap();
+        let copies: Vec<OwnedFd> = all.iter().map(|d| d.try_clone().unwrap()).collect();
+        let found = |descriptors| Found {
+            descriptors,
+            stored: false,
+        };
+        assert_eq!(found(all).open().unwrap().state, b"state");
+        assert!(found(copies).open().is_none());
+        assert!(found(Vec::new()).open().is_none());
+    }
+
+    #[test]
+    fn sockets_without_a_state_are_closed() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = socket.local_addr().unwrap();
+        let found = Found {
+            descriptors: vec![socket.into()],
+            stored: false,
+        };
+        assert!(found.open().is_none());
+        assert!(std::net::TcpStream::connect(at).is_err());
+    }
+}
