@@ -9,11 +9,13 @@
 
 mod answers;
 mod conntrack;
+mod counts;
 mod denied;
 mod desired;
 mod handle;
 mod hosts;
 mod local;
+mod look;
 mod overlay;
 mod routes;
 
@@ -25,14 +27,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use ipnetwork::IpNetwork;
-use margay_dataplane::attach::GATEWAY_V6;
 use margay_dataplane::conntrack::{UdpPorts, flush_udp};
 use margay_dataplane::filter::{self, Filter, Nflog, SetId, Wish};
-use margay_dataplane::monitor::{Event, Interests, Monitor};
+use margay_dataplane::monitor::{Interests, Monitor};
 use margay_dataplane::netlink::NetlinkError;
 use margay_dataplane::nft::Watch;
 use margay_dataplane::route_table::PROTO_MARGAY;
-use margay_dataplane::sysctl;
 use margay_model::kind::ResourceKey;
 use margay_policy::program::EndpointPlan;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -50,6 +50,7 @@ pub(crate) use handle::{
 };
 use hosts::Hosts;
 use local::LocalPrefixes;
+use look::{Heard, SETTLE, SWEEP, changed_by_others};
 use overlay::Overlay;
 use routes::Routes;
 
@@ -62,19 +63,12 @@ pub(crate) const LEARNED: usize = 64;
 /// How often everything is read back and compared, whatever the monitor says, until the graph knows.
 const RESYNC: Duration = Duration::from_secs(60);
 
-/// How often rules and sets go that no endpoint needs any more. Until then the next container that needs
-/// them costs no run of iptables: on a quiet host, every container is the first and the last of its kind.
-const SWEEP: Duration = Duration::from_secs(600);
-
 /// How long the monitor is not heard after it spoke: making a container brings half a dozen events one after the
 /// other, and to take each by itself would keep a processor from the making.
 const DEAF: Duration = Duration::from_millis(5);
 
 /// Events taken in before inputs are looked at again.
 const EVENTS: usize = 1024;
-
-/// How long after a hint of drift the routes, or the rules, are looked at: a burst of events is one look.
-const SETTLE: Duration = Duration::from_millis(50);
 
 /// How long until a tunnel device that was not to be had is tried again.
 const TUNNEL_RETRY: Duration = Duration::from_secs(1);
@@ -241,33 +235,6 @@ struct Moves {
     freed: BTreeSet<IpAddr>,
     assigned: BTreeSet<IpAddr>,
     udp: UdpPorts,
-}
-
-/// What the monitor told of at once.
-#[derive(Default)]
-struct Heard {
-    links: u32,
-    addresses: u32,
-}
-
-impl Heard {
-    fn of(&mut self, event: Event) -> Event {
-        match &event {
-            Event::Link(_) | Event::LinkGone(_) => self.links += 1,
-            Event::Address(_) | Event::AddressGone(_) => self.addresses += 1,
-            _ => {}
-        }
-        event
-    }
-
-    fn tell(self, meters: &Meters) {
-        if self.links > 0 {
-            meters.link_batch.observe(self.links.into());
-        }
-        if self.addresses > 0 {
-            meters.address_batch.observe(self.addresses.into());
-        }
-    }
 }
 
 fn is_host(prefix: IpNetwork) -> bool {
@@ -503,113 +470,6 @@ impl Kernel {
         }
     }
 
-    fn notice(&mut self, event: Event) {
-        match event {
-            // A container's interface leads nowhere else: its own routes are all that can be lost with it.
-            Event::Link(link) | Event::LinkGone(link)
-                if link.name.starts_with(&self.interface_prefix) =>
-            {
-                if self.routes.on_link_event(&link.name) {
-                    self.apply_soon();
-                }
-            }
-            Event::Link(link) => {
-                if self.overlay.is_ours(link.index) {
-                    self.overlay.invalidate();
-                }
-                self.routes.on_link_event(&link.name);
-                self.look_soon();
-            }
-            Event::Neighbour(index) => {
-                if self.overlay.is_ours(index) {
-                    self.overlay.invalidate();
-                    self.apply_soon();
-                }
-            }
-            // What an attachment brings about: the gateway's address, and the kernel's own routes for it.
-            Event::Address(address) | Event::AddressGone(address)
-                if address.address.ip() == GATEWAY_V6 => {}
-            Event::Route(route) | Event::RouteGone(route) if is_link_scope(route.prefix) => {}
-            Event::Route(route) if route.protocol == PROTO_MARGAY => {}
-            // A route of ours that somebody took away, or routes of others that next hops lie behind.
-            Event::LinkGone(_)
-            | Event::Address(_)
-            | Event::AddressGone(_)
-            | Event::Route(_)
-            | Event::RouteGone(_)
-            | Event::Resync => {
-                if !matches!(event, Event::Route(_) | Event::RouteGone(_)) {
-                    self.overlay.invalidate();
-                }
-                self.look_soon();
-            }
-        }
-    }
-
-    fn look_soon(&mut self) {
-        self.look_at_routes = self.look_at_routes.min(Instant::now() + SETTLE);
-    }
-
-    fn apply_soon(&mut self) {
-        let soon = Instant::now() + SETTLE;
-        self.retry = Some(self.retry.map_or(soon, |retry| retry.min(soon)));
-    }
-
-    fn tick(&mut self) {
-        let now = Instant::now();
-        if now >= self.look_at_all {
-            self.look_at_all = now + self.resync;
-            self.look_at_routes = now;
-            self.look_at_rules = Some(now);
-            self.overlay.invalidate();
-            self.look_at_switches();
-        }
-        if self.look_at_rules.is_some_and(|at| now >= at) {
-            self.look_at_rules = None;
-            self.filter.resync();
-        }
-        if now >= self.sweep {
-            self.sweep = now + SWEEP;
-            self.drop_unused();
-        }
-        if now >= self.look_at_routes {
-            self.look_at_routes = self.look_at_all;
-            self.hosts.interfaces_changed();
-            if self.overlay.refresh() {
-                let overlay = &self.overlay;
-                self.routes.refresh_limits(|through| overlay.limit(through));
-            }
-            for problem in self.overlay.prepare() {
-                debug!(problem, "a tunnel is not as it should be");
-            }
-            self.routes.refresh_next_hops();
-            let begun = Instant::now();
-            let (drift, _) = self.routes.resync();
-            self.meters.route_look.took(begun.elapsed());
-            self.meters.route_drift.add(drift as u64);
-            if drift > 0 {
-                info!(routes = drift, "kernel routes differed and were repaired");
-            }
-        }
-        self.apply();
-    }
-
-    fn look_at_switches(&self) {
-        let workloads = self.plans.values().filter(|plan| plan.admin_up);
-        let workloads = workloads.map(|plan| {
-            let ipv6 = plan.addresses.iter().any(|net| !net.is_ipv4());
-            sysctl::repair_workload(&plan.ifname, ipv6)
-        });
-        // The host's first: switched off, it switches all interfaces off.
-        for repaired in std::iter::once_with(sysctl::repair_host).chain(workloads) {
-            match repaired {
-                Ok(0) => {}
-                Ok(switches) => info!(switches, "kernel switches differed and were repaired"),
-                Err(error) => warn!(%error, "a kernel switch is not as it should be"),
-            }
-        }
-    }
-
     /// Policy, then routes, then what the neighbours hear of.
     fn apply(&mut self) {
         let begun = Instant::now();
@@ -665,39 +525,6 @@ impl Kernel {
         fault::point("after-announcement");
     }
 
-    fn count(&self, filter: &filter::ApplyReport, time: Duration) {
-        let meters = &self.meters;
-        meters.apply.took(time);
-        meters.apply_failures.add(u64::from(
-            !self.failing.is_empty() || !self.tunnels_failing.is_empty(),
-        ));
-        meters
-            .rule_failures
-            .add(u64::from(!filter.failures.is_empty()));
-        meters.rule_writes.add(u64::from(filter.restores));
-        meters.chains_changed.add(filter.chains_changed as u64);
-        meters.rules_written.add(filter.rules_written as u64);
-        meters.rule_reads.add(filter.reads.into());
-        meters.rule_read_failures.add(filter.read_failures.into());
-        let of_set = |failure: &&filter::Failure| failure.object.contains(" set ");
-        let sets_refused = filter.failures.iter().filter(of_set).count();
-        meters.set_failures.add(sets_refused as u64);
-        // Counting chains takes longer the more there are; that of sets changes with the rules that refer to them.
-        if filter.restores > 0 || filter.reads > 0 {
-            let sizes = self.filter.sizes();
-            meters.chains.set(sizes.chains as u64);
-            meters.rules.set(sizes.rules as u64);
-            meters.all_sets.set(sizes.sets as u64);
-        }
-        meters.set_changes.add(filter.set_changes as u64);
-        meters.rule_drift.add(filter.drift as u64);
-        meters.sets.set(self.sets);
-        let policies = |key: &&RulesKey| matches!(key, RulesKey::Policy(_));
-        let policies = self.rules_of.keys().filter(policies).count();
-        meters.policies.set(policies as u64);
-        meters.profiles.set((self.rules_of.len() - policies) as u64);
-    }
-
     /// Neighbours are told first that a prefix is going, so that less of its traffic comes in vain.
     fn withdraw(&mut self) {
         let gone = self.local.take_gone();
@@ -715,28 +542,12 @@ impl Kernel {
     }
 }
 
-/// Somebody else changed our table in nf_tables.
-async fn changed_by_others(watch: &mut Option<Watch>, own: Option<u32>) -> std::io::Result<()> {
-    match watch {
-        Some(watch) => watch.changed(own).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// What neighbours are told of an endpoint.
 fn announced(plan: &EndpointPlan) -> Vec<IpNetwork> {
     if plan.admin_up {
         translate::routed(plan)
     } else {
         Vec::new()
-    }
-}
-
-/// Multicast and link-local destinations, which no next hop lies behind.
-fn is_link_scope(prefix: IpNetwork) -> bool {
-    match prefix {
-        IpNetwork::V4(v4) => v4.ip().is_multicast() || v4.ip().is_link_local(),
-        IpNetwork::V6(v6) => v6.ip().is_multicast() || v6.ip().is_unicast_link_local(),
     }
 }
 

@@ -1,0 +1,176 @@
+//! When the kernel's state is looked at: what its events say of it, and the times at which it is read back whatever they say.
+
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use margay_dataplane::attach::GATEWAY_V6;
+use margay_dataplane::monitor::Event;
+use margay_dataplane::nft::Watch;
+use margay_dataplane::route_table::PROTO_MARGAY;
+use margay_dataplane::sysctl;
+use tracing::{debug, info, warn};
+
+use super::Kernel;
+use crate::meters::Meters;
+
+/// How often rules and sets go that no endpoint needs any more. Until then the next container that needs
+/// them costs no run of iptables: on a quiet host, every container is the first and the last of its kind.
+pub(super) const SWEEP: Duration = Duration::from_secs(600);
+
+/// How long after a hint of drift the routes, or the rules, are looked at: a burst of events is one look.
+pub(super) const SETTLE: Duration = Duration::from_millis(50);
+
+/// What the monitor told of at once.
+#[derive(Default)]
+pub(super) struct Heard {
+    links: u32,
+    addresses: u32,
+}
+
+impl Heard {
+    pub(super) fn of(&mut self, event: Event) -> Event {
+        match &event {
+            Event::Link(_) | Event::LinkGone(_) => self.links += 1,
+            Event::Address(_) | Event::AddressGone(_) => self.addresses += 1,
+            _ => {}
+        }
+        event
+    }
+
+    pub(super) fn tell(self, meters: &Meters) {
+        if self.links > 0 {
+            meters.link_batch.observe(self.links.into());
+        }
+        if self.addresses > 0 {
+            meters.address_batch.observe(self.addresses.into());
+        }
+    }
+}
+
+impl Kernel {
+    pub(super) fn notice(&mut self, event: Event) {
+        match event {
+            // A container's interface leads nowhere else: its own routes are all that can be lost with it.
+            Event::Link(link) | Event::LinkGone(link)
+                if link.name.starts_with(&self.interface_prefix) =>
+            {
+                if self.routes.on_link_event(&link.name) {
+                    self.apply_soon();
+                }
+            }
+            Event::Link(link) => {
+                if self.overlay.is_ours(link.index) {
+                    self.overlay.invalidate();
+                }
+                self.routes.on_link_event(&link.name);
+                self.look_soon();
+            }
+            Event::Neighbour(index) => {
+                if self.overlay.is_ours(index) {
+                    self.overlay.invalidate();
+                    self.apply_soon();
+                }
+            }
+            // What an attachment brings about: the gateway's address, and the kernel's own routes for it.
+            Event::Address(address) | Event::AddressGone(address)
+                if address.address.ip() == GATEWAY_V6 => {}
+            Event::Route(route) | Event::RouteGone(route) if is_link_scope(route.prefix) => {}
+            Event::Route(route) if route.protocol == PROTO_MARGAY => {}
+            // A route of ours that somebody took away, or routes of others that next hops lie behind.
+            Event::LinkGone(_)
+            | Event::Address(_)
+            | Event::AddressGone(_)
+            | Event::Route(_)
+            | Event::RouteGone(_)
+            | Event::Resync => {
+                if !matches!(event, Event::Route(_) | Event::RouteGone(_)) {
+                    self.overlay.invalidate();
+                }
+                self.look_soon();
+            }
+        }
+    }
+
+    pub(super) fn look_soon(&mut self) {
+        self.look_at_routes = self.look_at_routes.min(Instant::now() + SETTLE);
+    }
+
+    pub(super) fn apply_soon(&mut self) {
+        let soon = Instant::now() + SETTLE;
+        self.retry = Some(self.retry.map_or(soon, |retry| retry.min(soon)));
+    }
+
+    pub(super) fn tick(&mut self) {
+        let now = Instant::now();
+        if now >= self.look_at_all {
+            self.look_at_all = now + self.resync;
+            self.look_at_routes = now;
+            self.look_at_rules = Some(now);
+            self.overlay.invalidate();
+            self.look_at_switches();
+        }
+        if self.look_at_rules.is_some_and(|at| now >= at) {
+            self.look_at_rules = None;
+            self.filter.resync();
+        }
+        if now >= self.sweep {
+            self.sweep = now + SWEEP;
+            self.drop_unused();
+        }
+        if now >= self.look_at_routes {
+            self.look_at_routes = self.look_at_all;
+            self.hosts.interfaces_changed();
+            if self.overlay.refresh() {
+                let overlay = &self.overlay;
+                self.routes.refresh_limits(|through| overlay.limit(through));
+            }
+            for problem in self.overlay.prepare() {
+                debug!(problem, "a tunnel is not as it should be");
+            }
+            self.routes.refresh_next_hops();
+            let begun = Instant::now();
+            let (drift, _) = self.routes.resync();
+            self.meters.route_look.took(begun.elapsed());
+            self.meters.route_drift.add(drift as u64);
+            if drift > 0 {
+                info!(routes = drift, "kernel routes differed and were repaired");
+            }
+        }
+        self.apply();
+    }
+
+    pub(super) fn look_at_switches(&self) {
+        let workloads = self.plans.values().filter(|plan| plan.admin_up);
+        let workloads = workloads.map(|plan| {
+            let ipv6 = plan.addresses.iter().any(|net| !net.is_ipv4());
+            sysctl::repair_workload(&plan.ifname, ipv6)
+        });
+        // The host's first: switched off, it switches all interfaces off.
+        for repaired in std::iter::once_with(sysctl::repair_host).chain(workloads) {
+            match repaired {
+                Ok(0) => {}
+                Ok(switches) => info!(switches, "kernel switches differed and were repaired"),
+                Err(error) => warn!(%error, "a kernel switch is not as it should be"),
+            }
+        }
+    }
+}
+
+/// Somebody else changed our table in nf_tables.
+pub(super) async fn changed_by_others(
+    watch: &mut Option<Watch>,
+    own: Option<u32>,
+) -> std::io::Result<()> {
+    match watch {
+        Some(watch) => watch.changed(own).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Multicast and link-local destinations, which no next hop lies behind.
+fn is_link_scope(prefix: IpNetwork) -> bool {
+    match prefix {
+        IpNetwork::V4(v4) => v4.ip().is_multicast() || v4.ip().is_link_local(),
+        IpNetwork::V6(v6) => v6.ip().is_multicast() || v6.ip().is_unicast_link_local(),
+    }
+}
