@@ -6,15 +6,18 @@
 //!
 //! It never touches the kernel: it sends [`Batch`]es to the kernel thread and passes acknowledgements on.
 
+mod blocks;
 mod cache;
 mod closed;
+mod handle;
 mod overlay;
 
 pub(crate) use cache::Cache;
 use closed::closed;
+use handle::Message;
+pub(crate) use handle::{GraphHandle, Inputs, StoredEndpoint};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,22 +25,21 @@ use ipnetwork::IpNetwork;
 use margay_datastore::SyncEvent;
 use margay_model::any::AnyResource;
 use margay_model::felix_configuration::FelixConfigurationSpec;
-use margay_model::ipam::{BlockAffinity, BlockCidr, IpamKey, IpamKeys, Owner};
+use margay_model::ipam::IpamKeys;
 use margay_model::keys::Keys;
 use margay_model::kind::{Kind, ResourceKey};
-use margay_model::store::{KeyValue, Revision};
+use margay_model::store::KeyValue;
 use margay_model::stored::decode_stored;
 use margay_model::validate::validate;
-use margay_model::workload_endpoint::WorkloadEndpoint;
 use margay_policy::calc::{Calc, Scope};
 use margay_policy::selector::Selector;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::cni::is_sticky;
-use crate::derive::{self, TunnelKind};
+use crate::derive;
 use crate::dns::{Record, Responder};
-use crate::kernel::{Acknowledge, Batch, Expect, KernelHandle, Waiting};
+use crate::kernel::{Batch, Expect, KernelHandle, Waiting};
 use crate::meters::Meters;
 use crate::world::{LocalEndpoint, World};
 use cache::Changed;
@@ -46,82 +48,6 @@ use overlay::Overlay;
 /// Events taken in before the results are flushed: large enough that a burst of changes is one batch,
 /// small enough that an ADD behind it waits for milliseconds.
 const BURST: usize = 4096;
-
-/// Handlers waiting to be heard; each waits for its answer, so more than one a container is impossible.
-const MESSAGES: usize = 1024;
-
-/// An endpoint as it was just written, by the transaction at this revision.
-#[derive(Clone, Debug)]
-pub(crate) struct StoredEndpoint {
-    pub(crate) key: ResourceKey,
-    pub(crate) endpoint: WorkloadEndpoint,
-    pub(crate) mod_revision: Revision,
-}
-
-enum Message {
-    Written(Box<StoredEndpoint>, Acknowledge),
-    Gone(ResourceKey, Revision, String, Acknowledge),
-    Programmed(ResourceKey, Acknowledge),
-    TunnelAddress(TunnelKind, Option<IpAddr>),
-}
-
-/// The way to the graph task, for CNI handlers.
-#[derive(Clone, Debug)]
-pub(crate) struct GraphHandle {
-    messages: mpsc::Sender<Message>,
-}
-
-impl GraphHandle {
-    /// Tells of an endpoint just written; returns when the kernel has its policy and routes.
-    ///
-    /// # Errors
-    /// What the kernel refused, in words.
-    pub(crate) async fn endpoint(&self, stored: StoredEndpoint) -> Result<(), String> {
-        self.ask(|ack| Message::Written(Box::new(stored), ack))
-            .await
-    }
-
-    /// Tells that a container's endpoint, written at `revision` or later, is about to be removed from the
-    /// store; returns when the kernel has forgotten it.
-    ///
-    /// # Errors
-    /// What the kernel refused, in words.
-    pub(crate) async fn endpoint_gone(
-        &self,
-        key: ResourceKey,
-        revision: Revision,
-        container_id: &str,
-    ) -> Result<(), String> {
-        let container_id = container_id.to_owned();
-        self.ask(|ack| Message::Gone(key, revision, container_id, ack))
-            .await
-    }
-
-    /// Asks whether policy and routes of an endpoint are in the kernel.
-    ///
-    /// # Errors
-    /// What is missing, in words.
-    pub(crate) async fn endpoint_programmed(&self, key: ResourceKey) -> Result<(), String> {
-        self.ask(|ack| Message::Programmed(key, ack)).await
-    }
-
-    /// Tells of the address that a tunnel of this host has, before its Node does, or that it has none any more.
-    pub(crate) async fn tunnel_address(&self, kind: TunnelKind, address: Option<IpAddr>) {
-        let message = Message::TunnelAddress(kind, address);
-        // The graph ends with the agent only.
-        self.messages.send(message).await.unwrap_or_default();
-    }
-
-    async fn ask(&self, message: impl FnOnce(Acknowledge) -> Message) -> Result<(), String> {
-        let (ack, answer) = oneshot::channel();
-        let gone = || "the agent is shutting down".to_owned();
-        self.messages
-            .send(message(ack))
-            .await
-            .map_err(|_closed| gone())?;
-        answer.await.unwrap_or_else(|_closed| Err(gone()))
-    }
-}
 
 /// Where the graph sends what it derives.
 pub(crate) struct Outputs {
@@ -132,31 +58,6 @@ pub(crate) struct Outputs {
     /// Told of every endpoint of the cluster, where names are served.
     pub(crate) names: Option<Arc<Responder>>,
     pub(crate) meters: Arc<Meters>,
-}
-
-/// Where the graph hears from.
-pub(crate) struct Inputs {
-    pub(crate) resources: mpsc::Receiver<SyncEvent>,
-    pub(crate) affinities: mpsc::Receiver<SyncEvent>,
-    messages: mpsc::Receiver<Message>,
-}
-
-impl Inputs {
-    /// The inputs, and the handle of the third of them.
-    pub(crate) fn new(
-        resources: mpsc::Receiver<SyncEvent>,
-        affinities: mpsc::Receiver<SyncEvent>,
-    ) -> (Self, GraphHandle) {
-        let (sender, messages) = mpsc::channel(MESSAGES);
-        (
-            Self {
-                resources,
-                affinities,
-                messages,
-            },
-            GraphHandle { messages: sender },
-        )
-    }
 }
 
 /// What must be derived anew before the next batch.
@@ -455,71 +356,6 @@ impl Graph {
         }
     }
 
-    fn affinity_event(&mut self, event: SyncEvent) {
-        match event {
-            SyncEvent::Init => self.affinity_listing = Some(BTreeSet::new()),
-            SyncEvent::InitApply(kv) | SyncEvent::Apply(kv) => {
-                if let Some(listing) = &mut self.affinity_listing {
-                    listing.insert(kv.key.clone());
-                }
-                self.affinity(&kv);
-            }
-            SyncEvent::InitDone { .. } => {
-                if let Some(listing) = self.affinity_listing.take() {
-                    self.blocks.retain(|key, _| listing.contains(key));
-                    self.dirty.blocks = true;
-                    let keys = &self.ipam_keys;
-                    self.overlay
-                        .retain_blocks(|block, node| listing.contains(&key_of(keys, block, node)));
-                }
-                self.affinities_in_sync = true;
-            }
-            SyncEvent::Delete { key, .. } => {
-                self.dirty.blocks |= self.blocks.remove(&key).is_some();
-                if let Some((node, block)) = self.affine(&key) {
-                    self.overlay.remove_block(block, &node);
-                }
-            }
-        }
-    }
-
-    fn affinity(&mut self, kv: &KeyValue) {
-        let Some((node, block)) = self.affine(&kv.key) else {
-            return;
-        };
-        // A pending affinity counts as absent: the block may turn out to be another host's.
-        let confirmed = match BlockAffinity::decode(&kv.key, &kv.value) {
-            Ok(affinity) => affinity.is_confirmed(),
-            Err(error) => {
-                warn!(key = kv.key, %error, "block affinity ignored");
-                false
-            }
-        };
-        match confirmed {
-            true => self.overlay.add_block(block, &node),
-            false => self.overlay.remove_block(block, &node),
-        }
-        if node == self.node {
-            let block = confirmed.then_some(block);
-            let before = match block {
-                Some(block) => self.blocks.insert(kv.key.clone(), block),
-                None => self.blocks.remove(&kv.key),
-            };
-            self.dirty.blocks |= before != block;
-        }
-    }
-
-    /// The host and the block of an affinity.
-    fn affine(&self, key: &str) -> Option<(String, IpNetwork)> {
-        match self.ipam_keys.parse(key)? {
-            IpamKey::Affinity(Owner::Host(node), cidr) => {
-                let block = IpNetwork::new(cidr.network(), cidr.prefix_len()).ok()?;
-                Some((node, block))
-            }
-            _ => None,
-        }
-    }
-
     /// Derives what is out of date and sends it on, in the order in which it may be relied on.
     async fn flush(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
@@ -601,14 +437,6 @@ impl Graph {
         self.outputs
             .world
             .send_replace(Arc::new(self.world.clone()));
-    }
-}
-
-/// Where the affinity of a node to a block is kept.
-fn key_of(keys: &IpamKeys, block: &IpNetwork, node: &str) -> String {
-    match BlockCidr::containing(block.network(), block.prefix()) {
-        Ok(cidr) => keys.affinity(&Owner::Host(node.to_owned()), cidr),
-        Err(_) => String::new(),
     }
 }
 
