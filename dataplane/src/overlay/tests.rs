@@ -70,7 +70,7 @@ fn host() -> NetNs {
 }
 
 /// Prepares and prunes, as one round.
-fn round(overlay: &mut Overlay) -> Report {
+pub(super) fn round(overlay: &mut Overlay) -> Report {
     let mut report = overlay.prepare();
     let pruned = overlay.prune();
     report.changed += pruned.changed;
@@ -79,7 +79,7 @@ fn round(overlay: &mut Overlay) -> Report {
     report
 }
 
-fn clean_round(overlay: &mut Overlay) -> Report {
+pub(super) fn clean_round(overlay: &mut Overlay) -> Report {
     let report = round(overlay);
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     report

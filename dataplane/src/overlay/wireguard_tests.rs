@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::lab::NetNs;
+use crate::overlay::tests::{clean_round, round};
 use crate::overlay::{Overlay, Report, Wanted};
 use crate::route_table::{Config, Route, RouteTable};
 
@@ -135,21 +136,6 @@ fn spec(dir: &Path, v6: bool, n: u8) -> WireguardSpec {
         peers: BTreeMap::new(),
         host_traffic: None,
     }
-}
-
-fn round(overlay: &mut Overlay) -> Report {
-    let mut report = overlay.prepare();
-    let pruned = overlay.prune();
-    report.changed += pruned.changed;
-    report.drift += pruned.drift;
-    report.failures.extend(pruned.failures);
-    report
-}
-
-fn clean_round(overlay: &mut Overlay) -> Report {
-    let report = round(overlay);
-    assert!(report.failures.is_empty(), "{:?}", report.failures);
-    report
 }
 
 /// Whether the kernel has the driver; says so loudly where it has not.

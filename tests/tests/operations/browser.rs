@@ -11,6 +11,18 @@ use tempfile::TempDir;
 
 use crate::rig::{Rig, SOON, get};
 
+/// Chromium without a window and without a word to anybody but the page.
+pub(crate) const ALONE: [&str; 8] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+];
+
 const PAGE: &str = "http://127.0.0.1:9089/";
 
 /// How long the page may draw, in milliseconds of its own clock, which runs as fast as it can.
@@ -37,18 +49,7 @@ impl<'a> Browser<'a> {
 
     fn command(&self) -> Command {
         let mut command = self.host.command("chromium");
-        command.args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--hide-scrollbars",
-            BUDGET,
-        ]);
+        command.args(ALONE).args(["--hide-scrollbars", BUDGET]);
         let profile = self.profile.path().display();
         command.arg(format!("--user-data-dir={profile}"));
         command

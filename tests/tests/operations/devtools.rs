@@ -12,6 +12,7 @@ use margay_lab::{NetNs, Process, eventually, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::browser::ALONE;
 use crate::rig::SOON;
 
 /// A browser with one page open. Dropping it ends it.
@@ -43,17 +44,7 @@ impl Devtools {
             "chromium",
         ]);
         command.env("TO", &to_name).env("FROM", &from_name);
-        command.args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--remote-debugging-pipe",
-        ]);
+        command.args(ALONE).arg("--remote-debugging-pipe");
         command.arg(format!("--user-data-dir={}", profile.path().display()));
         let log = profile.path().join("log");
         let process = Process::spawn("chromium", command, None, &log)?;
