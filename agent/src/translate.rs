@@ -220,8 +220,9 @@ fn direction(tiers: &[from::TierPlan]) -> to::Direction {
         .map(|tier| to::Tier {
             name: Arc::from(tier.name.as_str()),
             policies: tier.policies.iter().map(policy_id).collect(),
-            default_action: match tier.default_action {
-                from::Action::Pass => to::TierDefault::Pass,
+            default_action: match (tier.default_action, tier.if_enforced) {
+                (from::Action::Pass, Some(from::Action::Deny)) => to::TierDefault::WouldDeny,
+                (from::Action::Pass, _) => to::TierDefault::Pass,
                 // The calculation gives Deny or Pass; anything else must not open.
                 _ => to::TierDefault::Deny,
             },

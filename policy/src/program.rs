@@ -240,6 +240,8 @@ pub struct TierPlan {
     /// In order; never empty. Staged ones decide nothing; where there are no others, the default action
     /// is [`Action::Pass`].
     pub policies: Vec<ResourceKey>,
+    /// Where all of `policies` are staged: the default action if they were enforced.
+    pub if_enforced: Option<Action>,
 }
 
 /// What applies to one endpoint of this host.

@@ -2,7 +2,9 @@
 //!
 //! A verdict is carried in two mark bits: *accept* (the endpoint's policy accepts) and *pass* (leave
 //! the tier). The rules of policies `goto` a chain that sets the bit and thereby return to the
-//! group's chain, which looks at the bits after each policy.
+//! group's chain, which looks at the bits after each policy. A third bit says that a rule that is not enforced
+//! would decide; only the end of a tier without any that is looks at it. An agent of an earlier version does not know
+//! it, and must not be led astray by it: for a moment its chains ask ours.
 
 use std::net::IpAddr;
 
@@ -15,6 +17,7 @@ use super::{
     names::{self, Way},
     ports,
     program::{Body, Chain, ChainId, Ifaces, Line, Match, Side, Target, Tracked},
+    rules::clean,
     tunnels,
     types::{DenyAction, Direction, Family, Globals, HostAction, Nflog, ProfileId, TierDefault},
 };
@@ -25,6 +28,7 @@ use crate::{
 
 const ACCEPT_CHAIN: ChainId = ChainId::Fixed("mgy-accept");
 const PASS_CHAIN: ChainId = ChainId::Fixed("mgy-pass");
+const STAGED_CHAIN: ChainId = ChainId::Fixed("mgy-staged");
 const WORKLOAD_TO_HOST: &str = "mgy-wl-host";
 
 const TCP: u8 = 6;
@@ -41,8 +45,12 @@ pub(super) struct Verdicts {
     pub(super) accept: Target,
     pub(super) pass: Target,
     pub(super) deny: Target,
+    /// Of a rule that is not enforced, and would decide.
+    pub(super) staged: Target,
     accept_bit: u32,
     pass_bit: u32,
+    /// None in a small mask.
+    staged_bit: Option<u32>,
     nflog: Option<Nflog>,
 }
 
@@ -50,6 +58,7 @@ impl Verdicts {
     pub(super) fn new(globals: &Globals, backend: Backend) -> Self {
         let mask = marks_of(globals.mark_mask, backend);
         let accept_bit = lowest_bit(mask);
+        let staged_bit = staged_mark(globals.mark_mask);
         Self {
             accept: Target::Goto(ACCEPT_CHAIN),
             pass: Target::Goto(PASS_CHAIN),
@@ -57,8 +66,13 @@ impl Verdicts {
                 DenyAction::Drop => Target::Drop,
                 DenyAction::Reject => Target::Reject,
             },
+            staged: match staged_bit {
+                Some(_) => Target::Goto(STAGED_CHAIN),
+                None => Target::Return,
+            },
             accept_bit,
             pass_bit: lowest_bit(mask & !accept_bit),
+            staged_bit,
             nflog: globals.nflog,
         }
     }
@@ -111,11 +125,24 @@ impl Verdicts {
     }
 
     /// The chains that policies of a table end in.
-    pub(super) fn chains(&self, table: Table) -> [Chain; 2] {
-        [(ACCEPT_CHAIN, self.accept_bit), (PASS_CHAIN, self.pass_bit)].map(|(id, bit)| {
+    pub(super) fn chains(&self, table: Table) -> impl Iterator<Item = Chain> + use<> {
+        let staged = self.staged_bit.map(|bit| (STAGED_CHAIN, bit));
+        let both = [(ACCEPT_CHAIN, self.accept_bit), (PASS_CHAIN, self.pass_bit)];
+        both.into_iter().chain(staged).map(move |(id, bit)| {
             let set = Line::always(Target::SetMark(bit));
             Chain::new(table, id, Rank::Verdict, vec![set])
         })
+    }
+
+    /// Before and behind the policies of a tier in which none is enforced: hands up what it would deny in the end.
+    fn would_deny(&self, way: Way, tier: &str) -> Option<(Line, Line)> {
+        let bits = self.staged_bit?;
+        let cause = Cause::TierEnd(name_of(tier));
+        let log = self.log(&Label::new(Verdict::WouldDeny, way, cause))?;
+        let undecided = Match::Mark { bits, set: false };
+        let note = format!("would be the end of tier {}", clean(tier, 60));
+        let told = Line::new([undecided], log).noted(note);
+        Some((Line::always(Target::ClearMark(bits)), told))
     }
 
     fn clear_pass(&self) -> Line {
@@ -149,6 +176,12 @@ pub const fn ended_mark(mark_mask: u32) -> u32 {
         0 => 0,
         mask => 1 << mask.ilog2(),
     }
+}
+
+/// The fifth bit of the mask: both backends use the same, since each walk that looks at it clears it before.
+fn staged_mark(mask: u32) -> Option<u32> {
+    let bits = (0..u32::BITS).map(|bit| 1 << bit);
+    bits.filter(|bit| mask & bit != 0).nth(4)
 }
 
 fn lowest_bit(mask: u32) -> u32 {
@@ -227,8 +260,7 @@ pub(super) fn fixed(
         base(Table::Filter, "mgy-OUTPUT", output),
         base(Table::Nat, "mgy-POSTROUTING", postrouting(globals, family)),
     ];
-    let verdicts = verdicts.chains(Table::Filter);
-    verdicts.into_iter().chain(chains).collect()
+    verdicts.chains(Table::Filter).chain(chains).collect()
 }
 
 /// Packets whose source is not the interface's own go no further.
@@ -491,12 +523,17 @@ pub(super) fn walk(
         if !std::mem::take(&mut first) {
             lines.push(verdicts.clear_pass());
         }
-        let name = super::rules::clean(&tier.name, 60);
+        let name = clean(&tier.name, 60);
+        let told = Some(tier.default_action).filter(|end| *end == TierDefault::WouldDeny);
+        let (before, behind) = told
+            .and_then(|_| verdicts.would_deny(way, &tier.name))
+            .unzip();
+        lines.extend(before);
         for (index, policy) in tier.policies.iter().enumerate() {
             // Nothing has passed before the first policy of a tier.
             let unless = (index > 0).then(|| verdicts.unless_passed());
             let chain = ChainId::Policy(way, policy.clone());
-            let title = super::rules::clean(policy.as_str(), 60);
+            let title = clean(policy.as_str(), 60);
             lines.push(Line::new(unless, Target::Jump(chain)).noted(title));
             lines.push(verdicts.if_accepted(end.accepted.clone()));
         }
@@ -506,9 +543,10 @@ pub(super) fn walk(
             let denied = verdicts.denied(&undecided, way, cause, &verdicts.deny);
             lines.extend(denied.map(|line| line.noted(format!("end of tier {name}"))));
         }
+        lines.extend(behind);
     }
     for profile in profiles {
-        let title = super::rules::clean(profile.as_str(), 60);
+        let title = clean(profile.as_str(), 60);
         let chain = ChainId::Profile(way, profile.clone());
         let ask = Line::always(Target::Jump(chain));
         lines.push(ask.noted(format!("profile {title}")));

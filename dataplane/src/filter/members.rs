@@ -90,6 +90,7 @@ pub(super) fn group_name(endpoint: &Endpoint) -> String {
             let default = match tier.default_action {
                 TierDefault::Deny => "deny",
                 TierDefault::Pass => "pass",
+                TierDefault::WouldDeny => "would deny",
             };
             text.push_str(&format!("tier {:?} {default}\n", tier.name));
             for policy in &tier.policies {

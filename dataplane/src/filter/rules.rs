@@ -334,7 +334,7 @@ fn target(action: &Action, verdicts: &Verdicts) -> Target {
         Action::Allow => verdicts.accept.clone(),
         Action::Pass => verdicts.pass.clone(),
         Action::Deny => verdicts.deny.clone(),
-        Action::CountAndStop(_) => Target::Return,
+        Action::CountAndStop(_) => verdicts.staged.clone(),
         Action::CountAndGoOn | Action::Log => Target::Next,
     }
 }

@@ -261,6 +261,11 @@ fn a_group_goes_through_its_tiers_then_its_profiles() {
                 TierDefault::Pass,
             ),
             tier("empty", &[], TierDefault::Deny),
+            tier(
+                "planned",
+                &["planned/a", "planned/b"],
+                TierDefault::WouldDeny,
+            ),
             tier("default", &["default/web"], TierDefault::Deny),
         ],
     };

@@ -146,6 +146,7 @@ pub enum Action {
     Pass,
     /// Decide nothing, count what matches, hand it up with the verdict that the rule would have if it were
     /// enforced (where it would have one, and such verdicts are handed up), and skip the rest of these rules.
+    /// See [`TierDefault::WouldDeny`] for what matches nowhere.
     CountAndStop(Option<Verdict>),
     /// Decide nothing, count what matches, and go on with the next rule.
     CountAndGoOn,
@@ -258,6 +259,10 @@ pub enum TierDefault {
     Deny,
     /// Go on with the next tier, finally with the profiles.
     Pass,
+    /// The same; what no [`Action::CountAndStop`] of the tier matched is handed up, if such verdicts are, as what the
+    /// tier would deny. Only for a tier in which no policy is enforced. Needs a fifth bit of
+    /// [`Globals::mark_mask`].
+    WouldDeny,
 }
 
 /// The policies of one tier that apply to an endpoint in one direction, in order.
@@ -471,7 +476,7 @@ pub struct Globals {
     /// Drop or reject.
     pub deny_action: DenyAction,
     /// Packet mark bits that are ours; at least two. iptables takes the lowest two, nftables the next two
-    /// if there are such.
+    /// if there are such, and the fifth is for what policies that are not enforced would decide.
     pub mark_mask: u32,
     /// What is handed up; nothing when absent, as where the kernel lacks `NFLOG`.
     pub nflog: Option<Nflog>,

@@ -162,13 +162,17 @@ impl Calc {
         let plan = |((_, name), mut policies): ((_, &String), Vec<Applying<'a>>)| {
             policies.sort_by(|(a, pa), (b, pb)| pa.sort_key(a).cmp(&pb.sort_key(b)));
             let decides = policies.iter().any(|(_, policy)| !policy.staged);
+            let default_action = match end {
+                TierEnd::Default => self.tier(name).unwrap_or(MISSING_TIER).default_action,
+                TierEnd::GoOn => Action::Pass,
+            };
             TierPlan {
                 name: name.clone(),
-                default_action: match end {
-                    _ if !decides => Action::Pass,
-                    TierEnd::Default => self.tier(name).unwrap_or(MISSING_TIER).default_action,
-                    TierEnd::GoOn => Action::Pass,
+                default_action: match decides {
+                    true => default_action,
+                    false => Action::Pass,
                 },
+                if_enforced: (!decides).then_some(default_action),
                 policies: policies.into_iter().map(|(key, _)| key.clone()).collect(),
             }
         };

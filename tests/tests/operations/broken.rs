@@ -349,6 +349,24 @@ fn flows_are_followed_and_staged_policies_say_what_they_would_do() -> Result<()>
         ensure!(lines.iter().any(is_planned), "{lines:?}");
         Ok(())
     })?;
+    // What it says nothing of, the end of its tier would deny.
+    eventually(SOON, "the end of its tier is told", || {
+        c1.netns
+            .within(|| Ok(UdpSocket::bind("0.0.0.0:0")?.send_to(b"?", (to, 9))?))?;
+        let is_end = |flow: &Value| {
+            flow["verdict"] == "would_deny"
+                && flow["reason"]["end_of_tier"]["tier"] == "default"
+                && flow["protocol"] == 17
+                && flow["destination"] == to.to_string()
+        };
+        let lines = follower.lines()?;
+        ensure!(lines.iter().any(is_end), "{lines:?}");
+        // Of what it does decide, the end is not reached.
+        let is_wrong =
+            |flow: &Value| flow["protocol"] == 1 && flow["reason"]["end_of_tier"].is_object();
+        ensure!(!lines.iter().any(is_wrong), "{lines:?}");
+        Ok(())
+    })?;
     let (text, _) = rig.ctl("flows --policy planned")?;
     ensure!(text.contains("would DENY"), "{text}");
 

@@ -32,6 +32,7 @@ fn plan() -> EndpointPlan {
         name: "default".to_owned(),
         default_action: Action::Deny,
         policies: vec![gnp("p", json!({})).key()],
+        if_enforced: None,
     }];
     EndpointPlan {
         key: wep("x/a", "10.0.0.1", json!({}), json!([])).key(),

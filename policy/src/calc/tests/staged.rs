@@ -46,6 +46,24 @@ fn a_staged_policy_decides_nothing_and_its_tier_is_skipped_without_others() {
 }
 
 #[test]
+fn the_plan_tells_how_a_tier_would_end_if_what_is_staged_in_it_were_enforced() {
+    let mut all = resources(&[deny_web(json!("Set"))]);
+    let cluster = Cluster::new(&all);
+    let tier = &cluster.plan("ns/a").ingress[0];
+    assert_eq!(
+        (tier.default_action, tier.if_enforced),
+        (Action::Pass, Some(Action::Deny))
+    );
+    all.push(np("ns/other", json!({"ingress": []})));
+    let cluster = Cluster::new(&all);
+    let tier = &cluster.plan("ns/a").ingress[0];
+    assert_eq!(
+        (tier.default_action, tier.if_enforced),
+        (Action::Deny, None)
+    );
+}
+
+#[test]
 fn a_trace_tells_what_staged_policies_would_say() {
     let cluster = Cluster::new(&resources(&[deny_web(json!("Set"))]));
     let plan = cluster.plan("ns/a");
