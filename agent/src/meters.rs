@@ -189,6 +189,10 @@ pub(crate) struct Meters {
     pub(crate) rule_drift: Counter,
     /// Routes that differed from what was written.
     pub(crate) route_drift: Counter,
+    /// Connections that a change of policy ended.
+    pub(crate) connections_ended: Counter,
+    /// Other hosts that packets are encrypted to.
+    pub(crate) encrypted_hosts: Gauge,
     /// Policies in the kernel.
     pub(crate) policies: Gauge,
     /// Profiles in the kernel.
@@ -228,6 +232,8 @@ impl Default for Meters {
             set_changes: Counter::default(),
             rule_drift: Counter::default(),
             route_drift: Counter::default(),
+            connections_ended: Counter::default(),
+            encrypted_hosts: Gauge::default(),
             policies: Gauge::default(),
             profiles: Gauge::default(),
             sets: Gauge::default(),

@@ -231,6 +231,7 @@ impl Kernel {
         if !wrong.is_empty() {
             let ended = wrong.iter().filter(|(_, denied)| *denied).count();
             self.denied.ended += ended;
+            self.meters.connections_ended.add(ended as u64);
             self.denied.freed += wrong.len() - ended;
             // If the thread is gone that was told when it was asked to look.
             drop(self.denied.jobs.send(Job::Mark(wrong, bit)));

@@ -355,6 +355,9 @@ impl Kernel {
                     }
                     self.overlay.set_holders(batch.holders);
                     if let Some(tunnels) = batch.tunnels {
+                        let families = tunnels.wireguard.iter().flatten();
+                        let hosts = families.map(|tunnel| tunnel.peers.len()).max();
+                        self.meters.encrypted_hosts.set(hosts.unwrap_or(0) as u64);
                         self.routes
                             .set_wireguard(tunnels.wireguard.each_ref().map(|tunnel| {
                                 tunnel

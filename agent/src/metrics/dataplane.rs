@@ -63,6 +63,11 @@ fn programmed(meters: &Meters, status: &NodeStatus, text: &mut Text) {
             "Sets of addresses programmed.",
             sets,
         ),
+        (
+            "margay_wireguard_hosts",
+            "Other hosts that packets are encrypted to.",
+            meters.encrypted_hosts.value() as f64,
+        ),
         ("margay_dataplane_chains", CHAINS, chains),
         ("margay_dataplane_rules", RULES, rules),
         (
@@ -177,6 +182,11 @@ fn work(meters: &Meters, text: &mut Text) {
         "margay_dataplane_set_changes_total",
         "Sets made or removed, members added or removed.",
         &meters.set_changes,
+    );
+    counter(
+        "margay_policy_connections_ended_total",
+        "Connections that were open and that a change of policy ended.",
+        &meters.connections_ended,
     );
     counter(
         "felix_int_dataplane_failures",

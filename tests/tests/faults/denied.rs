@@ -151,6 +151,15 @@ fn denied_connections_end_and_go_on_when_they_are_allowed_again(mode: &str) {
     scene.go_on();
     scene.rig.restart(&[]);
     scene.ended();
+    let metrics = "curl -sS --fail --max-time 10 http://127.0.0.1:9091/metrics";
+    let text = scene.rig.host().netns.exec(metrics).unwrap();
+    let name = "margay_policy_connections_ended_total ";
+    let ended = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap();
+    let least = scene.denied.len() as f64;
+    assert!(ended.parse::<f64>().unwrap() >= least, "{ended}");
 }
 
 #[test]
