@@ -2,7 +2,7 @@
 //!
 //! 1. Every metric, every query of every alert and every panel of the dashboard resolves in a real Prometheus.
 //! 2. The page shows a healthy host, a session that is down, a full pool and packets that policy drops, in Chromium.
-//!    It is used by the keyboard alone.
+//!    It is used by the keyboard alone, and legible in narrow windows and in both palettes.
 //! 3. `doctor` names what was broken, and is content before and after.
 //! 4. `trace` follows a packet through all kernels on its way, and says where it ends; `flows` follows what rules decide, and
 //!    what staged ones would.
@@ -22,6 +22,8 @@ mod browser;
 mod devtools;
 #[path = "operations/keyboard.rs"]
 mod keyboard;
+#[path = "operations/legible.rs"]
+mod legible;
 #[path = "operations/log.rs"]
 mod log;
 #[path = "operations/monitoring.rs"]

@@ -35,15 +35,19 @@ struct Browser<'a> {
     pictures: PathBuf,
 }
 
+/// The folder for pictures.
+pub(crate) fn pictures() -> Result<PathBuf> {
+    let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/screenshots");
+    fs::create_dir_all(&pictures)?;
+    Ok(pictures)
+}
+
 impl<'a> Browser<'a> {
     fn new(host: &'a NetNs) -> Result<Self> {
-        let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/screenshots");
-        fs::create_dir_all(&pictures)?;
-        let profile = tempfile::tempdir()?;
         Ok(Self {
             host,
-            profile,
-            pictures,
+            profile: tempfile::tempdir()?,
+            pictures: pictures()?,
         })
     }
 

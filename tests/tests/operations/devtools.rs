@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use margay_lab::{NetNs, Process, eventually, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -109,6 +111,22 @@ impl Devtools {
             ensure!(found == *wanted, "it is {found}");
             Ok(())
         })
+    }
+
+    /// Shows the page in a window of this width to somebody who likes it dark, or light.
+    pub(crate) fn look(&mut self, width: u32, scheme: &str) -> Result<()> {
+        let size = json!({"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": false});
+        self.call("Emulation.setDeviceMetricsOverride", size)?;
+        let wish = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        let media = json!({"features": wish});
+        self.call("Emulation.setEmulatedMedia", media).map(drop)
+    }
+
+    /// What the window shows, as PNG.
+    pub(crate) fn picture(&mut self) -> Result<Vec<u8>> {
+        let shot = self.call("Page.captureScreenshot", json!({"format": "png"}))?;
+        let data = shot["data"].as_str().context("no picture")?;
+        Ok(BASE64_STANDARD.decode(data)?)
     }
 
     /// Presses a key and lets it go.

@@ -1,9 +1,10 @@
-//! The page by the keyboard alone.
+//! The page by the keyboard alone, and for every eye.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::devtools::Devtools;
+use crate::legible::each_view_is_legible;
 use crate::rig::Rig;
 
 /// The place where keys go, and whether somebody sees it.
@@ -18,8 +19,8 @@ fn number(value: &Value) -> u64 {
 }
 
 #[test]
-fn the_page_is_used_by_the_keyboard_alone() -> Result<()> {
-    let rig = Rig::start(2)?;
+fn the_page_is_used_by_the_keyboard_alone_and_is_legible() -> Result<()> {
+    let mut rig = Rig::start(2)?;
     let _containers = (rig.cluster.attach(0, "web")?, rig.cluster.attach(0, "db")?);
     let mut page = Devtools::open(rig.host(), "http://127.0.0.1:9089/")?;
     page.await_value(VIEW, &json!("overview"))?;
@@ -76,5 +77,10 @@ fn the_page_is_used_by_the_keyboard_alone() -> Result<()> {
     )?;
     page.press("p")?;
     let at = number(&page.evaluate("state.at")?);
-    page.await_value(&format!("state.at > {at}"), &json!(true))
+    page.await_value(&format!("state.at > {at}"), &json!(true))?;
+
+    // Also what is wrong is to be read.
+    rig.tor.process().stop()?;
+    page.await_value("document.body.dataset.health", &json!("bad"))?;
+    each_view_is_legible(&mut page)
 }

@@ -60,6 +60,7 @@ function span(seconds) {
 }
 const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
 const share = (pool) => (pool.size > 0 ? (pool.used + pool.resting) / pool.size : 0);
+const percent = (part) => (part > 0 && part < 0.005 ? "< 1 %" : Math.round(part * 100) + " %");
 const level = (part) => (part >= 0.95 ? "bad" : part >= 0.8 ? "warn" : "good");
 const isUp = (peer) => peer.state === "Established";
 
@@ -167,7 +168,7 @@ function overview() {
       card("Endpoints here", number(plane.endpoints), plural(node.policies, "policy", "policies") + ", "
         + plural(node.sets, "set"), ""),
       card("Routes", number(plane.routes), "programmed into the kernel", plane.failing.length > 0 ? "bad" : "good"),
-      card("Fullest pool", fullest ? Math.round(share(fullest) * 100) + " %" : "–",
+      card("Fullest pool", fullest ? percent(share(fullest)) : "–",
         fullest ? fullest.name + ", " + fullest.cidr : "no pool", fullest ? level(share(fullest)) : ""),
       card("Dropped lately", flows ? number(dropped) : "–", flows ? "packets, by policy" : "flows are not recorded",
         dropped > 0 ? "warn" : ""),
@@ -224,17 +225,19 @@ function sessions() {
 function topology() {
   const { node, peers, cluster } = state.data;
   const all = peers || [];
-  const mesh = new Map(all.filter((p) => p.name.startsWith("mesh ")).map((p) => [p.name.slice(5), p]));
-  const tors = all.filter((p) => !p.name.startsWith("mesh "));
+  // One session for each family, and one that is down is not to hide behind the other.
+  const together = (peers) => {
+    const byName = new Map();
+    for (const peer of peers) byName.set(peer.name, [...(byName.get(peer.name) || []), peer]);
+    return byName;
+  };
+  const isMesh = (peer) => peer.name.startsWith("mesh ");
+  const meshed = all.filter(isMesh);
+  const mesh = together(meshed);
+  const tors = all.filter((peer) => !isMesh(peer));
   const self = node.status.node;
   const others = ((cluster && cluster.nodes) || []).filter((n) => n.name !== self);
-  const byAddress = new Map();
-  for (const tor of tors) {
-    const key = tor.name;
-    if (!byAddress.has(key)) byAddress.set(key, []);
-    byAddress.get(key).push(tor);
-  }
-  const top = [...byAddress.entries()].slice(0, 8);
+  const top = [...together(tors).entries()].slice(0, 8);
   const bottom = others.slice(0, 24);
   const perRow = 6;
   const rowsBelow = Math.ceil(bottom.length / perRow);
@@ -260,14 +263,15 @@ function topology() {
         svg("text", { class: "small", x: lx + 8, y: middle + 3, "text-anchor": "middle" }, label)));
     }
   };
+  const join = (sessions, x1, y1, x2, y2) => {
+    const down = sessions.filter((session) => !isUp(session));
+    const sum = (what) => sessions.reduce((all, s) => all + s.families.reduce((a, f) => a + f[what], 0), 0);
+    const label = down.length > 0 ? down[0].state : "↓ " + number(sum("received")) + "  ↑ " + number(sum("advertised"));
+    wire(x1, y1, x2, y2, sessions.length - down.length, down.length, label);
+  };
   top.forEach(([name, sessions], i) => {
     const cx = x(i, top.length);
-    const ups = sessions.filter(isUp).length;
-    const got = sessions.reduce((sum, s) => sum + s.families.reduce((a, f) => a + f.received, 0), 0);
-    const told = sessions.reduce((sum, s) => sum + s.families.reduce((a, f) => a + f.advertised, 0), 0);
-    const label = ups === sessions.length ? "↓ " + number(got) + "  ↑ " + number(told)
-      : sessions.find((s) => !isUp(s)).state;
-    wire(cx, 40 + boxHeight, selfX, ySelf, ups, sessions.length - ups, label);
+    join(sessions, cx, 40 + boxHeight, selfX, ySelf);
     boxes.push(box(cx, 40, name, "AS " + sessions[0].remote_as + " · " + sessions[0].address, "", "tor"));
   });
   boxes.push(box(selfX, ySelf, self, "AS " + node.status.bgp.local_as + " · " + plural(node.status.dataplane.endpoints, "endpoint"),
@@ -275,12 +279,11 @@ function topology() {
   bottom.forEach((other, i) => {
     const row = Math.floor(i / perRow), inRow = Math.min(perRow, bottom.length - row * perRow);
     const cx = x(i % perRow, inRow), y = ySelf + 170 + row * 150;
-    const peer = mesh.get(other.name);
-    const label = !peer ? "" : isUp(peer) ? "↓ " + number(peer.families.reduce((a, f) => a + f.received, 0)) : peer.state;
-    if (peer) wire(selfX, ySelf + boxHeight, cx, y, isUp(peer) ? 1 : 0, isUp(peer) ? 0 : 1, label);
+    const sessions = mesh.get("mesh " + other.name);
+    if (sessions) join(sessions, selfX, ySelf + boxHeight, cx, y);
     boxes.push(box(cx, y, other.name, other.ipv4 || other.ipv6 || "no address"));
   });
-  const words = [self + " with " + plural(tors.length, "session") + " to routers and " + plural(mesh.size, "session") + " to other nodes"];
+  const words = [self + " with " + plural(tors.length, "session") + " to routers and " + plural(meshed.length, "session") + " to other nodes"];
   for (const peer of all) words.push(peer.name + ": " + peer.state);
   return panel("Topology", plural(others.length + 1, "node") + ", " + plural(all.length, "session") + " of this one",
     missing("peers"), svg("svg", { class: "map", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": words.join("; ") },
@@ -413,7 +416,7 @@ function tabs() {
   const { node, peers, flows: known } = state.data;
   const down = (peers || []).filter((peer) => !isUp(peer)).length;
   const counts = {
-    sessions: peers && [peers.length, down > 0], routes: node && [node.status.dataplane.routes, false],
+    sessions: peers && [down > 0 ? peers.length - down + " / " + peers.length : number(peers.length), down > 0], routes: node && [node.status.dataplane.routes, false],
     endpoints: node && [node.status.dataplane.endpoints, false], flows: known && denied(known) > 0 && [denied(known), true],
   };
   const bar = document.getElementById("tabs");
@@ -423,7 +426,8 @@ function tabs() {
     const selected = view.id === state.tab;
     return el("button", { role: "tab", id: "tab-" + view.id, "aria-selected": String(selected), "aria-controls": "view",
       tabindex: selected ? "0" : "-1", on: { click: () => open(view.id) } }, view.name,
-    count && el("span", { class: "count" + (count[1] ? " bad" : "") }, number(count[0])));
+    count && el("span", { class: "count" + (count[1] ? " bad" : "") },
+      typeof count[0] === "number" ? number(count[0]) : count[0]));
   }));
   if (focused) document.getElementById("tab-" + state.tab).focus();
 }
@@ -449,7 +453,15 @@ function draw() {
   const focus = focused(main);
   const view = VIEWS.find((known) => known.id === state.tab);
   main.setAttribute("aria-labelledby", "tab-" + view.id);
+  const panels = () => [...main.querySelectorAll(".panel")];
+  const again = document.body.dataset.view === state.tab;
+  const scrolled = again ? panels().map((panel) => panel.scrollLeft) : [];
   main.replaceChildren(...[view.draw()].flat().filter(Boolean));
+  // In a narrow window a wide panel stays where the reader has moved it; a map begins in its middle.
+  panels().forEach((panel, i) => {
+    const middle = panel.querySelector("svg.map") ? (panel.scrollWidth - panel.clientWidth) / 2 : 0;
+    panel.scrollLeft = scrolled[i] ?? middle;
+  });
   restore(main, focus);
   document.body.dataset.view = state.tab;
   document.body.dataset.health = worst;
