@@ -1,4 +1,4 @@
-//! FRR's zebra and bgpd as a router in a namespace.
+//! FRR's zebra and bgpd as a router in a namespace, with bfdd where the configuration speaks of BFD.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,16 +18,17 @@ const START: Duration = Duration::from_secs(15);
 /// Where Debian keeps the daemons.
 const DAEMONS: &str = "/usr/lib/frr";
 
-/// A running pair of daemons. Dropping it kills them.
+/// Running daemons. Dropping it kills them.
 #[derive(Debug)]
 pub struct Frr {
     bgpd: Process,
+    _bfdd: Option<Process>,
     zebra: Process,
     dir: TempDir,
 }
 
 impl Frr {
-    /// Starts zebra and bgpd with this configuration.
+    /// Starts the daemons with this configuration.
     pub fn start(netns: &NetNs, config: &str) -> Result<Self> {
         // The daemons drop to user frr and keep their sockets in a directory of theirs.
         let dir = tempfile::Builder::new().prefix("frr").tempdir()?;
@@ -41,8 +42,14 @@ impl Frr {
         eventually(START, "zebra has its socket", || {
             fs::metadata(dir.path().join("zserv.api"))
         })?;
-        let bgpd = daemon("bgpd", netns, dir.path())?;
-        let mut frr = Self { bgpd, zebra, dir };
+        let has_bfd = config.lines().any(|line| line.contains(" bfd"));
+        let bfdd = has_bfd.then(|| daemon("bfdd", netns, dir.path()));
+        let mut frr = Self {
+            bgpd: daemon("bgpd", netns, dir.path())?,
+            _bfdd: bfdd.transpose()?,
+            zebra,
+            dir,
+        };
         eventually(START, "bgpd answers", || {
             frr.zebra.ensure_running()?;
             frr.bgpd.ensure_running()?;
@@ -90,6 +97,9 @@ fn daemon(name: &str, netns: &NetNs, dir: &Path) -> Result<Process> {
         .arg("--vty_socket")
         .arg(dir)
         .args(["-P", "0", "--log", "stdout"]);
+    if name == "bfdd" {
+        command.arg("--bfdctl").arg(dir.join("bfdd.sock"));
+    }
     Process::spawn(
         name,
         command,
