@@ -227,6 +227,8 @@ impl Config {
 }
 
 #[cfg(test)]
+mod documented;
+#[cfg(test)]
 mod reference;
 
 #[cfg(test)]

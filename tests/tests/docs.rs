@@ -1,5 +1,17 @@
-//! The book: its chapters are there, its links lead somewhere, and the commands in blocks marked `sh lab` run as they
-//! stand, chapter by chapter, on a host with an agent.
+//! The documentation, held against what there is.
+//!
+//! 1. The book's chapters are there, and links lead somewhere.
+//! 2. The commands in blocks marked `sh lab` run as they stand, chapter by chapter, on a host with an agent.
+//! 3. So do those of the README, on a machine of their own ([`readme`]).
+//! 4. Every other block is read by what it is for, or it is said why it cannot be ([`blocks`]).
+//! 5. Commands and files in sentences exist ([`inline`]).
+
+#[path = "docs/blocks.rs"]
+mod blocks;
+#[path = "docs/inline.rs"]
+mod inline;
+#[path = "docs/readme.rs"]
+mod readme;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,12 +20,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use margay_lab::resources::pools_and_profile;
 use margay_lab::{Cluster, Lab, NetNs, binary, eventually};
 
-const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// Chapters whose commands build on each other, in this order.
-const CHAPTERS: [&str; 7] = [
+const CHAPTERS: [&str; 8] = [
     "install/hosts.md",
     "install/runtimes.md",
     "tor.md",
@@ -21,10 +34,32 @@ const CHAPTERS: [&str; 7] = [
     "addresses.md",
     "watching.md",
     "troubleshooting.md",
+    "migration.md",
 ];
 
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 fn docs() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+    root().join("docs")
+}
+
+/// Everything that is written for people, by its path in the repository.
+pub(crate) fn pages() -> Result<Vec<(String, String)>> {
+    let mut pages: Vec<_> = chapters()?
+        .into_iter()
+        .map(|(path, text)| (format!("docs/{}", path.display()), text))
+        .collect();
+    for page in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "deploy/tor/README.md",
+    ] {
+        pages.push((page.to_owned(), fs::read_to_string(root().join(page))?));
+    }
+    Ok(pages)
 }
 
 /// All chapters, by their path in the book.
@@ -82,14 +117,12 @@ fn every_chapter_is_in_the_summary_and_every_link_leads_somewhere() -> Result<()
 }
 
 /// The blocks of a chapter that are to be run.
-fn blocks(chapter: &str) -> Result<Vec<String>> {
+fn commands(chapter: &str) -> Result<Vec<String>> {
     let text = fs::read_to_string(docs().join(chapter))?;
-    let parts = text.split("```sh lab\n").skip(1);
-    let blocks: Vec<_> = parts
-        .filter_map(|rest| Some(rest.split_once("\n```")?.0.to_owned()))
-        .collect();
-    ensure!(!blocks.is_empty(), "{chapter} has no commands");
-    Ok(blocks)
+    let all = blocks::blocks(chapter, &text).into_iter();
+    let commands: Vec<_> = all.filter(|b| b.kind == "sh lab").map(|b| b.text).collect();
+    ensure!(!commands.is_empty(), "{chapter} has no commands");
+    Ok(commands)
 }
 
 /// A shell on the host, with what the commands name.
@@ -147,9 +180,11 @@ fn the_commands_of_the_book_run_as_they_stand() -> Result<()> {
     let host = &cluster.lab.hosts[0];
     // The plugin finds the agent where it always is; here that is in the host's folder.
     let work = host.dir.join("book");
-    fs::create_dir_all(&work)?;
+    fs::create_dir_all(work.join("manifests"))?;
+    // What somebody has who comes from elsewhere.
+    fs::write(work.join("manifests/pools.yaml"), pools_and_profile(false))?;
     for chapter in CHAPTERS {
-        for block in blocks(chapter)? {
+        for block in commands(chapter)? {
             let block = block.replace(
                 "\"type\": \"margay-cni\"",
                 &format!(

@@ -14,11 +14,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use margay_lab::resources::{HOST_AS, NETWORK, TOR_AS, bgp, pools_and_profile};
 use margay_lab::{
-    Bird, Host, Lab, NetNs, Process, Prometheus, dashboard_queries, eventually, ping, tor_config,
+    Bird, Host, Lab, Machine, NetNs, Process, Prometheus, dashboard_queries, eventually, ping,
+    tor_config,
 };
 use serde_json::Value;
 
-use crate::machine::{self, Copy, SOON, package};
+use crate::machine::{self, SOON, package};
 
 /// For one packet.
 const QUICK: Duration = Duration::from_secs(2);
@@ -26,8 +27,8 @@ const QUICK: Duration = Duration::from_secs(2);
 const LIST: &str = "/etc/cni/net.d/10-margay.conflist";
 
 /// A machine after `dpkg -i`, configured as the comments of the shipped file say.
-fn install(host: &Host, deb: &Path, etcd: &str) -> Result<Copy> {
-    let copy = Copy::new(host)?;
+fn install(host: &Host, deb: &Path, etcd: &str) -> Result<Machine> {
+    let copy = Machine::new(host)?;
     fs::copy(deb, copy.path("/root/margay.deb"))?;
     copy.run("dpkg -i /root/margay.deb")?;
     let edits = format!(
@@ -44,7 +45,7 @@ fn install(host: &Host, deb: &Path, etcd: &str) -> Result<Copy> {
     Ok(copy)
 }
 
-fn start_etcd(copy: &Copy, host: &Host, url: &str) -> Result<Process> {
+fn start_etcd(copy: &Machine, host: &Host, url: &str) -> Result<Process> {
     let mut command = copy.command("etcd");
     command.args([
         "--data-dir",
@@ -68,14 +69,14 @@ fn start_etcd(copy: &Copy, host: &Host, url: &str) -> Result<Process> {
     Ok(etcd)
 }
 
-fn start_agent(copy: &Copy, host: &Host) -> Result<Process> {
+fn start_agent(copy: &Machine, host: &Host) -> Result<Process> {
     let manager = UnixDatagram::bind(copy.path("/run/notify"))?;
     let agent = machine::start(copy, &host.dir, "/run/notify")?;
     machine::ready_and_fed(&manager).with_context(|| agent.log_tail(20))?;
     Ok(agent)
 }
 
-fn start_prometheus(copy: &Copy, host: &Host) -> Result<Prometheus> {
+fn start_prometheus(copy: &Machine, host: &Host) -> Result<Prometheus> {
     copy.run(
         "mkdir -p /root/prometheus && cp /usr/share/margay/monitoring/*.yaml /root/prometheus",
     )?;
@@ -93,14 +94,14 @@ fn start_prometheus(copy: &Copy, host: &Host) -> Result<Prometheus> {
     Prometheus::start(&host.netns, command, &host.dir.join("prometheus.log"))
 }
 
-fn apply(copy: &Copy, yaml: &str) -> Result<()> {
+fn apply(copy: &Machine, yaml: &str) -> Result<()> {
     let mut command = copy.command("margayctl");
     copy.run_with(command.args(["apply", "-f", "-"]), yaml)
         .map(drop)
 }
 
 /// Attaches a container by what the package installed; its addresses.
-fn attach(copy: &Copy, id: &str, container: &NetNs) -> Result<Vec<IpAddr>> {
+fn attach(copy: &Machine, id: &str, container: &NetNs) -> Result<Vec<IpAddr>> {
     let result = machine::cni(copy, LIST, "ADD", id, container)?;
     let ips = result["ips"].as_array().context("no addresses")?;
     let address = |ip: &Value| -> Result<IpAddr> {
