@@ -24,7 +24,7 @@ chmod 755 "$root"
 install -Dm755 -t "$root/usr/bin" "$bin"/{margayd,margayctl,margay-speaker}
 install -Dm755 -t "$root/usr/lib/cni" "$bin/margay-cni"
 ln -s margayctl "$root/usr/bin/kubectl-margay"
-install -Dm644 -t "$root/lib/systemd/system" deploy/systemd/margayd.service
+install -Dm644 -t "$root/lib/systemd/system" deploy/systemd/{margayd,margay-speaker}.service
 install -Dm640 -t "$root/etc/margay" deploy/deb/margayd.yaml
 install -Dm644 -t "$root/usr/share/margay/cni" deploy/cni/10-margay.conflist
 install -Dm644 -t "$root/usr/share/margay/etcd" deploy/etcd/roles

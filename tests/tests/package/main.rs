@@ -15,17 +15,66 @@
 mod fresh;
 mod machine;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
 
 use anyhow::{Context, Result, ensure};
-use margay_lab::{Lab, ping};
+use margay_lab::{Lab, Machine, ping};
 
-use machine::{Copy, SOON, package};
+use machine::{SOON, package};
 
 const POOL: &str = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: v4}\n\
     spec: {cidr: 10.65.0.0/24}\n";
+
+/// All that a package is to bring, of which what can be tried by itself is tried.
+fn ensure_complete(copy: &Machine) -> Result<()> {
+    let listed = copy.run("dpkg -L margay")?;
+    let listed: BTreeSet<_> = listed.lines().collect();
+    for path in [
+        "/usr/bin/margayd",
+        "/usr/bin/margayctl",
+        "/usr/bin/margay-speaker",
+        "/usr/bin/kubectl-margay",
+        "/usr/lib/cni/margay-cni",
+        "/lib/systemd/system/margayd.service",
+        "/lib/systemd/system/margay-speaker.service",
+        "/etc/margay/margayd.yaml",
+        "/etc/iproute2/rt_protos.d/margay.conf",
+        "/usr/share/margay/cni/10-margay.conflist",
+        "/usr/share/margay/etcd/roles",
+        "/usr/share/margay/etcd/make-roles.sh",
+        "/usr/share/margay/monitoring/rules.yaml",
+        "/usr/share/margay/monitoring/prometheus.yaml",
+        "/usr/share/margay/monitoring/grafana-margay.json",
+        "/usr/share/bash-completion/completions/margayctl",
+        "/usr/share/zsh/vendor-completions/_margayctl",
+        "/usr/share/fish/vendor_completions.d/margayctl.fish",
+        "/usr/share/man/man1/margayctl.1.gz",
+        "/usr/share/doc/margay/copyright",
+        "/usr/share/doc/margay/examples/tor/frr.conf",
+    ] {
+        ensure!(listed.contains(path), "{path} is not in the package");
+    }
+    for (unit, exposure) in [("margayd", 60), ("margay-speaker", 40)] {
+        let verified = copy.run(&format!(
+            "systemd-analyze verify --man=no {unit}.service 2>&1"
+        ))?;
+        ensure!(!verified.contains("margay"), "{verified}");
+        // Of 100; a unit that restricts nothing has 96.
+        copy.run(&format!(
+            "systemd-analyze security --offline=true --threshold={exposure} {unit}.service"
+        ))?;
+    }
+    copy.run(
+        "bash -ec 'source /usr/share/bash-completion/completions/margayctl; complete -p margayctl'",
+    )?;
+    copy.run("zsh -n /usr/share/zsh/vendor-completions/_margayctl")?;
+    copy.run("fish -n /usr/share/fish/vendor_completions.d/margayctl.fish")?;
+    copy.run("zcat /usr/share/man/man1/margayctl-apply.1.gz | grep -q margayctl")?;
+    Ok(())
+}
 
 #[test]
 fn the_package_installs_serves_upgrades_and_goes() -> Result<()> {
@@ -33,16 +82,11 @@ fn the_package_installs_serves_upgrades_and_goes() -> Result<()> {
     let host = &lab.hosts[0];
     let container = lab.container_netns("c1")?;
     let deb = package(&host.dir)?;
-    let copy = Copy::new(host)?;
+    let copy = Machine::new(host)?;
     fs::copy(&deb, copy.path("/root/margay.deb"))?;
 
     copy.run("dpkg -i /root/margay.deb")?;
-    let verified = copy.run("systemd-analyze verify --man=no margayd.service 2>&1")?;
-    ensure!(!verified.contains("margayd"), "{verified}");
-    copy.run(
-        "bash -ec 'source /usr/share/bash-completion/completions/margayctl; complete -p margayctl'",
-    )?;
-    copy.run("zcat /usr/share/man/man1/margayctl-apply.1.gz | grep -q margayctl")?;
+    ensure_complete(&copy)?;
     let address = format!("node_ip: {}/30", host.v4);
     copy.run(&format!(
         "echo '{address}' >>/etc/margay/margayd.yaml; mkdir -p /run/margay"
