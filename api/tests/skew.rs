@@ -13,6 +13,7 @@ use margay_api::flows::FlowReport;
 use margay_api::kernel::{Found, Interface, Way};
 use margay_api::policy::Counters;
 use margay_api::status::NodeStatus;
+use margay_api::store::StoreReply;
 use margay_api::{Reply, Request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,7 +40,55 @@ fn read_as(name: &str, value: &Value) -> Result<Value, serde_json::Error> {
         "interface" => read::<Reply<Found<Interface>>>(value),
         "way" => read::<Reply<Found<Way>>>(value),
         "flows" => read::<Reply<FlowReport>>(value),
+        "store-reply" => read::<StoreReply>(value),
         other => panic!("{other}: of what type are these words?"),
+    }
+}
+
+/// The variants that are known where `line` has one that is not.
+fn variants<T: DeserializeOwned>(line: &str) -> Vec<String> {
+    let error = serde_json::from_str::<T>(line).err();
+    let error = error.expect("it names no variant").to_string();
+    let (_, known) = error
+        .split_once("expected ")
+        .expect("it says what it expected");
+    let known = known.split('`').skip(1).step_by(2);
+    known.map(str::to_owned).collect()
+}
+
+/// The name of the variant, down a way of others.
+fn variant_of<'a>(line: &'a Value, way: &[&str]) -> Option<&'a str> {
+    let inner = way.iter().try_fold(line, |value, name| value.get(name))?;
+    let (name, _) = inner.as_object()?.iter().next()?;
+    Some(name)
+}
+
+#[test]
+fn every_request_and_every_answer_of_a_store_is_recorded() {
+    let words = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/words/0.1.0");
+    let lines = |file: &str| -> Vec<Value> {
+        let text = fs::read_to_string(words.join(file)).unwrap();
+        text.lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect()
+    };
+    let requests = lines("requests.jsonl");
+    for way in [&[][..], &["bgp"], &["kernel"], &["store"]] {
+        let unknown = way
+            .iter()
+            .rev()
+            .fold(r#"{"?":{}}"#.to_owned(), |inner, name| {
+                format!("{{\"{name}\":{inner}}}")
+            });
+        for variant in variants::<Request>(&unknown) {
+            let said = |line: &Value| variant_of(line, way) == Some(&variant);
+            assert!(requests.iter().any(said), "{way:?} {variant}");
+        }
+    }
+    let replies = lines("store-reply.jsonl");
+    for variant in variants::<StoreReply>(r#"{"?":{}}"#) {
+        let said = |line: &Value| variant_of(line, &[]) == Some(&variant);
+        assert!(replies.iter().any(said), "{variant}");
     }
 }
 
