@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic image sbom install test-fresh test-image test-vm
+.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic image sbom install test-fresh reproducible test-image test-skew test-vm
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test            everything'
 	@echo 'make test-fresh      from the package to the dashboard on a Debian that has nothing else (about 4 minutes)'
 	@echo 'make test-image      the container image, run by podman as the manifests say'
+	@echo 'make test-skew       programs of an earlier version beside these (REV=tag or commit; about 10 minutes)'
 	@echo 'make test-vm         tunnels on a Debian kernel, in a virtual machine (5 minutes; see scripts/test-vm.sh)'
 	@echo 'make bench           benchmarks'
 	@echo 'make bench-bgp       passing routes on, beside BIRD, FRR and GoBGP (about 40 minutes; ARGS="--rounds 1 --divisor 10")'
@@ -28,6 +29,7 @@ help:
 	@echo 'make build           release programs into dist/bin'
 	@echo 'make deb             a Debian package of them into dist'
 	@echo 'make image           a container image of them, from nothing (OCI layout in a tar), into dist'
+	@echo 'make reproducible    builds the last commit in two places, and compares (20 minutes)'
 	@echo 'make sbom            what the programs are made of (CycloneDX), into dist'
 	@echo 'make install         dist/bin to $(PREFIX)/bin, the CNI plugin to $(CNI_BIN)'
 
@@ -50,6 +52,14 @@ test-fresh:
 test-image: image
 	scripts/setup.sh test
 	MARGAY_IMAGE=$$(ls -t $(CURDIR)/dist/*.oci.tar | head -1) cargo test --locked -p margay-lab --test image
+
+test-skew:
+	scripts/setup.sh build demo
+	scripts/test-skew.sh $(REV)
+
+reproducible:
+	scripts/setup.sh build
+	scripts/reproducible.sh
 
 sbom:
 	scripts/sbom.sh

@@ -5,6 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Names of folders of this machine are in no program: the same sources make the same programs wherever they are.
+. scripts/remap.sh
+
 host=$(rustc -vV | sed -n 's/^host: //p')
 musl=${host%%-*}-unknown-linux-musl
 has() { [ -d "$(rustc --print target-libdir --target "$1" 2>/dev/null)" ]; }

@@ -13,6 +13,7 @@ out=${2:-dist}
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 
 if [ -z "$bin" ]; then
+  . scripts/remap.sh
   host=$(rustc -vV | sed -n 's/^host: //p')
   target=${host%%-*}-unknown-linux-musl
   has() { [ -d "$(rustc --print target-libdir --target "$1" 2>/dev/null)" ]; }

@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/setup.sh build demo
+. scripts/remap.sh
 cargo build --release --locked -p margay-lab --bin margay-ipam-storm
 # Three members that sync to one disk measure the disk; nobody unplugs this machine.
 [ -n "${TMPDIR:-}" ] || [ ! -w /dev/shm ] || export TMPDIR=/dev/shm

@@ -273,6 +273,25 @@ fn the_chart_renders_to_manifests_that_fit_together() {
 }
 
 #[test]
+fn the_book_installs_the_chart_by_values_that_it_has() {
+    let page = fs::read_to_string(root().join("docs/install/kubernetes.md")).unwrap();
+    let (_, rest) = page.split_once("```sh\n").unwrap();
+    let (commands, _) = rest.split_once("```").unwrap();
+    // All of it but the asking of a cluster.
+    assert!(commands.contains("helm install "), "{commands}");
+    let commands = commands.replace("helm install ", "\"$HELM\" template ");
+    let mut command = Command::new("sh");
+    let helm = tool("helm").get_program().to_owned();
+    command.args(["-ec", &commands]).env("HELM", helm);
+    let all = documents(&run(command.current_dir(root())));
+    check_daemonset(&all);
+    assert!(all.iter().all(|document| document["kind"] != "Secret"));
+    let map = all.iter().find(|d| d["kind"] == "ConfigMap").unwrap();
+    let config = map["data"]["margayd.yaml"].as_str().unwrap();
+    assert!(config.contains("https://192.0.2.1:2379"), "{config}");
+}
+
+#[test]
 fn the_bill_of_materials_has_what_is_in_the_programs_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("margay.cdx.json");
@@ -343,4 +362,12 @@ fn every_licence_is_on_the_list() {
         .filter(|source| *source != "registry+https://github.com/rust-lang/crates.io-index")
         .collect();
     assert!(elsewhere.is_empty(), "{elsewhere:?}");
+    // What cargo-deny calls a wildcard: any version of a crate of others would do.
+    let ours = packages.iter().filter(|p| p["source"].is_null());
+    let wanted = ours.flat_map(|p| p["dependencies"].as_array().unwrap());
+    let any: Vec<_> = wanted
+        .filter(|d| d["req"] == "*" && d["path"].is_null())
+        .map(|d| &d["name"])
+        .collect();
+    assert!(any.is_empty(), "{any:?}");
 }
