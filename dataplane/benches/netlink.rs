@@ -94,6 +94,7 @@ fn spec(container: &Container, host_ifname: &str) -> AttachSpec {
         allow_spoofing: false,
         container_forwarding: None,
         ipv6: true,
+        queues: None,
     }
 }
 

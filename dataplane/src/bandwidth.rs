@@ -17,6 +17,17 @@ pub struct Limit {
     pub rate: u64,
     /// Bytes that may pass at once after a silence. Less than the largest packet counts as that.
     pub burst: u32,
+    /// How fast a burst may pass; as fast as the interface is if none.
+    pub peak: Option<Peak>,
+}
+
+/// A second, smaller bucket that a burst passes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peak {
+    /// Bytes a second; more than the rate of the first.
+    pub rate: u64,
+    /// Bytes that may pass at once. Less than the largest packet counts as that.
+    pub burst: u32,
 }
 
 /// Both ways; no limit where there is none.
@@ -61,7 +72,12 @@ const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
+const TCA_TBF_PRATE64: u16 = 5;
 const TCA_TBF_BURST: u16 = 6;
+const TCA_TBF_PBURST: u16 = 7;
+/// Where the two rates are in `struct tc_tbf_qopt`.
+const RATE: usize = 8;
+const PEAK_RATE: usize = 20;
 /// Without it the kernel wants a table of the times that packets take.
 const TC_LINKLAYER_ETHERNET: u8 = 1;
 const TC_H_ROOT: u32 = 0xffff_ffff;
@@ -166,13 +182,21 @@ pub fn check(host_ifname: &str, bandwidth: &Bandwidth) -> Result<Vec<String>, Ba
         (ifb.as_str(), bandwidth.from_container, "sent"),
     ] {
         let Some(wanted) = wanted else { continue };
-        match rate_of(ifname).map_err(look)? {
-            Some(rate) if rate == wanted.rate => {}
-            Some(rate) => found.push(format!(
+        let Some((rate, peak)) = rates_of(ifname).map_err(look)? else {
+            found.push(format!("what is {what} is not limited on {ifname}"));
+            continue;
+        };
+        if rate != wanted.rate {
+            found.push(format!(
                 "what is {what} is limited to {rate} bytes a second on {ifname}, not to {}",
                 wanted.rate
-            )),
-            None => found.push(format!("what is {what} is not limited on {ifname}")),
+            ));
+        }
+        let wanted = wanted.peak.map_or(0, |peak| peak.rate);
+        if peak != wanted {
+            found.push(format!(
+                "bursts of what is {what} pass at {peak} bytes a second on {ifname}, not at {wanted} (0 is no limit)"
+            ));
         }
     }
     if bandwidth.from_container.is_some() && !is_redirected(host_ifname).map_err(look)? {
@@ -227,6 +251,10 @@ fn tcmsg(index: u32, handle: u32, parent: u32, info: u32) -> [u8; TCMSG_LEN] {
 fn push_bucket(batch: &mut Batch, index: u32, limit: Limit, largest: u32) {
     let limit = Limit {
         burst: limit.burst.max(largest),
+        peak: limit.peak.map(|peak| Peak {
+            burst: peak.burst.max(largest),
+            ..peak
+        }),
         ..limit
     };
     let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
@@ -239,6 +267,12 @@ fn push_bucket(batch: &mut Batch, index: u32, limit: Limit, largest: u32) {
                 m.bytes(TCA_TBF_RATE64, &limit.rate.to_ne_bytes());
             }
             m.u32(TCA_TBF_BURST, limit.burst);
+            if let Some(peak) = limit.peak {
+                if peak.rate > u64::from(u32::MAX) {
+                    m.bytes(TCA_TBF_PRATE64, &peak.rate.to_ne_bytes());
+                }
+                m.u32(TCA_TBF_PBURST, peak.burst);
+            }
         });
     });
 }
@@ -247,10 +281,16 @@ fn push_bucket(batch: &mut Batch, index: u32, limit: Limit, largest: u32) {
 fn tbf_parameters(limit: Limit) -> [u8; 36] {
     let queue = limit.rate.saturating_mul(LATENCY_MS) / 1000;
     let queue = queue.max(SMALLEST_QUEUE) + u64::from(limit.burst);
-    let rate = u32::try_from(limit.rate).unwrap_or(u32::MAX);
     let mut bytes = [0; 36];
-    bytes[1] = TC_LINKLAYER_ETHERNET;
-    bytes[8..12].copy_from_slice(&rate.to_ne_bytes());
+    let rates = [
+        Some((RATE, limit.rate)),
+        limit.peak.map(|peak| (PEAK_RATE, peak.rate)),
+    ];
+    for (place, rate) in rates.into_iter().flatten() {
+        let rate = u32::try_from(rate).unwrap_or(u32::MAX);
+        bytes[place - RATE + 1] = TC_LINKLAYER_ETHERNET;
+        bytes[place..place + 4].copy_from_slice(&rate.to_ne_bytes());
+    }
     let queue = u32::try_from(queue).unwrap_or(u32::MAX);
     bytes[24..28].copy_from_slice(&queue.to_ne_bytes());
     bytes
@@ -299,19 +339,19 @@ fn redirect_to(index: u32) -> [u8; 28] {
     bytes
 }
 
-/// The rate of the token bucket at the root of an interface.
-fn rate_of(ifname: &str) -> Result<Option<u64>, NetlinkError> {
+/// The rate of the token bucket at the root of an interface, and that of its bursts or 0.
+fn rates_of(ifname: &str) -> Result<Option<(u64, u64)>, NetlinkError> {
     let mut socket = Socket::route()?;
     let Some(link) = link::find(&mut socket, ifname)? else {
         return Ok(None);
     };
     let header = tcmsg(link.index, 0, 0, 0);
-    let read = |_, message: &[u8]| bucket_rate(message, link.index);
+    let read = |_, message: &[u8]| bucket_rates(message, link.index);
     let rates = socket.dump(libc::RTM_GETQDISC, &header, |_| {}, read)?;
     Ok(rates.into_iter().next())
 }
 
-fn bucket_rate(message: &[u8], index: u32) -> Option<u64> {
+fn bucket_rates(message: &[u8], index: u32) -> Option<(u64, u64)> {
     // Older kernels dump the queues of all interfaces.
     let is_root = word(message, 4)? == index && word(message, 12)? == TC_H_ROOT;
     let attributes = Attributes::after(message, TCMSG_LEN);
@@ -319,10 +359,14 @@ fn bucket_rate(message: &[u8], index: u32) -> Option<u64> {
         return None;
     }
     let options = Attributes::nested(attributes.find(TCA_OPTIONS)?);
-    match options.find(TCA_TBF_RATE64) {
+    let rate = |large, place| match options.find(large) {
         Some(rate) => Some(u64::from_ne_bytes(rate.try_into().ok()?)),
-        None => word(options.find(TCA_TBF_PARMS)?, 8).map(u64::from),
-    }
+        None => word(options.find(TCA_TBF_PARMS)?, place).map(u64::from),
+    };
+    Some((
+        rate(TCA_TBF_RATE64, RATE)?,
+        rate(TCA_TBF_PRATE64, PEAK_RATE)?,
+    ))
 }
 
 /// Whether anything takes what comes in on the interface elsewhere.

@@ -210,9 +210,10 @@ fn push_veth(batch: &mut Batch, spec: &AttachSpec, netns: Option<&File>, contain
     let end = |m: &mut Request<'_>, name: &str, mac: &[u8; 6]| {
         m.string(libc::IFLA_IFNAME, name);
         m.bytes(libc::IFLA_ADDRESS, mac);
-        // The default is a queue for each possible CPU, which costs memory and brings nothing without XDP.
-        m.u32(libc::IFLA_NUM_TX_QUEUES, 1);
-        m.u32(libc::IFLA_NUM_RX_QUEUES, 1);
+        // The kernel's default is a queue for each possible CPU, which costs memory and brings nothing without XDP.
+        let queues = spec.queues.unwrap_or(1);
+        m.u32(libc::IFLA_NUM_TX_QUEUES, queues);
+        m.u32(libc::IFLA_NUM_RX_QUEUES, queues);
         if let Some(mtu) = spec.mtu {
             m.u32(libc::IFLA_MTU, mtu);
         }

@@ -64,6 +64,8 @@ pub struct AttachSpec {
     pub container_forwarding: Option<bool>,
     /// Whether IPv6 addresses may be among those of the container.
     pub ipv6: bool,
+    /// How many queues each end has for either way, 1 to 4096; one if none.
+    pub queues: Option<u32>,
 }
 
 /// The pair that was made.

@@ -17,6 +17,7 @@ fn spec(netns: &NetNs, host_ifname: &str) -> AttachSpec {
         allow_spoofing: false,
         container_forwarding: None,
         ipv6: true,
+        queues: None,
     }
 }
 
@@ -72,6 +73,32 @@ fn first_packets_pass_between_containers_without_waiting() {
         let (passed, output) = host.command(&format!("ping -c 1 -W 1 {to}"));
         assert!(passed, "host to {to}: {output}");
     }
+}
+
+#[test]
+fn each_end_has_as_many_queues_as_asked_for() {
+    let (host, a, b) = (NetNs::new(), NetNs::new(), NetNs::new());
+    let addresses = ips(&["10.65.0.1", "fd00:65::1"]);
+    host.run(|| {
+        let many = AttachSpec {
+            queues: Some(3),
+            ..spec(&a, "mgy0")
+        };
+        create(&many, &addresses).unwrap();
+        create(&spec(&b, "mgy1"), &addresses).unwrap();
+    });
+    let queues = |netns: &NetNs, ifname: &str| {
+        let shown = netns.ip(&format!("-d link show {ifname}"));
+        let words: Vec<&str> = shown.split_whitespace().collect();
+        ["numtxqueues", "numrxqueues"].map(|name| {
+            let place = words.iter().position(|word| *word == name).unwrap();
+            words[place + 1].parse::<u32>().unwrap()
+        })
+    };
+    assert_eq!(queues(&host, "mgy0"), [3, 3]);
+    assert_eq!(queues(&a, "eth0"), [3, 3]);
+    assert_eq!(queues(&host, "mgy1"), [1, 1]);
+    assert_eq!(queues(&b, "eth0"), [1, 1]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ fn attach(container: &NetNs, host_ifname: &str) {
         allow_spoofing: false,
         container_forwarding: None,
         ipv6: false,
+        queues: None,
     };
     attach::create(&spec, &["10.65.0.1".parse().unwrap()]).unwrap();
 }
@@ -22,10 +23,15 @@ fn slow() -> Bandwidth {
         to_container: Some(Limit {
             rate: 125_000,
             burst: 10_000,
+            peak: None,
         }),
         from_container: Some(Limit {
             rate: 250_000,
             burst: 20_000,
+            peak: Some(Peak {
+                rate: 500_000,
+                burst: 3000,
+            }),
         }),
     }
 }
@@ -59,7 +65,8 @@ fn both_ways_are_queued_as_asked_and_packets_pass() {
         "{text}"
     );
     assert!(
-        text.contains("dev ifb00000000001 root") && text.contains("rate 2Mbit burst 20000b"),
+        text.contains("dev ifb00000000001 root")
+            && text.contains("rate 2Mbit burst 20000b peakrate 4Mbit minburst 3000b"),
         "{text}"
     );
     host.ip("addr add 192.0.2.1/32 dev lo");
@@ -86,6 +93,7 @@ fn check_tells_what_differs() {
             to_container: Some(Limit {
                 rate: 1,
                 burst: 10_000,
+                peak: None,
             }),
             ..slow()
         };
@@ -93,6 +101,13 @@ fn check_tells_what_differs() {
         assert_eq!(
             found,
             ["what is received is limited to 125000 bytes a second on mgy00000000001, not to 1"]
+        );
+        let mut level = slow();
+        level.from_container.as_mut().unwrap().peak = None;
+        let found = check("mgy00000000001", &level).unwrap();
+        assert_eq!(
+            found,
+            ["bursts of what is sent pass at 500000 bytes a second on ifb00000000001, not at 0 (0 is no limit)"]
         );
     });
     host.command("tc qdisc del dev mgy00000000001 ingress");

@@ -120,6 +120,7 @@ fn of_kernel(host: &BenchHost, callers: usize) -> Result<AtOnce> {
         allow_spoofing: false,
         container_forwarding: None,
         ipv6: false,
+        queues: None,
     };
     let address = |n: usize| -> Result<IpAddr> {
         let [high, low] = u16::try_from(n + 1)?.to_be_bytes();
