@@ -10,11 +10,10 @@ use margay_model::kind::ResourceKey;
 use margay_model::meta::StringMap;
 use margay_model::net::Cidr;
 use margay_model::qos::QosControls;
-use margay_model::workload_endpoint::{
-    EndpointPort, IpNat, WorkloadEndpoint, WorkloadEndpointSpec,
-};
+use margay_model::workload_endpoint::{EndpointPort, WorkloadEndpoint, WorkloadEndpointSpec};
 
 use super::compile::NamedPort;
+use super::floating;
 use super::scope::{NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT};
 use crate::index::ItemId;
 use crate::program::{HostInterface, HostPort, SetMember, WHOLE_ADDRESS};
@@ -118,6 +117,7 @@ pub(super) struct LocalWorkload {
     pub(super) allowed_source_prefixes: Vec<Cidr>,
     /// What it asks for, if that can be read: limits are no protection.
     pub(super) qos: QosControls,
+    /// Floating IPs among them, as far as the endpoint asks for them.
     pub(super) host_ports: Vec<HostPort>,
 }
 
@@ -148,21 +148,11 @@ fn host_ports(ports: &[EndpointPort]) -> Vec<HostPort> {
     ports.iter().filter_map(host_port).collect()
 }
 
-/// One for the first address of each family, which is where all of a host leads: another is no other container's.
 fn floating_ips(spec: &WorkloadEndpointSpec) -> impl Iterator<Item = HostPort> {
-    let first = |v4: bool| {
-        let mut addresses = spec.ip_networks.iter().map(|net| net.addr());
-        addresses.find(|ip| ip.is_ipv4() == v4)
-    };
-    let leads_here = move |nat: &&IpNat| {
-        let (internal, external) = (nat.internal_ip, nat.external_ip);
-        internal.is_ipv4() == external.is_ipv4() && first(internal.is_ipv4()) == Some(internal)
-    };
-    let nats = spec.ip_nats.iter().filter(leads_here);
-    nats.map(|nat| HostPort {
+    floating::asked(spec).map(|address| HostPort {
         protocol: WHOLE_ADDRESS,
         host_port: 0,
-        host_ip: Some(nat.external_ip),
+        host_ip: Some(address),
         port: 0,
     })
 }

@@ -9,6 +9,7 @@
 //! *active* (apply to an endpoint here) -> the sets that those need -> plans of endpoints.
 
 mod compile;
+mod floating;
 mod items;
 mod merge;
 mod plan;
@@ -20,6 +21,7 @@ mod sets;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use margay_model::any::AnyResource;
@@ -32,6 +34,7 @@ use crate::program::{Action, EndpointPlan, HostPlan, Rule, Rules, SetId, Update}
 use crate::selector::Selector;
 use crate::staged::is_staged;
 use compile::{Program, deny_all};
+use floating::FloatingIps;
 use items::{Contribution, ItemInput, ItemTable, Local, NAMESPACE_PROFILE};
 use policies::{Policy, Tier};
 use scope::{NAME, NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX};
@@ -76,6 +79,7 @@ pub struct Calc {
     profiles: BTreeMap<String, Arc<Program>>,
     /// How many local endpoints name a profile.
     profile_uses: BTreeMap<String, usize>,
+    floating_ips: FloatingIps,
     dirty: Dirty,
     emitted: Emitted,
     problems: BTreeMap<ResourceKey, String>,
@@ -147,6 +151,7 @@ impl Calc {
             policies_by_tier: BTreeMap::new(),
             profiles: BTreeMap::new(),
             profile_uses: BTreeMap::new(),
+            floating_ips: FloatingIps::default(),
             dirty: Dirty::default(),
             emitted: Emitted::default(),
             problems: BTreeMap::new(),
@@ -173,6 +178,9 @@ impl Calc {
             Scope::Node(name) => name == node,
             Scope::Cluster => true,
         };
+        if let AnyResource::WorkloadEndpoint(endpoint) = resource {
+            self.floating_ips.set(endpoint);
+        }
         let input = if let Some(item) = ItemInput::from_resource(resource, is_local) {
             let parents = item.parents.iter().map(|name| &**name);
             Input::Item(Box::new(PendingItem {
@@ -204,6 +212,7 @@ impl Calc {
 
     /// Takes note that a resource is gone. One that never was is no error.
     pub fn remove(&mut self, key: &ResourceKey) {
+        self.floating_ips.remove(key);
         self.note(key.clone(), None);
     }
 
@@ -213,10 +222,21 @@ impl Calc {
         }
     }
 
+    /// Whether floating IPs lead to endpoints; they do unless told otherwise.
+    pub fn enable_floating_ips(&mut self, enabled: bool) {
+        self.floating_ips.enable(enabled);
+    }
+
+    /// Every floating IP that is asked for, with the endpoint that has it: of several, on whatever host, the oldest.
+    pub fn floating_ips(&self) -> impl Iterator<Item = (IpAddr, &ResourceKey)> {
+        self.floating_ips.owners()
+    }
+
     /// Works everything out and gives the changes since the last flush, in the order of
     /// [`Update`]'s variants and with each key at most once among those that set and remove it.
     pub fn flush(&mut self) -> Vec<Update> {
         self.take_inputs();
+        self.take_floating_ips();
         self.take_local_changes();
         let (policies, policies_gone) = self.settle_policies();
         let (profiles, profiles_gone) = self.settle_profiles();
@@ -366,6 +386,17 @@ impl Calc {
                 }
             }
             self.dirty.profiles.insert(name.clone());
+        }
+    }
+
+    /// Notes which local endpoints get or lose an address, and says which of them go without.
+    fn take_floating_ips(&mut self) {
+        for key in self.floating_ips.take_changed() {
+            let id = self.items.id(&key);
+            let local = id.and_then(|id| self.items.get(id)?.local.as_ref());
+            let problem = local.and_then(|_| self.floating_ips.problem(&key));
+            self.set_problem(&key, problem);
+            self.dirty.endpoints.insert(key);
         }
     }
 

@@ -9,8 +9,8 @@ use super::Calc;
 use super::items::{Local, LocalHost};
 use super::policies::{MISSING_TIER, Policy};
 use crate::program::{
-    Action, Direction, EndpointPlan, HostInterface, HostPath, HostPlan, Phase, TierPlan, Tiers,
-    Update,
+    Action, Direction, EndpointPlan, HostInterface, HostPath, HostPlan, HostPort, Phase, TierPlan,
+    Tiers, Update, WHOLE_ADDRESS,
 };
 
 /// A policy that applies to an endpoint.
@@ -78,8 +78,19 @@ impl Calc {
             admin_up: !local.ifname.is_empty(),
             allowed_source_prefixes: local.allowed_source_prefixes.clone(),
             qos: local.qos.clone(),
-            host_ports: local.host_ports.clone(),
+            host_ports: self.host_ports(key, &local.host_ports),
         })
+    }
+
+    /// Without floating IPs that another endpoint has.
+    fn host_ports(&self, key: &ResourceKey, asked: &[HostPort]) -> Vec<HostPort> {
+        let leads_here = |port: &&HostPort| match port.host_ip {
+            Some(address) if port.protocol == WHOLE_ADDRESS => {
+                self.floating_ips.leads_to(key, address)
+            }
+            _ => true,
+        };
+        asked.iter().filter(leads_here).cloned().collect()
     }
 
     fn host_plan(&self, key: &ResourceKey) -> Option<HostPlan> {

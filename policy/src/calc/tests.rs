@@ -5,6 +5,7 @@ mod arbitrary;
 mod checker;
 mod examples;
 mod fixtures;
+mod floating;
 mod garbage;
 mod hosts;
 mod kubernetes;
