@@ -202,6 +202,13 @@ pub struct FelixConfigurationSpec {
     /// Disabled when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_source_spoofing: Option<SourceSpoofing>,
+    /// Whether `ipNATs` of endpoints lead to them; Disabled when absent.
+    #[serde(
+        rename = "floatingIPs",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub floating_ips: Option<Toggle>,
     /// What becomes of traffic to unused service addresses; Drop when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_loop_prevention: Option<String>,

@@ -23,7 +23,7 @@ pub struct Parameter {
 }
 
 /// What the agent acts upon, and what it takes where nobody says anything.
-const FELIX: [(&str, &str); 35] = [
+const FELIX: [(&str, &str); 36] = [
     ("defaultEndpointToHostAction", "Drop"),
     ("deniedConnections", "End"),
     ("disableConntrackInvalidCheck", "false"),
@@ -35,6 +35,7 @@ const FELIX: [(&str, &str); 35] = [
         "failsafeOutboundHostPorts",
         "udp:53, udp:67, tcp:179, tcp:2379, tcp:2380, tcp:5473, tcp:6443, tcp:6666, tcp:6667, udp:3784, udp:4784",
     ),
+    ("floatingIPs", "Disabled"),
     ("interfacePrefix", "mgy"),
     ("ipipMTU", "(found out)"),
     ("ipsetsRefreshInterval", "1m0s"),
@@ -213,7 +214,7 @@ mod tests {
 
     #[test]
     fn every_parameter_is_listed_once_and_all_that_are_used_exist() {
-        for (kind, used) in [(Kind::FelixConfiguration, 35), (Kind::BgpConfiguration, 12)] {
+        for (kind, used) in [(Kind::FelixConfiguration, 36), (Kind::BgpConfiguration, 12)] {
             let all = parameters(kind);
             assert!(all.windows(2).all(|pair| pair[0].name < pair[1].name));
             let found = all.iter().filter(|p| p.default.is_some()).count();

@@ -79,7 +79,7 @@ fn settings_that_are_kept_for_others_are_held_to_their_form() {
     assert_eq!(felix(all), [""; 0]);
     for (name, value) in [
         ("bpfLogLevel", json!("Loud")),
-        ("floatingIPs", json!("enabled")),
+        ("bpfProfiling", json!("enabled")),
         ("wireguardListeningPort", json!(0)),
         ("wireguardRoutingRulePriority", json!(32766)),
         ("dataplaneWatchdogTimeout", json!("90")),
@@ -97,19 +97,19 @@ fn settings_that_are_kept_for_others_are_held_to_their_form() {
         assert_eq!(found.len(), 1, "{name}: {found:?}");
         assert!(found[0].starts_with(&format!("spec.{name}: ")), "{found:?}");
     }
-    let slip = felix(json!({"floatingIps": "Enabled"}));
+    let slip = felix(json!({"bpfProfilling": "Enabled"}));
     assert_eq!(
         slip,
-        ["spec.floatingIps: found an unknown field, did you mean \"floatingIPs\"?"]
+        ["spec.bpfProfilling: found an unknown field, did you mean \"bpfProfiling\"?"]
     );
     // Another release may have written another form.
-    let mut value = json!({"spec": {"floatingIPs": 5}});
+    let mut value = json!({"spec": {"bpfProfiling": 5}});
     let mut checker = Checker::new(Unknown::Keep, None);
     checker.check(
         &Shape::Object(resource_schema(Kind::FelixConfiguration)),
         &mut value,
     );
-    assert!(value["spec"]["floatingIPs"].is_number());
+    assert!(value["spec"]["bpfProfiling"].is_number());
 }
 
 #[test]
