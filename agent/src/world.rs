@@ -1,6 +1,7 @@
 //! What handlers may know of the cluster: a snapshot that the graph task publishes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,10 @@ pub(crate) struct World {
     pub(crate) interface_prefix: Arc<str>,
     /// Whether workloads may send from addresses that are not theirs.
     pub(crate) allow_spoofing: bool,
+    /// Whether floating IPs lead to containers.
+    pub(crate) translates_floating_ips: bool,
+    /// Which endpoint, of any node, has each floating IP.
+    pub(crate) floating_ips: Arc<BTreeMap<IpAddr, ResourceKey>>,
     /// The devices that are to encrypt what goes to other hosts, by family.
     pub(crate) wireguard: [Option<String>; 2],
 }

@@ -13,6 +13,7 @@ use super::budget::Budget;
 use super::endpoint::{
     endpoint, ensure_floats_free, ensure_may_send, network_profile, own_profile,
 };
+use super::gates;
 use super::link::{Link, attaching, configure};
 use super::naming::endpoint_key;
 use super::netconf::Call;
@@ -33,6 +34,7 @@ impl Cni {
         let budget = Budget::begin(call.budget_secs);
         let late = "the agent is still reading the datastore";
         budget.within(late, self.open_world()).await??;
+        gates::pass(&call.gates, budget).await?;
         let late = "an earlier call for the container is still under way";
         let turn = self.turns.take(&call.container_id);
         let _turn = budget.within(late, turn).await?;

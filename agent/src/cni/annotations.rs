@@ -156,6 +156,16 @@ mod tests {
     }
 
     #[test]
+    fn what_the_established_plugin_tells_others_is_no_wish() {
+        let told = annotations(&[
+            ("podIP", "10.0.0.9/32"),
+            ("podIPs", "10.0.0.9/32,fd00::9/128"),
+            ("containerID", "0123456789abcdef"),
+        ]);
+        assert_eq!(Wishes::read(&told, &told).unwrap(), Wishes::default());
+    }
+
+    #[test]
     fn what_is_no_list_or_contradicts_itself_is_refused() {
         let none = BTreeMap::new();
         let error = Wishes::read(&annotations(&[("ipAddrs", "10.0.0.1")]), &none).unwrap_err();

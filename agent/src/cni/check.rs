@@ -56,6 +56,7 @@ impl Cni {
             allow_spoofing: world.allow_spoofing,
             container_forwarding: None,
             ipv6: false,
+            queues: None,
         };
         let limits = call.bandwidth;
         let found = tokio::task::spawn_blocking(move || {

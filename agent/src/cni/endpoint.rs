@@ -11,11 +11,12 @@ use margay_model::profile::{Profile, ProfileSpec};
 use margay_model::qos;
 use margay_model::rule::{Action, Rule};
 use margay_model::workload_endpoint::{IpNat, WorkloadEndpoint, WorkloadEndpointSpec};
+use tracing::warn;
 
 use super::mac::format_mac;
 use super::netconf::Call;
 use super::{HANDLE_ANNOTATION, IDENTITY_ANNOTATION, MOVES_ANNOTATION};
-use crate::world::World;
+use crate::world::{LocalEndpoint, World};
 
 /// The endpoint without its addresses, which the allocator fills in.
 pub(super) fn endpoint(
@@ -99,23 +100,40 @@ fn nat(external_ip: IpAddr) -> IpNat {
     }
 }
 
-/// Makes sure that no floating IP is another container's, or one of the addresses of this host.
+/// Makes sure that floating IPs lead anywhere, and that none is another container's, on whatever host, or one of the
+/// addresses of this host's.
 pub(super) fn ensure_floats_free(
     world: &World,
     key: &ResourceKey,
     call: &Call,
 ) -> Result<(), CniError> {
+    if !call.floating_ips.is_empty() && !world.translates_floating_ips {
+        let msg = "annotation floatingIPs is set, FelixConfiguration floatingIPs must be Enabled";
+        return Err(CniError::new(code::INVALID_CONFIG, msg));
+    }
     for ip in &call.floating_ips {
-        let holder = world.endpoints.iter().find(|(other, endpoint)| {
-            let spec = &endpoint.resource.spec;
-            let floats = spec.ip_nats.iter().any(|nat| nat.external_ip == *ip);
-            *other != key && (floats || spec.ip_networks.iter().any(|net| net.addr() == *ip))
-        });
-        if let Some((_, holder)) = holder {
-            let id = &holder.resource.spec.container_id;
-            let msg = format!("floating IP {ip} is container {id}'s already");
-            return Err(CniError::new(code::NO_ADDRESS, msg));
+        let mut pools = world.pools.iter();
+        if !pools.any(|pool| pool.spec.cidr.contains(*ip)) {
+            warn!(floating_ip = %ip, "a floating IP lies in no IPPool: no peer is told of it");
         }
+        let floats = world.floating_ips.get(ip);
+        let own = || {
+            let mut all = world.endpoints.iter();
+            let has = |endpoint: &LocalEndpoint| {
+                let mut nets = endpoint.resource.spec.ip_networks.iter();
+                nets.any(|net| net.addr() == *ip)
+            };
+            all.find(|(_, endpoint)| has(endpoint)).map(|(key, _)| key)
+        };
+        let Some(holder) = floats.or_else(own).filter(|holder| *holder != key) else {
+            continue;
+        };
+        let whose = match world.endpoints.get(holder) {
+            Some(here) => format!("container {}", here.resource.spec.container_id),
+            None => format!("endpoint {}", holder.name),
+        };
+        let msg = format!("floating IP {ip} is {whose}'s already");
+        return Err(CniError::new(code::NO_ADDRESS, msg));
     }
     Ok(())
 }

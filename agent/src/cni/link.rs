@@ -78,6 +78,7 @@ impl Cni {
             container_mac: Some(call.mac.unwrap_or_else(random_mac)),
             allow_spoofing: world.allow_spoofing,
             container_forwarding: call.forwarding,
+            queues: call.queues,
             ipv6: call.ipam.v6
                 || call.requested_ips.iter().any(IpAddr::is_ipv6)
                 || call.given_ips.iter().any(IpAddr::is_ipv6)

@@ -13,6 +13,7 @@ mod check;
 mod del;
 mod delegate;
 mod endpoint;
+mod gates;
 mod gc;
 mod identity;
 mod journal;

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::annotations::Wishes;
 use super::args::Args;
 use super::budget::Budget;
+use super::gates::{self, Gate};
 use super::identity::{self, Identity, StickyConf};
 use super::mac::parse_mac;
 use super::naming;
@@ -32,6 +33,10 @@ pub(crate) struct Call {
     pub(crate) netns: String,
     pub(crate) ifname: String,
     pub(crate) mtu: Option<u32>,
+    /// Of the interface, each way; one if none.
+    pub(crate) queues: Option<u32>,
+    /// What has to answer before anything is attached.
+    pub(crate) gates: Vec<Gate>,
     /// Families and pools asked for.
     pub(crate) ipam: IpamWish,
     /// Addresses asked for by name; at most one a family.
@@ -93,6 +98,8 @@ pub(crate) struct IpamWish {
 #[derive(Deserialize)]
 struct NetConf {
     mtu: Option<u32>,
+    num_queues: Option<u32>,
+    readiness_gates: Option<Vec<String>>,
     ipam: Option<IpamConf>,
     policy: Option<PolicyConf>,
     #[serde(default)]
@@ -106,6 +113,8 @@ struct NetConf {
     #[serde(rename = "prevResult")]
     prev_result: Option<Value>,
     nodename: Option<String>,
+    /// What the established plugin called `nodename` before.
+    hostname: Option<String>,
     nodename_file: Option<PathBuf>,
     #[serde(default)]
     container_settings: ContainerSettings,
@@ -260,6 +269,8 @@ impl Call {
             netns: request.netns.clone(),
             ifname: request.ifname.clone(),
             mtu: check_mtu(conf.mtu)?,
+            queues: check_queues(conf.num_queues)?,
+            gates: gates::parse(&conf.readiness_gates.unwrap_or_default())?,
             ipam,
             requested_ips: parse_ips(ip_source, &ips)?,
             // A plugin is not asked for what is dictated.
@@ -278,7 +289,7 @@ impl Call {
             floating_ips: parse_ips("annotation floatingIPs", &wishes.floating_ips)?,
             forwarding: conf.container_settings.allow_ip_forwarding,
             default_routes: conf.include_default_routes,
-            nodename: conf.nodename,
+            nodename: conf.nodename.or(conf.hostname),
             nodename_file: conf.nodename_file,
             budget_secs: Budget::check(conf.add_timeout_seconds)?,
             // The established plugin's 0 is "do not wait", which here nobody does.
@@ -371,6 +382,19 @@ fn check_mtu(mtu: Option<u32>) -> Result<Option<u32>, CniError> {
         Some(n) => Err(CniError::new(
             code::INVALID_CONFIG,
             format!("mtu is {n}, must be 0 (detect) or 1280 to 65535"),
+        )),
+    }
+}
+
+fn check_queues(queues: Option<u32>) -> Result<Option<u32>, CniError> {
+    match queues {
+        // The established plugin writes 0 for "the kernel's default".
+        None | Some(0) => Ok(None),
+        // More no interface of Linux can have.
+        Some(n @ 1..=4096) => Ok(Some(n)),
+        Some(n) => Err(CniError::new(
+            code::INVALID_CONFIG,
+            format!("num_queues is {n}, must be 0 (the default, 1) to 4096"),
         )),
     }
 }

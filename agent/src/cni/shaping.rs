@@ -1,14 +1,14 @@
 //! Bandwidth: of `runtimeConfig`, else of annotations. Limits of packets and connections: of annotations.
 //!
 //! `kubernetes.io/ingress-bandwidth` and `egress-bandwidth`, or `qos.projectcalico.org/ingressBandwidth` and
-//! `egressBandwidth` with `ingressBurst` and `egressBurst`: quantities in bits a second, and bits, such as `10M`.
-//! Ingress is towards the container. `ingressPacketRate`, `ingressPacketBurst` and `ingressMaxConnections`, the same with
+//! `egressBandwidth` with `ingressBurst` and `egressBurst`: quantities in bits a second, and bits, such as `10M`;
+//! `ingressPeakrate` with `ingressMinburst`, and the same with `egress`, for how fast a burst passes. Ingress is towards the container. `ingressPacketRate`, `ingressPacketBurst` and `ingressMaxConnections`, the same with
 //! `egress`, and `dscp` go into the endpoint as its `qosControls`, which the packet filter sees to.
 
 use std::collections::BTreeMap;
 
 use margay_api::cni::{CniError, code};
-use margay_dataplane::bandwidth::{Bandwidth, Limit};
+use margay_dataplane::bandwidth::{Bandwidth, Limit, Peak};
 use margay_model::qos::QosControls;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -114,24 +114,45 @@ fn annotated(way: &str, annotations: &BTreeMap<String, String>) -> Result<Option
         return Ok(None);
     };
     let burst = found(format!("{ESTABLISHED}{way}Burst"))?;
+    let peak = found(format!("{ESTABLISHED}{way}Peakrate"))?;
+    let min_burst = found(format!("{ESTABLISHED}{way}Minburst"))?;
     let burst = burst.map_or(
         (rate / BURST_SHARE).max(SMALLEST_BURST_BITS),
         |(_, bits)| bits,
     );
-    limit(&format!("annotation {key}"), rate, burst).map(Some)
+    let mut limit = limit(&format!("annotation {key}"), rate, burst)?;
+    if let Some((key, bits)) = peak {
+        let peak = Peak {
+            rate: bits / 8,
+            // The largest packet, where nobody says more.
+            burst: min_burst.map_or(0, |(_, bits)| bytes(bits)),
+        };
+        if peak.rate <= limit.rate {
+            let msg =
+                format!("annotation {key} is {bits}, must be more than {rate}, which is the rate");
+            return Err(CniError::new(code::INVALID_CONFIG, msg));
+        }
+        limit.peak = Some(peak);
+    }
+    Ok(Some(limit))
 }
 
 fn limit(source: &str, rate_bits: u64, burst_bits: u64) -> Result<Limit, CniError> {
     let limit = Limit {
         rate: rate_bits / 8,
-        // Far beyond what any queue holds; CRI runtimes send the largest number they have.
-        burst: u32::try_from(burst_bits / 8).unwrap_or(u32::MAX),
+        burst: bytes(burst_bits),
+        peak: None,
     };
     if limit.rate == 0 {
         let msg = format!("{source} is {rate_bits}, must be 8 bits a second or more");
         return Err(CniError::new(code::INVALID_CONFIG, msg));
     }
     Ok(limit)
+}
+
+/// CRI runtimes send the largest number they have, far beyond what any queue holds.
+fn bytes(bits: u64) -> u32 {
+    u32::try_from(bits / 8).unwrap_or(u32::MAX)
 }
 
 /// A whole quantity of Kubernetes: a number with one of its suffixes.
@@ -178,7 +199,10 @@ mod tests {
             ("kubernetes.io/egress-bandwidth", "16M"),
         ]);
         let found = bandwidth(Some(asked), &notes).unwrap();
-        let limit = |rate, burst| Some(Limit { rate, burst });
+        let limit = |rate, burst| {
+            let peak = None;
+            Some(Limit { rate, burst, peak })
+        };
         assert_eq!(found.to_container, limit(1_000_000, 10_000));
         assert_eq!(found.from_container, limit(2_000_000, 262_144));
         let notes = annotations(&[
@@ -191,6 +215,39 @@ mod tests {
             (found.to_container, found.from_container),
             (None, limit(1_000_000, 10_000))
         );
+    }
+
+    #[test]
+    fn a_burst_has_a_rate_of_its_own_above_that_of_all() {
+        let way = |pairs: &[(&str, &str)]| {
+            let named = pairs
+                .iter()
+                .map(|(name, text)| (format!("{ESTABLISHED}{name}"), (*text).to_owned()));
+            bandwidth(None, &named.collect())
+        };
+        let notes = [
+            ("egressBandwidth", "8M"),
+            ("egressBurst", "80k"),
+            ("egressPeakrate", "16M"),
+            ("egressMinburst", "24k"),
+        ];
+        let found = way(&notes).unwrap().from_container.unwrap();
+        let peak = Peak {
+            rate: 2_000_000,
+            burst: 3000,
+        };
+        assert_eq!(found.peak, Some(peak));
+        let found = way(&notes[..3]).unwrap().from_container.unwrap();
+        assert_eq!(found.peak.unwrap().burst, 0);
+        // Without a rate there is nothing to burst.
+        assert_eq!(way(&notes[2..]).unwrap(), Bandwidth::default());
+        for (text, needle) in [
+            ("8M", "must be more than 8000000"),
+            ("fast", "a positive quantity"),
+        ] {
+            let error = way(&[notes[0], ("egressPeakrate", text)]).unwrap_err();
+            assert!(error.msg.contains(needle), "{}", error.msg);
+        }
     }
 
     #[test]

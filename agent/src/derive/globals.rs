@@ -6,6 +6,7 @@ use std::time::Duration;
 use margay_dataplane::filter::{Backend, DenyAction, Globals, HostAction, Tunnels, Variant, Wish};
 use margay_dataplane::overlay::{IPIP, VXLAN_V4, VXLAN_V6};
 use margay_model::any::AnyResource;
+use margay_model::bgp_configuration::Toggle;
 use margay_model::felix_configuration::{
     DeniedConnections, DenyAction as ModelDeny, EndpointToHostAction, FelixConfigurationSpec,
     IptablesBackend, NftablesMode, SourceSpoofing,
@@ -26,6 +27,8 @@ use crate::translate;
 pub(crate) struct Tuning {
     pub(crate) interface_prefix: String,
     pub(crate) allow_spoofing: bool,
+    /// Whether `ipNATs` of endpoints lead to them.
+    pub(crate) floating_ips: bool,
     pub(crate) log_prefix: String,
     /// How often the kernel is read back whatever the monitor says. One look takes in everything: the
     /// shortest of the three settings that the established system has, of which 0 counts as unset.
@@ -179,6 +182,7 @@ pub(crate) fn tuning(cache: &Cache, node: &str) -> Tuning {
             None => INTERFACE_PREFIX.to_owned(),
         },
         allow_spoofing: felix.first(|f| f.workload_source_spoofing) == Some(SourceSpoofing::Any),
+        floating_ips: felix.first(|f| f.floating_ips) == Some(Toggle::Enabled),
         log_prefix: felix
             .first(|f| f.log_prefix.clone())
             .unwrap_or_else(|| "margay".to_owned()),
@@ -366,6 +370,10 @@ mod tests {
                     name += &word.to_uppercase();
                     continue;
                 }
+                if word == "ips" {
+                    name += "IPs";
+                    continue;
+                }
                 name += &word[..1].to_uppercase();
                 name += &word[1..];
             }
@@ -398,6 +406,8 @@ mod tests {
         }
         assert_eq!(told("workloadSourceSpoofing"), "Disabled");
         assert!(!tuning.allow_spoofing);
+        assert_eq!(told("floatingIPs"), "Disabled");
+        assert!(!tuning.floating_ips);
         assert_eq!(told("iptablesMarkMask"), globals.mark_mask.to_string());
         assert_eq!(
             told("defaultEndpointToHostAction"),

@@ -21,6 +21,7 @@ pub(crate) fn refresh_world(world: &mut World, cache: &Cache, node: &str) {
     let tuning = tuning(cache, node);
     world.interface_prefix = tuning.interface_prefix.into();
     world.allow_spoofing = tuning.allow_spoofing;
+    world.translates_floating_ips = tuning.floating_ips;
     let felix = Felix::of(cache, node);
     world.wireguard = [false, true].map(|v6| {
         let settings = Wireguard::of(&felix, v6);

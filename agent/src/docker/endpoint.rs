@@ -71,6 +71,7 @@ impl Driver {
             container_mac: parse_mac(&endpoint.mac),
             allow_spoofing: world.allow_spoofing,
             container_forwarding: None,
+            queues: None,
             ipv6: endpoint.ip_networks.iter().any(|net| !net.is_ipv4()),
             host_ifname,
         }

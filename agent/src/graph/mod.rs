@@ -69,6 +69,7 @@ struct Dirty {
     world: bool,
     endpoints: bool,
     moves: bool,
+    floating_ips: bool,
     reports: bool,
     tunnels: bool,
 }
@@ -126,6 +127,7 @@ impl Graph {
                 world: true,
                 endpoints: true,
                 moves: true,
+                floating_ips: true,
                 reports: true,
                 tunnels: true,
             },
@@ -299,6 +301,10 @@ impl Graph {
         match changed.key.kind {
             Kind::WorkloadEndpoint => {
                 let new = self.cache.get(&changed.key);
+                dirty.floating_ips |= [changed.old.as_ref(), new]
+                    .into_iter()
+                    .flatten()
+                    .any(asks_for_floating_ips);
                 self.overlay
                     .endpoint(&changed.key, changed.old.as_ref(), new);
                 if let Some(names) = &self.outputs.names {
@@ -359,6 +365,12 @@ impl Graph {
     /// Derives what is out of date and sends it on, in the order in which it may be relied on.
     async fn flush(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
+        let tuning = dirty
+            .globals
+            .then(|| derive::tuning(&self.cache, &self.node));
+        if let Some(tuning) = &tuning {
+            self.calc.enable_floating_ips(tuning.floating_ips);
+        }
         let begun = Instant::now();
         let policy = self.calc.flush();
         self.outputs.meters.calculation.took(begun.elapsed());
@@ -368,9 +380,6 @@ impl Graph {
                 None => info!(key = %event.key, "policy in order again"),
             }
         }
-        let tuning = dirty
-            .globals
-            .then(|| derive::tuning(&self.cache, &self.node));
         let tunnels = dirty
             .tunnels
             .then(|| self.overlay.refresh(&self.cache, &self.node));
@@ -394,7 +403,13 @@ impl Graph {
             holders: overlay.holders,
             waiting: std::mem::take(&mut self.waiting),
         };
-        if dirty.world || dirty.endpoints || dirty.reports || dirty.blocks {
+        let worlds = [
+            dirty.endpoints,
+            dirty.reports,
+            dirty.blocks,
+            dirty.floating_ips,
+        ];
+        if dirty.world || worlds.contains(&true) {
             self.refresh_world(dirty);
         }
         if !batch.is_empty() && self.outputs.kernel.send(batch).await.is_err() {
@@ -431,6 +446,11 @@ impl Graph {
         if dirty.reports {
             self.world.reports = Arc::new(derive::reports(&self.cache, &self.node));
         }
+        if dirty.floating_ips {
+            let all = self.calc.floating_ips();
+            let all = all.map(|(address, owner)| (address, owner.clone()));
+            self.world.floating_ips = Arc::new(all.collect());
+        }
         if dirty.moves {
             self.world.moves = Arc::new(derive::moves(&self.endpoints));
         }
@@ -438,6 +458,10 @@ impl Graph {
             .world
             .send_replace(Arc::new(self.world.clone()));
     }
+}
+
+fn asks_for_floating_ips(resource: &AnyResource) -> bool {
+    matches!(resource, AnyResource::WorkloadEndpoint(endpoint) if !endpoint.spec.ip_nats.is_empty())
 }
 
 /// Refuses what another client stored against the rules, and says so once.

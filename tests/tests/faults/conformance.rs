@@ -328,12 +328,18 @@ fn fields_of_the_established_plugin_are_taken_or_refused_by_name() {
     let sandbox = rig.sandbox("a", NETWORK);
     let file = rig.lab.dir().join("nodename");
     fs::write(&file, "h1\n").unwrap();
+    let log = rig.lab.dir().join("cni.log");
+    // The agent's own health is one of those that operators wait for.
+    let gate = "http://127.0.0.1:9091/readiness";
     let fields = json!({
         "mtu": 1400, "nodename": "h1", "nodename_file": file, "nodename_file_optional": true,
-        "datastore_type": "etcdv3", "etcd_endpoints": "http://192.0.2.1:2379", "log_level": "debug",
-        "log_file_path": "/var/log/cni.log", "num_queues": 1, "policy_setup_timeout_seconds": 20,
+        "datastore_type": "etcdv3", "etcd_endpoints": "http://192.0.2.1:2379", "etcd_discovery_srv": "x",
+        "etcd_scheme": "https", "etcd_key_file": "/x", "etcd_cert_file": "/x", "etcd_ca_cert_file": "/x",
+        "etcd_authority": "x", "log_level": "debug", "log_file_path": log, "log_file_max_size": 1,
+        "log_file_max_age": 1, "log_file_max_count": 1, "num_queues": 2, "policy_setup_timeout_seconds": 20,
         "container_settings": {"allow_ip_forwarding": true}, "include_default_routes": true,
-        "device_type": "veth", "readiness_gates": [], "endpoint_status_dir": "/x",
+        "device_type": "veth", "readiness_gates": [gate], "endpoint_status_dir": "/x",
+        "require_mtu_file": true, "ipam_lock_file": "/x", "mode": "x", "vxlan_vni": 4096,
         "feature_control": {"ip_addrs_no_ipam": false, "floating_ips": true},
         "kubernetes": {"kubeconfig": "/x"}, "policy": {"type": "none"}, "unheard_of": {"a": [1]},
     });
@@ -368,12 +374,29 @@ fn fields_of_the_established_plugin_are_taken_or_refused_by_name() {
             .trim(),
         "1"
     );
+    let shown = rig.host().netns.exec("ip -d link show").unwrap();
+    assert!(shown.contains("numtxqueues 2 numrxqueues 2"), "{shown}");
+    assert!(!log.exists(), "the plugin writes no log");
     let other = rig.sandbox("b", NETWORK);
     let refused = |more: Value, code: u64, needle: &str| {
         call(&rig, "ADD", &other, "eth0", with(more)).refused(code, needle);
     };
     refused(json!({"nodename": "h2"}), 7, "nodename is");
     refused(json!({"device_type": "netkit"}), 2, "device_type is");
+    refused(json!({"num_queues": 5000}), 7, "num_queues is 5000");
+    refused(json!({"readiness_gates": ["x"]}), 7, "readiness_gates has");
+    let closed =
+        json!({"readiness_gates": ["http://127.0.0.1:9091/nothing"], "add_timeout_seconds": 1});
+    refused(
+        closed,
+        11,
+        "readiness gate http://127.0.0.1:9091/nothing does not answer 200",
+    );
+    refused(
+        json!({"nodename": null, "nodename_file": null, "hostname": "h2"}),
+        7,
+        "nodename is",
+    );
     fs::write(&file, "h7").unwrap();
     refused(json!({"nodename": null}), 7, "nodename_file has");
     done(&call(&rig, "DEL", &sandbox, "eth0", |_| {}));

@@ -16,6 +16,7 @@ echo "$CNI_COMMAND $CNI_CONTAINERID" >> "$dir/asked"
 case $CNI_COMMAND in
   ADD) echo '{"cniVersion":"1.1.0","ips":[{"address":"10.79.0.5/24"}]}' ;;
   STATUS) [ ! -e "$dir/busy" ] || { echo '{"cniVersion":"1.1.0","code":50,"msg":"no lease server"}'; exit 1; } ;;
+  CHECK) [ ! -e "$dir/busy" ] || { echo '{"cniVersion":"1.1.0","code":11,"msg":"the lease is gone"}'; exit 1; } ;;
   GC) [ ! -e "$dir/busy" ] || { echo '{"cniVersion":"1.1.0","code":11,"msg":"later"}'; exit 1; } ;;
 esac
 "#;
@@ -92,6 +93,26 @@ fn status_and_gc_reach_the_plugin_and_its_refusal_is_ours() {
     assert!(noted.call("GC", "", None, &nothing).ips().is_empty());
     assert_eq!(noted.asked()[5..], ["DEL a", "GC"]);
     noted.rig.ensure_exact(&[]);
+}
+
+#[test]
+fn check_asks_the_plugin_and_its_refusal_is_ours() {
+    let noted = Noted::new();
+    let sandbox = noted.rig.sandbox("a", NETWORK);
+    let path = sandbox.netns.path();
+    let added = noted.call("ADD", "a", path.to_str(), &json!({})).json();
+    let previous = json!({"prevResult": added});
+    let checked = noted.call("CHECK", "a", path.to_str(), &previous);
+    assert_eq!((checked.exit, checked.text.as_str()), (0, ""));
+    assert_eq!(noted.asked(), ["ADD a", "CHECK a"]);
+    let config = fs::read_to_string(noted.dir.join("config.CHECK")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["prevResult"], previous["prevResult"]);
+    fs::write(noted.dir.join("busy"), "").unwrap();
+    noted
+        .call("CHECK", "a", path.to_str(), &previous)
+        .refused(11, "the lease is gone");
+    noted.call("DEL", "a", path.to_str(), &json!({})).ips();
 }
 
 #[test]

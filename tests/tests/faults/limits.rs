@@ -12,6 +12,9 @@ use crate::rig::{NETWORK, POOLS, Rig, SOON, Sandbox};
 
 const QUICK: Duration = Duration::from_millis(300);
 
+const TRANSLATED: &str = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\n\
+    metadata: {name: default}\nspec: {floatingIPs: Enabled}\n";
+
 #[test]
 fn annotations_limit_connections_of_a_container() {
     let rig = Rig::embedded(POOLS);
@@ -71,7 +74,14 @@ fn a_floating_ip_is_reached_from_the_router_and_goes_with_del() {
     };
     call("ADD", &a, &config).refused(7, "feature_control.floating_ips must be true");
     config["feature_control"] = json!({"floating_ips": true});
-    call("ADD", &a, &config).ips();
+    call("ADD", &a, &config).refused(7, "FelixConfiguration floatingIPs must be Enabled");
+    rig.ctl().apply(TRANSLATED).unwrap();
+    eventually(SOON, "the agent has heard of it", || {
+        let added = call("ADD", &a, &config);
+        ensure!(added.exit == 0, "{}", added.text);
+        Ok(())
+    })
+    .unwrap();
     let floating = "203.0.113.7".parse().unwrap();
     let tor = &rig.lab.tor;
     tor.ip(&format!("route add 203.0.113.7 via {}", rig.host().v4))
