@@ -680,3 +680,126 @@ fn a_published_port_is_chosen_kept_and_told() {
     let told = rig.call("NetworkDriver.EndpointOperInfo", &target).unwrap();
     assert_eq!(told, json!({"Value": {}}));
 }
+
+/// Word for word what Docker 28 and 29 send, which no distribution of here has.
+#[test]
+fn requests_of_younger_dockers_are_served() {
+    let rig = Rig::new();
+    let told = rig.call("NetworkDriver.GetCapabilities", &Value::Null);
+    assert_eq!(told.unwrap()["GwAllocChecker"], true);
+    let options = json!({"com.docker.network.enable_ipv4": true, "com.docker.network.enable_ipv6": true,
+        "com.docker.network.generic": {"margay.network": "dual", "com.docker.network.driver.mtu": "1400"}});
+    // It takes no gateway from the pools then, and tells CreateNetwork none.
+    let skipped = rig.call("NetworkDriver.GwAllocCheck", &json!({"Options": options}));
+    assert_eq!(
+        skipped.unwrap(),
+        json!({"SkipIPv4": true, "SkipIPv6": true})
+    );
+    let data = |pool: &str| json!([{"AddressSpace": "margay", "Pool": pool}]);
+    let create = |id: &str, options: Value, v4: Value, v6: Value| {
+        let call = json!({"NetworkID": id, "Options": options, "IPv4Data": v4, "IPv6Data": v6});
+        rig.call("NetworkDriver.CreateNetwork", &call).unwrap();
+    };
+    create("d1", options, data("10.65.0.0/24"), data("fd00:65::/112"));
+    let only = |v4: bool, name: &str| {
+        json!({"com.docker.network.enable_ipv4": v4, "com.docker.network.enable_ipv6": !v4,
+            "com.docker.network.generic": {"margay.network": name}})
+    };
+    create("d4", only(true, "four"), data("10.66.0.0/24"), Value::Null);
+    create("d6", only(false, "six"), json!([]), data("fd00:65::/112"));
+
+    let attach = |network: &str, id: &str, pools: &[&str], sandbox: &str| {
+        let ips: Vec<IpAddr> = pools
+            .iter()
+            .map(|pool| rig.address(pool, "").unwrap())
+            .collect();
+        let mut interface =
+            json!({"Address": "", "AddressIPv6": "", "MacAddress": "02:42:00:00:00:01"});
+        for ip in &ips {
+            match ip {
+                IpAddr::V4(_) => interface["Address"] = format!("{ip}/32").into(),
+                IpAddr::V6(_) => interface["AddressIPv6"] = format!("{ip}/128").into(),
+            }
+        }
+        // A hardware address is base64 there, and what is for dockerd itself comes along.
+        let options = json!({"com.docker.network.endpoint.exposedports": [{"Proto": 6, "Port": 80}],
+            "com.docker.network.endpoint.macaddress": "AkIAAAAB",
+            "com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.log_martians=1",
+            "com.docker.network.endpoint.ifname": "web0",
+            "com.docker.network.portmap": [], "com.docker.network.endpoint.dnsservers": ["192.0.2.53"]});
+        let call = json!({"NetworkID": network, "EndpointID": id, "Interface": interface, "Options": options});
+        let made = rig.call("NetworkDriver.CreateEndpoint", &call).unwrap();
+        // An address of any kind that it knows already would be an error to it.
+        assert_eq!(made, json!({"Interface": {}}));
+        let join = json!({"NetworkID": network, "EndpointID": id, "SandboxKey": sandbox, "Options": options});
+        rig.call("NetworkDriver.Join", &join).unwrap()
+    };
+    let (front, back, six) = ("4:10.65.0.0/24", "4:10.66.0.0/24", "6:fd00:65::/112");
+    let joined = attach("d1", "e1", &[front, six], "/var/run/docker/netns/s1");
+    assert_eq!(joined["Gateway"], "169.254.1.1");
+    assert_eq!(joined["InterfaceName"]["DstName"], "web0");
+    let joined = attach("d6", "e6", &[six], "/var/run/docker/netns/s2");
+    assert!(joined.get("Gateway").is_none(), "{joined}");
+    assert!(joined["GatewayIPv6"].is_string(), "{joined}");
+    let joined = attach("d4", "e4", &[back], "/var/run/docker/netns/s2");
+    assert!(joined.get("GatewayIPv6").is_none(), "{joined}");
+
+    // Each endpoint that has a default route of a family is told of all published ports.
+    let publish = |network: &str, id: &str, v4_only: bool| {
+        let mut options = json!({"com.docker.network.portmap": [{"Proto": 6, "IP": "", "Port": 80,
+            "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080}]});
+        if v4_only {
+            options["com.docker.network.driver.private.no_proxy_6to4"] = true.into();
+        }
+        let call = json!({"NetworkID": network, "EndpointID": id, "Options": options});
+        rig.call("NetworkDriver.ProgramExternalConnectivity", &call)
+    };
+    let host_ip = |id: &str| {
+        let target = json!({"NetworkID": "d1", "EndpointID": id});
+        let told = rig.call("NetworkDriver.EndpointOperInfo", &target).unwrap();
+        told["Value"]["com.docker.network.portmap"][0]["HostIP"].clone()
+    };
+    let revoke = |network: &str, id: &str| {
+        let target = json!({"NetworkID": network, "EndpointID": id});
+        rig.call("NetworkDriver.RevokeExternalConnectivity", &target)
+            .unwrap();
+    };
+    publish("d4", "e4", false).unwrap();
+    publish("d6", "e6", false).unwrap();
+    assert_eq!((host_ip("e4"), host_ip("e6")), (json!(""), json!("")));
+    let rules = || {
+        let all = [
+            "nft list ruleset",
+            "iptables-save -t nat",
+            "ip6tables-save -t nat",
+        ];
+        all.map(|list| rig.host().exec(list).unwrap()).concat()
+    };
+    eventually(SOON, "both lead to the container", || {
+        let rules = rules();
+        let leads = rules.matches("8080").count();
+        ensure!(leads >= 2, "{rules}");
+        Ok(())
+    })
+    .unwrap();
+    // Another container's is refused for either family.
+    let error = publish("d1", "e1", true).unwrap_err().to_string();
+    assert!(
+        error.contains("port 8080/tcp of the host is taken by"),
+        "{error}"
+    );
+    revoke("d4", "e4");
+    revoke("d6", "e6");
+    // One that had both, and gives up IPv6 to another network while the container runs; and gets it back.
+    publish("d1", "e1", false).unwrap();
+    assert_eq!(host_ip("e1"), "");
+    publish("d1", "e1", true).unwrap();
+    assert_eq!(host_ip("e1"), "0.0.0.0");
+    publish("d1", "e1", false).unwrap();
+    assert_eq!(host_ip("e1"), "");
+    revoke("d1", "e1");
+    assert_eq!(host_ip("e1"), Value::Null);
+    // Of swarm, which does not ask drivers of this scope.
+    let (status, _) = rig.post("NetworkDriver.AllocateNetwork", b"{}").unwrap();
+    assert_eq!(status, 404);
+}

@@ -21,7 +21,7 @@ use crate::fault;
 use crate::world::World;
 
 /// The container's sandbox, as dockerd names it: what tells which endpoints are of one container.
-const SANDBOX: &str = "margay.io/docker-sandbox";
+pub(super) const SANDBOX: &str = "margay.io/docker-sandbox";
 /// Which gateways the endpoint has, among those of its container.
 const GATEWAY_NUMBER: &str = "margay.io/docker-gateway";
 

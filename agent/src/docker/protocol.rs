@@ -21,6 +21,8 @@ pub(super) const MAC: &str = "com.docker.network.endpoint.macaddress";
 pub(super) const EXPOSED_PORTS: &str = "com.docker.network.endpoint.exposedports";
 pub(super) const PORT_MAP: &str = "com.docker.network.portmap";
 pub(super) const GATEWAY: &str = "com.docker.network.gateway";
+/// The endpoint leads the host's ports of IPv4 only: another of the container has IPv6's default route (Docker 28 and up).
+pub(super) const IPV4_PORTS_ONLY: &str = "com.docker.network.driver.private.no_proxy_6to4";
 pub(super) const REQUEST_TYPE: &str = "RequestAddressType";
 
 #[derive(Debug, Default, Deserialize)]
