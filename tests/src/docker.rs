@@ -216,6 +216,8 @@ impl Docker {
         }
         let root = self.dir.join("image");
         let bin = root.join("bin");
+        // Of an earlier daemon, whose disk was lost.
+        fs::remove_dir_all(&root).ok();
         fs::create_dir_all(&bin)?;
         fs::create_dir_all(root.join("www"))?;
         fs::write(root.join("www/index.html"), "served\n")?;

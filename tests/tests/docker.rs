@@ -165,6 +165,16 @@ impl Rig {
             .collect()
     }
 
+    /// Nor is anything of networks, on any host.
+    fn ensure_no_networks(&self) -> Result<()> {
+        let profiles = "/calico/resources/v3/projectcalico.org/profiles/docker.";
+        for prefix in ["/calico/margay/v1/docker/", profiles] {
+            let left = self.etcd.ctl(&["get", "--prefix", "--keys-only", prefix])?;
+            ensure!(left.trim().is_empty(), "{left}");
+        }
+        Ok(())
+    }
+
     /// Nothing of Docker is left: endpoint, address, interface.
     fn ensure_clean(&self) -> Result<()> {
         let endpoints = "/calico/resources/v3/projectcalico.org/workloadendpoints/";
@@ -210,6 +220,8 @@ fn containers_of_two_hosts_reach_each_other_and_all_of_it_survives_and_ends() {
     the_datastore_is_away(&mut rig);
     the_host_starts_anew(&mut rig);
     everything_is_removed(&rig);
+    the_daemon_forgets_everything(&mut rig);
+    the_host_is_gone_for_good(&mut rig);
 }
 
 fn networks_are_made_and_shown(rig: &Rig) {
@@ -599,14 +611,50 @@ fn everything_is_removed(rig: &Rig) {
         docker.run("network rm front").unwrap();
     }
     rig.dockers[0].run("network rm back").unwrap();
-    let ours = rig.etcd.ctl(&[
-        "get",
-        "--prefix",
-        "--keys-only",
-        "/calico/margay/v1/docker/",
-    ]);
-    assert_eq!(ours.unwrap().trim(), "");
-    let profiles = "/calico/resources/v3/projectcalico.org/profiles/docker.";
-    let profiles = rig.etcd.ctl(&["get", "--prefix", "--keys-only", profiles]);
-    assert_eq!(profiles.unwrap().trim(), "");
+    rig.ensure_no_networks().unwrap();
+}
+
+/// Its disk was lost, and with it what it knew of networks and containers: what they had is collected.
+fn the_daemon_forgets_everything(rig: &mut Rig) {
+    rig.dockers[1].run(FRONT).unwrap();
+    rig.run(1, "lost", "--net front -p 8080:80").unwrap();
+    drop(rig.dockers.remove(1));
+    fs::remove_dir_all(rig.lab.hosts[1].dir.join("docker")).unwrap();
+    rig.dockers.push(Docker::start(&rig.lab.hosts[1]).unwrap());
+    eventually(SOON, "what it had is collected", || {
+        rig.ensure_clean()?;
+        rig.ensure_no_networks()
+    })
+    .unwrap();
+    // And it begins anew.
+    rig.dockers[1].run(FRONT).unwrap();
+    rig.run(1, "found", "--net front -p 8080:80").unwrap();
+    rig.fetch(1, "found", "found", SOON).unwrap();
+}
+
+/// Once the operator says so, another host's agent takes everything that it had.
+fn the_host_is_gone_for_good(rig: &mut Rig) {
+    rig.agents[1].kill().unwrap();
+    drop(rig.dockers.remove(1));
+    let ctl = Ctl::with_etcd(&rig.lab.store, rig.etcd.url(), rig.lab.dir());
+    let known = ctl.run("get wep -n libnetwork -o yaml").unwrap();
+    assert!(known.contains("node: h2"), "{known}");
+    ctl.run("delete node h2").unwrap();
+    eventually(SOON, "nothing of it is left", || {
+        rig.ensure_no_networks()?;
+        for prefix in [
+            "/calico/ipam/v2/host/h2/",
+            "/calico/ipam/v2/handle/",
+            "/calico/resources/v3/projectcalico.org/workloadendpoints/",
+        ] {
+            let left = rig.etcd.ctl(&["get", "--prefix", "--keys-only", prefix])?;
+            ensure!(left.trim().is_empty(), "{left}");
+        }
+        let blocks = rig
+            .etcd
+            .ctl(&["get", "--prefix", "/calico/ipam/v2/assignment/"])?;
+        ensure!(!blocks.contains("host:h2"), "{blocks}");
+        Ok(())
+    })
+    .unwrap();
 }

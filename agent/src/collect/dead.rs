@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::{CollectError, Collector, borrowed, end_leases};
 use crate::cni::{HANDLE_ANNOTATION, is_sticky};
-use crate::docker::forget_networks;
+use crate::docker::{forget_networks, hosts_with_networks};
 
 /// All blocks are read at the first look and each time after so many: they are most of what address
 /// management stores. In between it is enough to know who owns blocks.
@@ -56,6 +56,8 @@ impl Dead {
         }
         self.looks += 1;
         having.extend(self.holders.iter().cloned());
+        // A host that never ran a container may have networks all the same.
+        having.extend(hosts_with_networks(&collector.store, &collector.keys).await?);
         let nodes = registered(collector).await?;
         if !nodes.contains(&collector.node) {
             // Who is missing itself is no judge of others.

@@ -37,7 +37,7 @@ use tracing::{info, warn};
 pub(crate) use describe::{NAMES_ANNOTATION, NETWORKS_ANNOTATION};
 use error::DockerError;
 pub(crate) use http::serve;
-pub(crate) use network::forget_networks;
+pub(crate) use network::{forget_networks, hosts as hosts_with_networks};
 use protocol::Target;
 
 use crate::cni::{LOCKED, NOT_SYNCED, Turns};

@@ -3,7 +3,7 @@
 //! dockerd gives each host's network an id of its own and tells no name. So networks of several hosts are one network
 //! when the option `margay.network` names them alike or, without it, when they have the same `--subnet`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use margay_datastore::AnyStore;
 use margay_model::any::AnyResource;
@@ -13,7 +13,7 @@ use margay_model::meta::{ObjectMeta, Resource};
 use margay_model::net::Cidr;
 use margay_model::profile::{Profile, ProfileSpec};
 use margay_model::rule::{Action, Rule};
-use margay_model::store::{Revision, Store, StoreError, Txn, TxnOutcome};
+use margay_model::store::{KeyValue, Revision, Store, StoreError, Txn, TxnOutcome};
 use margay_model::stored::{decode_stored, encode_stored};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -222,6 +222,17 @@ impl Driver {
         let stored = stored.ok_or_else(unknown)?;
         serde_json::from_slice(&stored.value).map_err(|_damaged| unknown())
     }
+}
+
+/// The hosts that have networks.
+pub(crate) async fn hosts(store: &AnyStore, keys: &Keys) -> Result<BTreeSet<String>, StoreError> {
+    let all = networks_key(keys);
+    let listed = store.list(&all).await?.kvs;
+    let host = |kv: &KeyValue| {
+        let (host, _) = kv.key.strip_prefix(&all)?.split_once('/')?;
+        Some(host.to_owned())
+    };
+    Ok(listed.iter().filter_map(host).collect())
 }
 
 /// Removes what a host that is gone for good had of networks.
