@@ -166,6 +166,7 @@ fn workloads_of_all_hosts_have_names_also_without_etcd() {
     let c1 = rig.container(0, "c1", "");
     let c2 = rig.container(1, "c2", "");
     names_are_answered_everywhere(&rig, &c1, &c2);
+    long_answers_come_by_tcp(&rig);
     the_rest_is_passed_on(&rig);
     garbage_is_survived(&rig);
     let pod = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web";
@@ -224,6 +225,46 @@ fn names_are_answered_everywhere(rig: &Rig, c1: &Container, c2: &Container) {
     expect(rig.host(1), &name, &[text(short_lived.v4())]);
     short_lived.cni_del().unwrap();
     expect(rig.host(1), &name, &[]);
+}
+
+/// A name of more endpoints than a datagram takes: `dig` asks again by TCP, as every resolver does.
+fn long_answers_come_by_tcp(rig: &Rig) {
+    let endpoint = |n: u8| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata:\n  \
+             name: elsewhere-openstack-many-eth{n}\n  namespace: lab\nspec:\n  orchestrator: openstack\n  \
+             workload: many\n  node: elsewhere\n  endpoint: eth{n}\n  interfaceName: tap{n}\n  \
+             ipNetworks: [192.0.2.{n}/32]\n"
+        )
+    };
+    let all: Vec<String> = (101..=140).map(endpoint).collect();
+    let all = all.join("---\n");
+    let ctl = Ctl::with_etcd(&rig.lab.store, rig.etcd.url(), rig.lab.dir());
+    ctl.apply(&all).unwrap();
+    let ips: Vec<String> = (101..=140).map(|n| format!("192.0.2.{n}")).collect();
+    let name = "many.lab.margay.internal";
+    expect(rig.host(1), &format!("+noedns {name}"), &ips);
+    let cut = dig(rig.host(1), &format!("@{SERVER} +noedns +ignore {name}")).unwrap();
+    assert!(
+        cut.contains(" tc") && cut.matches("192.0.2.").count() < 40,
+        "{cut}"
+    );
+    ctl.delete(&all).unwrap();
+    expect(rig.host(1), name, &[]);
+    expect(rig.host(0), name, &[]);
+    // How long others may remember that there is nothing is in the zone's SOA (RFC 2308).
+    let nothing = dig(rig.host(0), &format!("@{SERVER} {name} +noall +authority")).unwrap();
+    let soa: Vec<&str> = nothing.split_whitespace().collect();
+    assert_eq!(
+        (soa[0], soa[3], soa.last()),
+        ("margay.internal.", "SOA", Some(&"5")),
+        "{nothing}"
+    );
+    let own = short(rig.host(0), "margay.internal SOA").unwrap();
+    assert!(
+        own[0].starts_with("ns.margay.internal. hostmaster.margay.internal. "),
+        "{own:?}"
+    );
 }
 
 fn the_rest_is_passed_on(rig: &Rig) {
@@ -331,4 +372,14 @@ fn names_outlive_the_datastore(rig: &mut Rig, c1: &Container, c2: &Container) {
     // A start without it begins with the snapshot, which is written soon after a change.
     rig.agents[0].restart().unwrap();
     expect(rig.host(0), &name, &[text(c2.v4())]);
+    // Zone and time to live are the operator's.
+    let agent = &mut rig.agents[0];
+    let config = fs::read_to_string(agent.config_file()).unwrap();
+    let config = config.replace("dns:\n", "dns:\n  zone: lab.test\n  ttl_secs: 77\n");
+    fs::write(agent.config_file(), config).unwrap();
+    agent.restart().unwrap();
+    let named = format!("c2.{NETWORK}.lab.test");
+    expect(rig.host(0), &named, &[text(c2.v4())]);
+    let whole = dig(rig.host(0), &format!("@{SERVER} {named} +noall +answer")).unwrap();
+    assert_eq!(whole.split_whitespace().nth(1), Some("77"), "{whole}");
 }

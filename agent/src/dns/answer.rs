@@ -53,6 +53,7 @@ enum Data {
     Aaaa(Ipv6Addr),
     Ptr(Owned),
     Srv(u16, Owned),
+    Soa,
 }
 
 /// The question in our words.
@@ -117,7 +118,11 @@ impl Authority {
         let wants = |kind| asked.kind == kind || asked.kind == Rtype::ANY;
         match zone.find(relative) {
             Found::Nothing => return Some((Rcode::NXDOMAIN, data, Outcome::NoName)),
-            Found::Parent => {}
+            Found::Parent => {
+                if relative.is_empty() && wants(Rtype::SOA) {
+                    data.push(Data::Soa);
+                }
+            }
             Found::Endpoints(records) => {
                 for ip in records.iter().flat_map(|record| &record.ips) {
                     match ip {
@@ -184,6 +189,7 @@ impl Authority {
                 Data::Aaaa(ip) => answer.push((owner, ttl, Aaaa::new(ip))),
                 Data::Ptr(name) => answer.push((owner, ttl, Ptr::new(name))),
                 Data::Srv(port, name) => answer.push((owner, ttl, Srv::new(0, 0, port, name))),
+                Data::Soa => answer.push((owner, ttl, self.soa(serial)?)),
             };
             if pushed.is_err() {
                 answer.header_mut().set_tc(true);

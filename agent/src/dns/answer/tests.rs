@@ -123,6 +123,17 @@ fn nothing_and_no_such_name_are_two_answers_with_the_zones_soa() {
 }
 
 #[test]
+fn the_zone_tells_its_own_soa_and_no_name_in_it_does() {
+    let zone = zone(1);
+    let answer = ask("margay.internal.", Rtype::SOA, &zone);
+    let counts = answer.header_counts();
+    assert_eq!((counts.ancount(), counts.nscount()), (1, 0));
+    let answer = ask("web.shop.margay.internal.", Rtype::SOA, &zone);
+    let counts = answer.header_counts();
+    assert_eq!((counts.ancount(), counts.nscount()), (0, 1));
+}
+
+#[test]
 fn what_is_not_ours_is_left_to_others() {
     let zone = zone(1);
     for name in [
