@@ -113,14 +113,14 @@ impl Install {
             ));
         }
         let bytes = fs::read(own).map_err(|e| format!("cannot read {}: {e}", own.display()))?;
-        write_whole(&target, &bytes, 0o755)?;
-        let answers = answered_versions(&target)
-            .map_err(|e| format!("{shown} was written and does not run: {e}"))?;
-        if answers != SUPPORTED_VERSIONS {
-            return Err(format!(
-                "{shown} was written and answers for CNI {answers:?}"
-            ));
-        }
+        // Asked before it takes the place of one that works.
+        write_whole(&target, &bytes, 0o755, |aside| {
+            let answers = answered_versions(aside).map_err(|e| format!("it does not run: {e}"))?;
+            match answers == SUPPORTED_VERSIONS {
+                true => Ok(()),
+                false => Err(format!("it answers for CNI {answers:?}")),
+            }
+        })?;
         Ok(format!(
             "{shown}: version {VERSION}, CNI {}",
             SUPPORTED_VERSIONS.join(", ")
@@ -157,7 +157,7 @@ impl Install {
             }
             _ => {}
         }
-        write_whole(&target, text.as_bytes(), 0o644)?;
+        write_whole(&target, text.as_bytes(), 0o644, |_| Ok(()))?;
         Ok(format!("{shown}: written"))
     }
 
@@ -246,7 +246,13 @@ fn answered_versions(program: &Path) -> io::Result<Vec<String>> {
         .collect())
 }
 
-fn write_whole(target: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
+/// All of it or nothing; `check` sees the file before it is in its place.
+fn write_whole(
+    target: &Path,
+    bytes: &[u8],
+    mode: u32,
+    check: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<(), String> {
     let write = || -> io::Result<()> {
         let dir = target.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(dir)?;
@@ -259,7 +265,9 @@ fn write_whole(target: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
             .and_then(|()| file.set_permissions(Permissions::from_mode(mode)))
             .and_then(|()| file.sync_all());
         drop(file);
-        let placed = written.and_then(|()| fs::rename(&aside, target));
+        let placed = written
+            .and_then(|()| check(&aside).map_err(io::Error::other))
+            .and_then(|()| fs::rename(&aside, target));
         if placed.is_err() {
             drop(fs::remove_file(&aside));
         }
@@ -360,6 +368,47 @@ mod tests {
         let missing = in_dir(dir.path(), "").missing_plugins(list);
         assert_eq!(missing.len(), 2, "{missing:?}");
         assert!(missing[0].contains("host-local") && missing[1].contains("portmap"));
+    }
+
+    /// A program that says it is of this version, and speaks what it is told to.
+    fn program(path: &Path, version: &str, spoken: &[&str]) {
+        let answer = serde_json::json!({"supportedVersions": spoken});
+        let script = format!(
+            "#!/bin/sh\ncase $1 in --version) echo '{PROGRAM} {version}';; *) echo '{answer}';; esac\n"
+        );
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, script).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn a_newer_program_is_kept_and_one_that_does_not_work_never_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, there) = (dir.path().join("own"), dir.path().join("bin").join(PROGRAM));
+        let install = in_dir(dir.path(), "--no-conf");
+        let now = || fs::read_to_string(&there).unwrap();
+        program(&there, "99.0.0", &[]);
+        let newer = now();
+        program(&own, VERSION, &SUPPORTED_VERSIONS);
+        let error = install.run(&own).unwrap_err();
+        assert!(error.contains("99.0.0, newer than this one"), "{error}");
+        assert_eq!(now(), newer);
+        for spoken in [&["0.1.0"][..], &[]] {
+            program(&own, VERSION, spoken);
+            let error = in_dir(dir.path(), "--no-conf --force")
+                .run(&own)
+                .unwrap_err();
+            assert!(error.contains("it answers for CNI"), "{error}");
+            assert_eq!(now(), newer);
+        }
+        program(&own, VERSION, &SUPPORTED_VERSIONS);
+        in_dir(dir.path(), "--no-conf --force").run(&own).unwrap();
+        assert_eq!(now(), fs::read_to_string(&own).unwrap());
+        program(&there, "0.0.1", &[]);
+        install.run(&own).unwrap();
+        assert_eq!(now(), fs::read_to_string(&own).unwrap());
+        // Nothing is left aside.
+        assert_eq!(fs::read_dir(dir.path().join("bin")).unwrap().count(), 1);
     }
 
     #[test]
