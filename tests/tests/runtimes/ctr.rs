@@ -109,11 +109,99 @@ fn containers_of_ctr_reach_each_other_across_hosts_and_leave_nothing() {
     for (containerd, task) in hosts.iter().zip(&mut tasks) {
         let kill = ["-n", NAMESPACE, "task", "kill", "-s", "SIGKILL", &task.id];
         run(containerd.ctr().args(kill)).unwrap();
-        eventually(SOON, "ctr ends", || {
-            ensure!(task.process.ensure_running().is_err(), "still running");
-            Ok(())
-        })
-        .unwrap();
+        ended(task);
     }
     rack.ensure_clean(&ips);
+}
+
+/// What is left of a container in containerd's hands, whatever its `ctr` came to.
+fn remove(containerd: &Containerd, id: &str) {
+    for words in [
+        &["task", "kill", "-s", "SIGKILL", id][..],
+        &["task", "rm", "--force", id],
+        &["container", "rm", id],
+        &["snapshot", "--snapshotter", "native", "rm", id],
+    ] {
+        // It may not have got as far as that.
+        drop(
+            containerd
+                .ctr()
+                .args(["-n", NAMESPACE])
+                .args(words)
+                .output(),
+        );
+    }
+}
+
+#[test]
+fn an_agent_killed_under_ctr_leaves_nothing() {
+    let mut rack = Rack::watchful(1);
+    let containerd = Containerd::start(&rack, 0, NAMESPACE);
+    for point in ["after-link", "after-txn", "before-answer", "before-reply"] {
+        rack.restart_agent(0, point);
+        let id = format!("{}-{point}", rack.cluster.lab.name());
+        let mut task = start(&rack, 0, &containerd, &id);
+        ended(&mut task);
+        rack.restart_agent(0, "");
+        remove(&containerd, &id);
+        rack.ensure_clean(&[]);
+    }
+    // And while no agent is there, a container ends.
+    let id = format!("{}-c", rack.cluster.lab.name());
+    let mut task = start(&rack, 0, &containerd, &id);
+    let ip = address(&rack, &id);
+    rack.ensure_served(ip);
+    rack.cluster.agents[0].kill().unwrap();
+    let kill = ["-n", NAMESPACE, "task", "kill", "-s", "SIGKILL", &id];
+    run(containerd.ctr().args(kill)).unwrap();
+    ended(&mut task);
+    rack.restart_agent(0, "");
+    rack.ensure_clean(&[ip]);
+}
+
+/// `ctr` is the runtime that calls the plugin: killed, it calls no DEL, and the agent's own look clears up after the
+/// container has ended.
+#[test]
+fn a_ctr_and_a_containerd_killed_in_the_middle_of_an_add_leave_nothing() {
+    let mut rack = Rack::watchful(1);
+    let mut containerd = Containerd::start(&rack, 0, NAMESPACE);
+    for (point, with_containerd) in [
+        ("after-link", false),
+        ("after-txn-and-link", true),
+        ("before-reply", false),
+    ] {
+        rack.restart_agent(0, &format!("{point}:stop"));
+        let id = format!("{}-{point}", rack.cluster.lab.name());
+        let mut task = start(&rack, 0, &containerd, &id);
+        rack.await_still(0);
+        task.process.kill().unwrap();
+        if with_containerd {
+            containerd.kill();
+        }
+        rack.go_on(0);
+        if with_containerd {
+            containerd.restart().unwrap();
+        }
+        remove(&containerd, &id);
+        rack.ensure_clean(&[]);
+    }
+    // Nor does one that runs, when both are killed.
+    let id = format!("{}-c", rack.cluster.lab.name());
+    let mut task = start(&rack, 0, &containerd, &id);
+    let ip = address(&rack, &id);
+    rack.ensure_served(ip);
+    task.process.kill().unwrap();
+    containerd.kill();
+    rack.ensure_served(ip);
+    containerd.restart().unwrap();
+    remove(&containerd, &id);
+    rack.ensure_clean(&[ip]);
+}
+
+fn ended(task: &mut Task) {
+    eventually(SOON, "ctr ends", || {
+        ensure!(task.process.ensure_running().is_err(), "still running");
+        Ok(())
+    })
+    .unwrap();
 }

@@ -65,8 +65,8 @@ impl Rack {
         eventually(SOON, "the agent is ready", || agent.ensure_ready()).unwrap();
     }
 
-    /// The agent stands still at its fault point, and the plugin waits for it: for which namespace.
-    pub(crate) fn await_stopped(&mut self, host: usize) -> PathBuf {
+    /// The agent stands still at its fault point.
+    pub(crate) fn await_still(&mut self, host: usize) {
         let pid = self.cluster.agents[host].process().unwrap().pid();
         eventually(SOON, "the agent stands still", || {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -75,6 +75,11 @@ impl Rack {
             Ok(())
         })
         .unwrap();
+    }
+
+    /// The agent stands still at its fault point, and the plugin waits for it: for which namespace.
+    pub(crate) fn await_stopped(&mut self, host: usize) -> PathBuf {
+        self.await_still(host);
         let plugin = self.dir(host, "cni-bin").join("margay-cni");
         namespace_of(&plugin).unwrap()
     }

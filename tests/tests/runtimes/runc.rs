@@ -21,13 +21,23 @@ struct Running {
     process: Process,
 }
 
+/// A namespace by its path, for a container that the plugin has not attached yet.
+fn prepare(rack: &Rack, host: usize, id: &str) -> Container {
+    let id = format!("{}-{id}", rack.cluster.lab.name());
+    let plugin = Plugin::new(&rack.cluster.agents[host], rack.host(host), NETWORK).unwrap();
+    Container::new(&rack.cluster.lab, &id, plugin).unwrap()
+}
+
 impl Running {
     fn start(rack: &Rack, host: usize, id: &str) -> Self {
-        let id = format!("{}-{id}", rack.cluster.lab.name());
-        let plugin = Plugin::new(&rack.cluster.agents[host], rack.host(host), NETWORK).unwrap();
-        let mut attached = Container::new(&rack.cluster.lab, &id, plugin).unwrap();
+        let mut attached = prepare(rack, host, id);
         let added = attached.cni_add().unwrap();
         attached.cni_check(&added).unwrap();
+        Self::run(rack, host, attached)
+    }
+
+    fn run(rack: &Rack, host: usize, attached: Container) -> Self {
+        let id = attached.id.clone();
         let bundle = rack.dir(host, &id);
         let root = rack.dir(host, "runc");
         image::root(&bundle).unwrap();
@@ -65,13 +75,18 @@ impl Running {
     }
 
     fn remove(&mut self) {
+        self.end();
+        self.attached.cni_del().unwrap();
+    }
+
+    /// The container ends, and runc with it.
+    fn end(&mut self) {
         run(runc_in(&self.root).args(["kill", &self.attached.id, "KILL"])).unwrap();
         eventually(SOON, "runc ends", || match self.process.ensure_running() {
             Ok(()) => Err("still running"),
             Err(_ended) => Ok(()),
         })
         .unwrap();
-        self.attached.cni_del().unwrap();
     }
 }
 
@@ -110,4 +125,78 @@ fn containers_of_runc_reach_each_other_across_hosts_and_leave_nothing() {
     a.remove();
     b.remove();
     rack.ensure_clean(&ips);
+}
+
+/// Whoever calls the plugin itself sees that its ADD or DEL failed, and calls DEL (again) whenever it likes.
+#[test]
+fn an_agent_killed_under_runc_leaves_nothing() {
+    let mut rack = Rack::watchful(1);
+    for point in [
+        "after-journal-forgot",
+        "before-txn",
+        "after-link",
+        "after-txn-and-link",
+        "after-policy",
+        "after-route",
+        "before-answer",
+        "before-reply",
+    ] {
+        rack.restart_agent(0, point);
+        let mut container = prepare(&rack, 0, point);
+        container.cni_add().unwrap_err();
+        // No agent is there to hear of it.
+        container.cni_del().unwrap();
+        rack.restart_agent(0, "");
+        rack.ensure_clean(&[]);
+    }
+    for point in [
+        "before-kernel-removal",
+        "after-kernel-removal",
+        "after-release",
+        "after-reply",
+    ] {
+        let mut running = Running::start(&rack, 0, point);
+        rack.ensure_served(running.attached.v4().unwrap());
+        running.end();
+        rack.restart_agent(0, point);
+        running.attached.cni_del().unwrap();
+        rack.restart_agent(0, "");
+        rack.ensure_clean(&running.attached.addresses);
+    }
+    let mut running = Running::start(&rack, 0, "last");
+    rack.ensure_served(running.attached.v4().unwrap());
+    running.remove();
+    rack.ensure_clean(&running.attached.addresses);
+}
+
+/// The container outlives its runc, and is removed by another.
+#[test]
+fn a_killed_runc_leaves_nothing() {
+    let rack = Rack::new(1);
+    let mut running = Running::start(&rack, 0, "a");
+    let ip = running.attached.v4().unwrap();
+    rack.ensure_served(ip);
+    running.process.kill().unwrap();
+    rack.ensure_served(ip);
+    let id = running.attached.id.clone();
+    run(runc_in(&running.root).args(["delete", "--force", &id])).unwrap();
+    running.attached.cni_del().unwrap();
+    rack.ensure_clean(&[ip]);
+    // One that is killed while it makes the container.
+    for step in 0..4 {
+        let id = format!("cut{step}");
+        let mut attached = prepare(&rack, 0, &id);
+        attached.cni_add().unwrap();
+        let mut cut = Running::run(&rack, 0, attached);
+        std::thread::sleep(std::time::Duration::from_millis(10 * step));
+        cut.process.kill().unwrap();
+        // It may have got as far as a container or not.
+        drop(
+            runc_in(&cut.root)
+                .args(["delete", "--force", &cut.attached.id])
+                .output(),
+        );
+        cut.attached.cni_del().unwrap();
+        rack.ensure_clean(&cut.attached.addresses);
+    }
 }
