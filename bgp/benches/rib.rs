@@ -1,6 +1,8 @@
-//! The RIB under Internet-like load: distinct attribute sets with eight prefixes each on average.
+//! The RIB under Internet-like load: taking in, interning, deciding, exporting.
 //!
 //! `ns per route` figures divide by the routes of a run; one million at the end tells the memory.
+
+mod feed;
 
 use std::{
     hint::black_box,
@@ -13,68 +15,13 @@ use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput};
 use margay_bgp::{
     policy::Filter,
-    prefix::{Family, Ipv4Prefix},
+    prefix::Family,
     rib::{Families, PeerId, PeerRibConfig, Rib, RibConfig, SessionInfo},
-    wire::{
-        AsPath, MAX_LEN, NextHop, Origin, PathAttrs, PeerKind, UpdateFrame, header,
-        update_encode::{announce_v4, withdraw_v4},
-    },
+    wire::{NextHop, PeerKind, UpdateFrame},
 };
 
 const LOCAL_AS: u32 = 65000;
 const ROUTES: u32 = 100_000;
-
-/// A cheap deterministic stream of numbers.
-fn mix(n: u32) -> u32 {
-    let n = u64::from(n).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (n >> 29) as u32
-}
-
-/// UPDATE bodies that announce `routes` /24 prefixes from a peer in AS `asn`.
-fn feed(asn: u32, routes: u32) -> Vec<bytes::Bytes> {
-    let mut out = BytesMut::new();
-    let mut next = 0;
-    let mut set = 0;
-    while next < routes {
-        set += 1;
-        let size = (1 + mix(set) % 15).min(routes - next);
-        let mut path = vec![asn];
-        path.extend((0..2 + mix(set) % 4).map(|hop| 1 + mix(set * 8 + hop) % 70_000));
-        let attrs = PathAttrs {
-            origin: Origin::Igp,
-            as_path: AsPath::sequence(&path),
-            next_hop: Some(Ipv4Addr::from(0xc000_0200 + asn % 250)),
-            med: set.is_multiple_of(5).then_some(mix(set) % 100),
-            communities: (0..mix(set) % 5)
-                .map(|c| (asn << 16) | (mix(set + c) % 999))
-                .collect(),
-            ..PathAttrs::default()
-        };
-        let mut encoded = BytesMut::new();
-        attrs.encode(true, &mut encoded);
-        // Spread over the address space, each once: an odd factor permutes 24 bits.
-        let prefix = |n: u32| Ipv4Prefix::new((n.wrapping_mul(7_919) & 0x00ff_ffff) << 8, 24);
-        let list: Vec<_> = (next..next + size).filter_map(prefix).collect();
-        announce_v4(&encoded, list, MAX_LEN, &mut out).expect("short attributes");
-        next += size;
-    }
-    bodies(out)
-}
-
-fn withdrawals(routes: u32) -> Vec<bytes::Bytes> {
-    let prefix = |n: u32| Ipv4Prefix::new((n.wrapping_mul(7_919) & 0x00ff_ffff) << 8, 24);
-    let mut out = BytesMut::new();
-    withdraw_v4((0..routes).filter_map(prefix), MAX_LEN, &mut out);
-    bodies(out)
-}
-
-fn bodies(mut out: BytesMut) -> Vec<bytes::Bytes> {
-    let mut bodies = Vec::new();
-    while let Ok(Some(message)) = header::frame(&mut out, false) {
-        bodies.push(message.body);
-    }
-    bodies
-}
 
 fn rib() -> Rib {
     let mut config = RibConfig::new(LOCAL_AS, Ipv4Addr::new(10, 0, 0, 99));
@@ -109,12 +56,16 @@ fn join(rib: &mut Rib, peer: PeerId, n: u32) {
 /// Takes updates in, settling after each piece as a read loop would.
 fn apply(rib: &mut Rib, peer: PeerId, bodies: &[bytes::Bytes]) {
     for piece in bodies.chunks(512) {
-        for body in piece {
-            let frame = UpdateFrame::split(body).expect("made by our encoder");
-            rib.handle_update(peer, &frame)
-                .expect("made by our encoder");
-        }
+        take_in(rib, peer, piece);
         rib.settle();
+    }
+}
+
+fn take_in(rib: &mut Rib, peer: PeerId, bodies: &[bytes::Bytes]) {
+    for body in bodies {
+        let frame = UpdateFrame::split(body).expect("made by our encoder");
+        rib.handle_update(peer, &frame)
+            .expect("made by our encoder");
     }
 }
 
@@ -139,8 +90,8 @@ fn start(readers: u32) -> (Rib, PeerId, Vec<PeerId>) {
 }
 
 fn benches(c: &mut Criterion) {
-    let bodies = feed(65001, ROUTES);
-    let gone = withdrawals(ROUTES);
+    let bodies = feed::announcements(65001, ROUTES);
+    let gone = feed::withdrawals(ROUTES);
     let mut group = c.benchmark_group("rib_100k");
     group.sample_size(10).warm_up_time(Duration::from_secs(1));
     group.throughput(Throughput::Elements(ROUTES.into()));
@@ -198,12 +149,69 @@ fn benches(c: &mut Criterion) {
     group.finish();
 }
 
+/// The attributes of a message are looked up by their octets, and decoded when they are new.
+fn interning(c: &mut Criterion) {
+    const SETS: u32 = 20_000;
+    let bodies = feed::packed(65001, SETS, |_| 1);
+    let mut group = c.benchmark_group("rib_interning");
+    group.sample_size(20).warm_up_time(Duration::from_secs(1));
+    group.throughput(Throughput::Elements(SETS.into()));
+    let known = || {
+        let (mut rib, source, _) = start(0);
+        take_in(&mut rib, source, &bodies);
+        (rib, source)
+    };
+    let new = || {
+        let (rib, source, _) = start(0);
+        (rib, source)
+    };
+    group.bench_function("new_sets", |b| {
+        b.iter_batched_ref(
+            new,
+            |(rib, source)| take_in(rib, *source, &bodies),
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("known_sets", |b| {
+        b.iter_batched_ref(
+            known,
+            |(rib, source)| take_in(rib, *source, &bodies),
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+/// One decision for each of as many prefixes, by the number of their paths.
+fn best_path(c: &mut Criterion) {
+    let mut group = c.benchmark_group("rib_best_path");
+    group.sample_size(10).warm_up_time(Duration::from_secs(1));
+    group.throughput(Throughput::Elements(ROUTES.into()));
+    for peers in [1, 2, 10] {
+        let feeds: Vec<_> = (0..peers)
+            .map(|n| feed::announcements(65001 + n, ROUTES))
+            .collect();
+        let undecided = || {
+            let mut rib = rib();
+            for (n, bodies) in (1..).zip(&feeds) {
+                let peer = peer_up(&mut rib, n);
+                take_in(&mut rib, peer, bodies);
+            }
+            rib
+        };
+        group.bench_function(format!("of_{peers}"), |b| {
+            b.iter_batched_ref(undecided, Rib::settle, BatchSize::PerIteration);
+        });
+    }
+    group.finish();
+}
+
 /// One run with a million routes to two readers: time by phase, and memory.
 #[expect(clippy::print_stderr, reason = "a benchmark reports to its user")]
 fn million() {
     const MILLION: u32 = 1_000_000;
-    let bodies = feed(65001, MILLION);
-    let gone = withdrawals(MILLION);
+    let bodies = feed::announcements(65001, MILLION);
+    let gone = feed::withdrawals(MILLION);
     let before = resident();
     let (mut rib, source, readers) = start(1);
     let ns = |start: u64| (cpu_ns() - start) / u64::from(MILLION);
@@ -256,5 +264,7 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     million();
     benches(&mut criterion);
+    interning(&mut criterion);
+    best_path(&mut criterion);
     criterion.final_summary();
 }
