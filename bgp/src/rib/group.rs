@@ -216,6 +216,7 @@ pub(super) struct Group {
     /// Position of the front of the log.
     first: u64,
     log_bytes: usize,
+    /// By source.
     pub(super) members: Vec<Member>,
     /// Prefixes left of those queued at the start; `None` before the first is taken.
     initial: Option<usize>,
@@ -270,27 +271,34 @@ impl Group {
     }
 
     pub(super) fn has_member(&self, source: Source) -> bool {
-        self.members.iter().any(|m| m.source == source)
+        self.place(source).is_ok()
     }
 
-    fn member(&mut self, source: Source) -> Option<&mut Member> {
-        self.members.iter_mut().find(|m| m.source == source)
+    /// Where a member is, or would be. Found without going through all: every one of them is looked
+    /// for whenever there is something to tell.
+    fn place(&self, source: Source) -> Result<usize, usize> {
+        self.members.binary_search_by_key(&source, |m| m.source)
     }
 
     /// A peer joins at the end of the log.
     pub(super) fn add(&mut self, source: Source, marker: Option<Marker>) {
         let cursor = self.end();
-        self.members.push(Member {
-            source,
-            cursor,
-            marker,
-        });
+        if let Err(at) = self.place(source) {
+            self.members.insert(
+                at,
+                Member {
+                    source,
+                    cursor,
+                    marker,
+                },
+            );
+        }
     }
 
     /// A peer leaves; returns it and what it was not told the last of.
     pub(super) fn remove(&mut self, source: Source) -> Option<(Member, Missed)> {
-        let at = self.members.iter().position(|m| m.source == source)?;
-        let member = self.members.swap_remove(at);
+        let at = self.place(source).ok()?;
+        let member = self.members.remove(at);
         let read = (member.cursor - self.first) as usize;
         let mut missed = Missed {
             ids: self.queue.ids().to_vec(),
@@ -344,7 +352,7 @@ impl Group {
     /// What the member reads next.
     pub(super) fn read(&mut self, source: Source) -> Next {
         let (first, dump_end) = (self.first, self.dump_end);
-        let Some(at) = self.members.iter().position(|m| m.source == source) else {
+        let Ok(at) = self.place(source) else {
             return Next::End;
         };
         loop {
@@ -375,9 +383,11 @@ impl Group {
 
     /// Whether the member has anything to read or to wait for.
     pub(super) fn is_pending(&self, source: Source) -> bool {
-        let end = self.end();
-        let member = self.members.iter().find(|m| m.source == source);
-        member.is_some_and(|m| m.cursor < end || m.marker.is_some() || !self.queue.is_empty())
+        let Ok(at) = self.place(source) else {
+            return false;
+        };
+        let member = &self.members[at];
+        member.cursor < self.end() || member.marker.is_some() || !self.queue.is_empty()
     }
 
     /// Members that nothing more can be said to here: the log waits for them.
@@ -392,8 +402,8 @@ impl Group {
 
     /// Sets the marker that the member gets at the end of its dump.
     pub(super) fn set_marker(&mut self, source: Source, marker: Option<Marker>) {
-        if let Some(member) = self.member(source) {
-            member.marker = marker;
+        if let Ok(at) = self.place(source) {
+            self.members[at].marker = marker;
         }
     }
 
