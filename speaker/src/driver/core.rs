@@ -7,7 +7,9 @@ mod sessions;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::RandomState},
+    future::poll_fn,
     hash::BuildHasher,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -32,6 +34,8 @@ use crate::{
         listen::Listeners,
         pace::Pace,
         peer::Peer,
+        ready::Ready,
+        round::Round,
         sync::InitialSync,
         table, views,
         watch::Watchers,
@@ -45,12 +49,11 @@ use crate::{
 /// The peers by key.
 pub(super) type Peers = BTreeMap<PeerKey, Peer>;
 
-/// Events taken in before routes are decided and written: enough to damp path hunting, few enough
-/// that no session waits long.
+/// Events taken in before routes are decided and written.
 const TURN_EVENTS: usize = 64;
-/// How long a round takes in what one or more peers have sent: much for damping, little beside the
-/// shortest hold time.
-const ROUND: Duration = Duration::from_millis(200);
+/// Octets of messages likewise, some 100,000 routes: enough to damp path hunting, few enough that
+/// peers hear of the first routes of a table while the last are still to be read.
+const TURN_OCTETS: usize = 1 << 20;
 /// How long each part of a turn may take, of which there are three: taking in, deciding, writing.
 const TURN: Duration = Duration::from_millis(20);
 /// A turn that takes longer lets all tasks run before the next.
@@ -94,10 +97,14 @@ pub(super) struct Core {
     /// No timer of a session is due before.
     wake_at: Option<Instant>,
     due: Due,
+    /// The links that can be read.
+    ready: Arc<Ready>,
+    /// Those that were read to the end in this turn.
+    heard: Vec<LinkId>,
     /// Of the events of a round, those there was no time for.
     waiting: VecDeque<Event>,
-    /// When the round began to take in what is still to be decided.
-    round: Option<Instant>,
+    /// The round that is taking in what is to be decided at its end.
+    round: Option<Round>,
     /// The first peer that a turn had no time to write to.
     next_to_write: Option<PeerKey>,
     pace: Pace,
@@ -152,6 +159,8 @@ impl Core {
             watchers: Watchers::default(),
             wake_at: None,
             due: Due::default(),
+            ready: Arc::default(),
+            heard: Vec::new(),
             waiting: VecDeque::new(),
             round: None,
             next_to_write: None,
@@ -188,13 +197,19 @@ impl Core {
     /// Runs until the handle is dropped or asks to stop.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(TURN_EVENTS);
+        let mut alarm = std::pin::pin!(sleep_until(self.next_wake().into()));
         loop {
-            let wake = self.next_wake();
-            // What was taken in before is decided first.
-            let hungry = self.waiting.is_empty() && !self.rib.is_undecided();
-            let idle = hungry && !self.due.send && !self.due.work;
+            // Not set back: the timers that messages set back are many, and ring late then.
+            let wake = self.next_wake().into();
+            if wake < alarm.deadline() || alarm.is_elapsed() {
+                alarm.as_mut().reset(wake);
+            }
+            // What was taken in before is decided first, but for that of a round that goes on.
+            let in_round = self.round.is_some();
+            let hungry = self.waiting.is_empty() && (in_round || !self.rib.is_undecided());
+            let idle = !self.is_busy();
             // Cancel safe throughout: `recv`, `recv_many` and `reserve` take nothing when
-            // dropped, the sleeps are made anew.
+            // dropped, the alarm stays.
             let mut path = None;
             let command = tokio::select! {
                 biased;
@@ -204,8 +219,9 @@ impl Core {
                 }
                 command = commands.recv() => Some(command),
                 _ = self.events.recv_many(&mut batch, TURN_EVENTS), if hungry => None,
+                () = poll_fn(|cx| self.ready.poll(cx)), if hungry => None,
                 _ = self.fib.reserve(), if self.due.fib => None,
-                () = sleep_until(wake.into()), if idle => None,
+                () = &mut alarm, if idle => None,
                 () = std::future::ready(()), if !idle => None,
             };
             let now = Instant::now();
@@ -231,25 +247,42 @@ impl Core {
                 }
             }
             self.waiting.extend(batch.drain(..));
-            self.turn(now);
-            if self.pace.note(now, Instant::now()) > SHORT {
-                // The readers of other peers, which have waited.
+            self.turn(now, hungry);
+            self.listen_to_peers();
+            if self.pace.note(now, Instant::now()) > SHORT || self.is_busy() {
+                // A look at the sockets of peers that have waited.
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Events, timers, and at the end of a round decisions, FIB and peers.
-    fn turn(&mut self, now: Instant) {
+    /// Whether there is something to do without anything happening.
+    fn is_busy(&self) -> bool {
+        self.due.send
+            || self.due.work
+            || self.round.is_some()
+            || !self.waiting.is_empty()
+            || !self.ready.is_empty()
+            || self.rib.is_undecided()
+    }
+
+    /// Events, what was read if that is wanted, timers, and at the end of a round decisions, FIB and
+    /// peers.
+    fn turn(&mut self, now: Instant, hungry: bool) {
+        self.round.get_or_insert(Round::new(now));
         while let Some(event) = self.waiting.pop_front() {
             self.event(event, now);
             if now.elapsed() > TURN {
                 break;
             }
         }
+        if hungry {
+            self.take_in(now);
+        }
         self.timers(now);
-        let round = *self.round.get_or_insert(now);
-        if !self.waiting.is_empty() && round.elapsed() < ROUND {
+        if let Some(round) = &mut self.round
+            && !round.is_over(Instant::now())
+        {
             return;
         }
         self.round = None;
@@ -259,6 +292,28 @@ impl Core {
         while self.closing.try_join_next().is_some() {}
         self.transmit(now);
         self.feed_fib();
+    }
+
+    /// Reads what peers have sent, in turn, as far as there is time.
+    fn take_in(&mut self, now: Instant) {
+        let mut octets = 0;
+        while octets < TURN_OCTETS
+            && now.elapsed() < TURN
+            && let Some(id) = self.ready.pop()
+        {
+            octets += self.read(id, now);
+        }
+    }
+
+    /// Listens to the links that were read, once what follows from it is written. Only then does the
+    /// other side hear that it was read.
+    fn listen_to_peers(&mut self) {
+        for id in self.heard.drain(..) {
+            if let Some(link) = self.links.get(&id) {
+                link.acknowledge();
+                link.listen();
+            }
+        }
     }
 
     fn timers(&mut self, now: Instant) {
@@ -303,12 +358,12 @@ impl Core {
     }
 
     fn next_wake(&self) -> Instant {
-        // Nothing is due: any far time will do.
-        let far = Instant::now() + Duration::from_secs(3600);
         [self.wake_at, self.rib.poll_timeout(), self.sync.deadline()]
             .into_iter()
             .flatten()
-            .fold(far, Instant::min)
+            .min()
+            // Nothing is due: any far time will do.
+            .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
     }
 
     fn feed_fib(&mut self) {
@@ -339,14 +394,12 @@ impl Core {
 
     fn event(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Received(id, data) => self.received(id, &data, now),
             Event::Writable(id) => {
                 if let Some(link) = self.links.get_mut(&id) {
                     link.blocked = false;
                     self.flush(id, now);
                 }
             }
-            Event::Closed(id, error) => self.closed(id, error.as_ref(), now),
             Event::Accepted(stream, remote) => self.accepted(stream, remote, now),
             Event::Router(key, addr, scope) => self.meet(&key, addr, scope, now),
             Event::Dialled(key, conn, result) => self.dialled(key, conn, result, now),

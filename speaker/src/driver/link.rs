@@ -1,4 +1,4 @@
-//! One TCP connection: a task that reads, and a queue of what is to be written.
+//! One TCP connection: the beginning of a message, and a queue of what is to be written.
 
 use std::{
     cell::RefCell,
@@ -6,21 +6,20 @@ use std::{
     io::{self, IoSlice, Read},
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
+    task::{Context, Waker},
     time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 use margay_bgp::{session::ConnId, wire::header};
 use socket2::SockRef;
-use tokio::{
-    io::Interest,
-    net::TcpStream,
-    sync::{Semaphore, mpsc},
-    task::{AbortHandle, JoinSet},
-};
+use tokio::{io::Interest, net::TcpStream, task::JoinSet};
 
-use crate::{driver::Event, peer_key::PeerKey};
+use crate::{
+    driver::ready::{Bell, Ready},
+    peer_key::PeerKey,
+};
 
 /// Names a link; never reused.
 pub(super) type LinkId = u64;
@@ -28,9 +27,6 @@ pub(super) type LinkId = u64;
 /// Octets read at a time. Twice the longest message, so that there is room behind the beginning of
 /// one; what is handed over is copied out, and then more of it would leave the cache.
 const READ: usize = 128 << 10;
-/// Pieces of one connection that may wait for the core: some 100,000 routes. What others say waits behind
-/// no more than that of each that sends a full table.
-const UNREAD: usize = 8;
 /// Buffers that one write gathers.
 const GATHER: usize = 64;
 /// How long a closing connection may need to take what was queued, NOTIFICATION included.
@@ -42,7 +38,11 @@ pub(super) struct Link {
     pub(super) peer: PeerKey,
     pub(super) conn: ConnId,
     pub(super) stream: Arc<TcpStream>,
-    reader: AbortHandle,
+    bell: Waker,
+    /// The beginning of a message.
+    partial: Vec<u8>,
+    /// The peer may be about to negotiate messages beyond 4096 octets.
+    extended: bool,
     /// Whole messages; the first may be sent in part.
     queue: VecDeque<Bytes>,
     queued: usize,
@@ -53,23 +53,15 @@ pub(super) struct Link {
     pub(super) blocked: bool,
     /// The OPENs sent and received, whole messages.
     pub(super) opens: [Bytes; 2],
-    inbox: Arc<Inbox>,
 }
 
-/// What the reader shares with the core.
+/// What a look at a socket found.
 #[derive(Debug)]
-struct Inbox {
-    /// A permit for each piece that may be read before the core has taken in another; closed when
-    /// nothing more is to be read.
-    room: Semaphore,
-    /// The beginning of a message.
-    partial: Mutex<Vec<u8>>,
-}
-
-impl Inbox {
-    fn partial(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.partial.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+pub(super) struct Piece {
+    /// Whole messages, or nothing.
+    pub(super) data: Bytes,
+    /// There is more to read.
+    pub(super) more: bool,
 }
 
 /// What a connection leaves to the next process.
@@ -84,65 +76,43 @@ pub(super) struct LeftLink {
 }
 
 impl Link {
-    /// `extended` is whether the peer may be about to negotiate messages beyond 4096 octets.
+    /// `extended` is whether the peer may be about to negotiate messages beyond 4096 octets. Rings
+    /// once it was told to [listen](Self::listen).
     pub(super) fn new(
         id: LinkId,
         (peer, conn): (PeerKey, ConnId),
         stream: TcpStream,
         extended: bool,
-        events: mpsc::Sender<Event>,
+        ready: Arc<Ready>,
     ) -> Self {
-        let stream = Arc::new(stream);
-        let inbox = Arc::new(Inbox {
-            room: Semaphore::new(UNREAD),
-            partial: Mutex::default(),
-        });
-        let reading = read(
-            id,
-            Arc::clone(&stream),
-            extended,
-            Arc::clone(&inbox),
-            events,
-        );
-        let reader = tokio::spawn(reading).abort_handle();
         Self {
             peer,
             conn,
-            stream,
-            reader,
+            stream: Arc::new(stream),
+            bell: Arc::new(Bell { link: id, ready }).into(),
+            partial: Vec::new(),
+            extended,
             queue: VecDeque::new(),
             queued: 0,
             front_started: false,
             urgent: VecDeque::new(),
             blocked: false,
             opens: [Bytes::new(), Bytes::new()],
-            inbox,
         }
     }
 
     /// Goes on with what another process had begun to read and to write, before anything else.
     pub(super) fn resume(&mut self, opens: [Bytes; 2], partial: &[u8], unsent: Bytes) {
         self.opens = opens;
-        *self.inbox.partial() = partial.to_vec();
+        self.partial = partial.to_vec();
         if !unsent.is_empty() {
             self.push(unsent);
             self.front_started = true;
         }
     }
 
-    /// Reads no more. What has been read is still to be taken in.
-    pub(super) fn stop_reading(&self) {
-        self.inbox.room.close();
-    }
-
-    /// Whether the reader has handed over all that it has read.
-    pub(super) fn is_taken_in(&self) -> bool {
-        self.inbox.room.available_permits() >= UNREAD
-    }
-
     /// Ends here; another process goes on.
     pub(super) fn leave(mut self) -> io::Result<LeftLink> {
-        self.reader.abort();
         let mut queue = std::mem::take(&mut self.queue).into_iter();
         // A message that has begun has to end before an urgent one.
         let begun = if self.front_started {
@@ -156,7 +126,7 @@ impl Link {
             .chain(self.urgent.drain(..))
             .chain(queue)
             .for_each(|messages| unsent.extend_from_slice(&messages));
-        let partial = std::mem::take(&mut *self.inbox.partial());
+        let partial = std::mem::take(&mut self.partial);
         Ok(LeftLink {
             socket: self.stream.as_fd().try_clone_to_owned()?,
             opens: std::mem::take(&mut self.opens),
@@ -165,19 +135,42 @@ impl Link {
         })
     }
 
-    /// A piece that was read is being taken in.
-    pub(super) fn taken(&self) {
-        self.inbox.room.add_permits(1);
+    /// Rings once there is something to read.
+    pub(super) fn listen(&self) {
+        let mut cx = Context::from_waker(&self.bell);
+        // An error is found by reading.
+        if self.stream.poll_read_ready(&mut cx).is_ready() {
+            self.bell.wake_by_ref();
+        }
+    }
+
+    /// Reads what there is; `None` at the end of the stream.
+    pub(super) fn read(&mut self) -> io::Result<Option<Piece>> {
+        match read_once(&self.stream, &mut self.partial, self.extended) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Some(Piece {
+                data: Bytes::new(),
+                more: false,
+            })),
+            result => result,
+        }
+    }
+
+    /// Tells the peer's kernel that what was read has come, and ours to leave that to us from here on.
+    /// By itself it would do so in the middle of the reading that empties the socket, and what is to be
+    /// told of a single route would wait for that.
+    pub(super) fn acknowledge(&self) {
+        let socket = SockRef::from(&*self.stream);
+        // Where it fails the connection is gone, or the kernel goes on as it likes.
+        for at_once in [true, false] {
+            drop(socket.set_tcp_quickack(at_once));
+        }
     }
 
     /// Whether the peer has sent anything that is still to be taken in.
     pub(super) fn has_unread(&self) -> bool {
-        let waits = || {
-            let mut first = [MaybeUninit::uninit()];
-            let peeked = SockRef::from(&*self.stream).peek(&mut first);
-            peeked.is_ok_and(|n| n > 0)
-        };
-        !self.is_taken_in() || waits()
+        let mut first = [MaybeUninit::uninit()];
+        let peeked = SockRef::from(&*self.stream).peek(&mut first);
+        peeked.is_ok_and(|n| n > 0)
     }
 
     /// Octets that wait in the queue.
@@ -224,13 +217,18 @@ impl Link {
         }
         // A message that has begun has to end before an urgent one.
         let most = if self.urgent.is_empty() { GATHER } else { 1 };
-        let slices: Vec<IoSlice<'_>> = self
-            .queue
-            .iter()
-            .take(most)
-            .map(|b| IoSlice::new(b))
-            .collect();
-        let mut left = self.stream.try_write_vectored(&slices)?;
+        let mut left = match self.queue.front() {
+            Some(only) if self.queue.len() == 1 => self.stream.try_write(only)?,
+            _ => {
+                let slices: Vec<IoSlice<'_>> = self
+                    .queue
+                    .iter()
+                    .take(most)
+                    .map(|b| IoSlice::new(b))
+                    .collect();
+                self.stream.try_write_vectored(&slices)?
+            }
+        };
         let written = left;
         self.queued -= written;
         while let Some(front) = self.queue.front_mut() {
@@ -249,7 +247,6 @@ impl Link {
     /// Stops reading; what is queued is sent if the peer takes it soon. With `discard` the
     /// connection is just closed.
     pub(super) fn close(mut self, discard: bool, closing: &mut JoinSet<()>) {
-        self.reader.abort();
         if discard {
             return;
         }
@@ -266,12 +263,6 @@ impl Link {
             // What the peer does not take in time is lost with the connection.
             drop(tokio::time::timeout(LINGER, linger(stream, rest)).await);
         });
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.reader.abort();
     }
 }
 
@@ -306,56 +297,23 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
 }
 
-/// Reads and hands over whole messages until the connection ends. Aborting it at any time is fine:
-/// it owns nothing but octets of a connection that is being closed.
-async fn read(
-    id: LinkId,
-    stream: Arc<TcpStream>,
-    extended: bool,
-    inbox: Arc<Inbox>,
-    events: mpsc::Sender<Event>,
-) {
-    let error = loop {
-        if let Err(e) = stream.readable().await {
-            break Some(e);
-        }
-        // Not before there is something to read: who holds one has something unread.
-        let Ok(permit) = inbox.room.acquire().await else {
-            return;
-        };
-        let whole = match read_once(&stream, &mut inbox.partial(), extended) {
-            Ok(None) => break None,
-            Ok(Some(whole)) => whole,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(e) => break Some(e),
-        };
-        if whole.is_empty() {
-            continue;
-        }
-        permit.forget();
-        if events.send(Event::Received(id, whole)).await.is_err() {
-            return;
-        }
-    };
-    // Nobody listens any more when the speaker stops.
-    drop(events.send(Event::Closed(id, error)).await);
-}
-
 /// What has come, up to the end of the last whole message; what follows that goes to `rest`.
 /// `None` at the end of the stream.
-fn read_once(stream: &TcpStream, rest: &mut Vec<u8>, extended: bool) -> io::Result<Option<Bytes>> {
+fn read_once(stream: &TcpStream, rest: &mut Vec<u8>, extended: bool) -> io::Result<Option<Piece>> {
     SCRATCH.with_borrow_mut(|scratch| {
         let (front, room) = scratch.split_at_mut(rest.len());
         let n = read_some(stream, room)?;
         if n == 0 {
             return Ok(None);
         }
+        let more = n == room.len();
         front.copy_from_slice(rest);
         let data = scratch.get(..rest.len() + n).unwrap_or_default();
         let (whole, after) = data.split_at(whole_messages(data, extended));
         // Replaced rather than cleared: most reads end with a message and leave nothing to keep.
         *rest = after.to_vec();
-        Ok(Some(Bytes::copy_from_slice(whole)))
+        let data = Bytes::copy_from_slice(whole);
+        Ok(Some(Piece { data, more }))
     })
 }
 

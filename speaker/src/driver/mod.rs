@@ -1,13 +1,13 @@
 //! The speaker's thread: sockets and clock around [`Session`](margay_bgp::session::Session) and
 //! [`Rib`].
 //!
-//! Tasks, all on one thread: the core, which owns every session and the RIB; a reader a
-//! connection; an acceptor a listener; a dialler an attempt; a waiter for each socket that took no
-//! more; a closer for each connection that is being left. All but the core own nothing but their
+//! Tasks, all on one thread: the core, which owns every session and the RIB, and reads and writes
+//! their connections; an acceptor a listener; a dialler an attempt; a waiter for each socket that took
+//! no more; a closer for each connection that is being left. All but the core own nothing but their
 //! socket and may be aborted at any time.
 //!
 //! A round of the core takes in everything that has been read, decides once, and writes: changes
-//! that arrive together leave together, and one change leaves at once. A round goes by in turns, so
+//! that arrive together leave together, and one change leaves at once ([`round`]). A round goes by in turns, so
 //! that timers, commands and BFD never wait long, whatever a peer sends and however much of a table
 //! has to be gone through.
 
@@ -18,6 +18,8 @@ mod listen;
 mod pace;
 mod peer;
 mod rate;
+mod ready;
+mod round;
 mod strangers;
 mod sync;
 mod table;
@@ -30,7 +32,6 @@ use std::{
     net::{Ipv6Addr, SocketAddr},
 };
 
-use bytes::Bytes;
 use margay_bgp::session::ConnId;
 use tokio::{net::TcpStream, sync::mpsc};
 
@@ -41,8 +42,7 @@ use crate::{
     peer_key::PeerKey,
 };
 
-/// Events between tasks and the core. A reader that finds it full stops reading, and TCP slows its
-/// peer down.
+/// Events between tasks and the core. An acceptor that finds it full stops accepting.
 const EVENTS: usize = 256;
 
 /// What the tasks tell the core.
@@ -52,10 +52,6 @@ enum Event {
     Accepted(TcpStream, SocketAddr),
     /// An attempt to connect ended.
     Dialled(PeerKey, ConnId, io::Result<TcpStream>),
-    /// Whole messages.
-    Received(link::LinkId, Bytes),
-    /// The peer closed, or the connection broke.
-    Closed(link::LinkId, Option<io::Error>),
     /// A socket that took no more does again.
     Writable(link::LinkId),
     /// The router behind a peer's interface, and the interface's index.

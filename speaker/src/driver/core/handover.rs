@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap, hash_map::RandomState},
     hash::BuildHasher,
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::BytesMut;
@@ -13,7 +13,7 @@ use margay_bgp::{
     session::ConnId,
     wire::{Kind, MessageType, Notification, UpdateFrame, header},
 };
-use tokio::{net::TcpStream, sync::oneshot, time::timeout};
+use tokio::{net::TcpStream, sync::oneshot};
 use tracing::{info, warn};
 
 use super::Core;
@@ -21,7 +21,7 @@ use crate::{
     bfd::LeftPaths,
     config::SpeakerConfig,
     driver::{
-        link::{Link, LinkId},
+        link::LinkId,
         peer::Peer,
         strangers::{member, range_of},
         watch,
@@ -32,36 +32,17 @@ use crate::{
     view::PathState,
 };
 
-/// How long what has been read may take to be taken in before the sessions are left.
-const LAST_TURN: Duration = Duration::from_secs(5);
-/// Between two looks at whether it has been.
-const LOOK: Duration = Duration::from_millis(5);
-
 impl Core {
     /// Stops, and leaves everything that another process needs to go on.
     pub(super) async fn hand_over(mut self, reply: oneshot::Sender<Handover>) {
-        let begun = Instant::now();
         let mut paths = match self.bfd.take() {
             Some(bfd) => bfd.hand_over().await,
             None => LeftPaths::new(),
         };
-        self.links.values().for_each(Link::stop_reading);
         let (mut sockets, keyed) = self.listeners.leave();
-        loop {
-            let now = Instant::now();
-            while let Some(event) = self.waiting.pop_front() {
-                self.event(event, now);
-            }
-            if self.links.values().all(Link::is_taken_in) {
-                break;
-            }
-            if begun.elapsed() > LAST_TURN {
-                break;
-            }
-            // A reader may find that there was nothing to read, and says nothing then.
-            if let Ok(Some(event)) = timeout(LOOK, self.events.recv()).await {
-                self.waiting.push_back(event);
-            }
+        let now = Instant::now();
+        while let Some(event) = self.waiting.pop_front() {
+            self.event(event, now);
         }
         while self.rib.work() {}
         let mut state = State {
@@ -110,9 +91,6 @@ impl Core {
             return Err("a graceful restart is going on");
         }
         let link = self.links.remove(&link).ok_or(GONE)?;
-        if !link.is_taken_in() {
-            return Err("it sends more than can be taken in");
-        }
         let local = link.stream.local_addr();
         let ends = local.and_then(|local| Ok((local, link.stream.peer_addr()?)));
         let mut result = peer.leave(left, ends.map_err(|_gone| GONE)?, seed);

@@ -10,7 +10,7 @@ use super::{Core, TURN};
 use crate::{
     driver::{
         Event,
-        link::{Link, LinkId},
+        link::{Link, LinkId, Piece},
     },
     peer_key::PeerKey,
     socket,
@@ -113,6 +113,37 @@ impl Core {
         }
     }
 
+    /// Reads from a link that has something. Returns the number of octets.
+    pub(super) fn read(&mut self, id: LinkId, now: Instant) -> usize {
+        let Some(link) = self.links.get_mut(&id) else {
+            return 0;
+        };
+        let Piece { data, more } = match link.read() {
+            Ok(Some(piece)) => piece,
+            Ok(None) => {
+                self.closed(id, None, now);
+                return 0;
+            }
+            Err(error) => {
+                self.closed(id, Some(&error), now);
+                return 0;
+            }
+        };
+        if more {
+            self.ready.push(id);
+        } else {
+            self.heard.push(id);
+        }
+        if data.is_empty() {
+            return 0;
+        }
+        if let Some(round) = &mut self.round {
+            round.note(id, data.len());
+        }
+        self.received(id, &data, now);
+        data.len()
+    }
+
     pub(super) fn accepted(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
         let local = stream.local_addr().map(|a| a.ip()).ok();
         let known = self.peers.values().find(|p| p.is_at(remote, local));
@@ -177,8 +208,9 @@ impl Core {
         self.next_link += 1;
         if let Some(peer) = self.peers.get_mut(&key) {
             let extended = peer.config.extended_messages;
-            let events = self.events_tx.clone();
-            let link = Link::new(id, (key, conn), stream, extended, events);
+            let ready = Arc::clone(&self.ready);
+            let link = Link::new(id, (key, conn), stream, extended, ready);
+            link.listen();
             self.links.insert(id, link);
             peer.links.insert(conn, id);
         }

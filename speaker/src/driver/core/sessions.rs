@@ -25,7 +25,6 @@ impl Core {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        link.taken();
         if let Some(open) = watch::open_in(data) {
             link.opens[1] = open;
         }
