@@ -26,11 +26,11 @@ use crate::tier::Tier;
 use crate::workload_endpoint::WorkloadEndpoint;
 
 macro_rules! any_resource {
-    ($($kind:ident),+ $(,)?) => {
+    ($($kind:ident in $held:ty),+ $(,)?) => {
         /// A resource of any kind.
         #[derive(Clone, Debug, PartialEq)]
         #[expect(missing_docs, reason = "each variant holds the kind of its name")]
-        pub enum AnyResource { $($kind($kind),)+ }
+        pub enum AnyResource { $($kind($held),)+ }
 
         impl AnyResource {
             /// The kind.
@@ -81,34 +81,35 @@ macro_rules! any_resource {
 
         $(impl From<$kind> for AnyResource {
             fn from(resource: $kind) -> Self {
-                Self::$kind(resource)
+                Self::$kind(resource.into())
             }
         })+
     };
 }
 
+// What is large and rare is boxed, so that what there are many of does not take its room.
 any_resource!(
-    BgpConfiguration,
-    BgpFilter,
-    BgpPeer,
-    BlockAffinity,
-    CalicoNodeStatus,
-    ClusterInformation,
-    FelixConfiguration,
-    GlobalNetworkPolicy,
-    GlobalNetworkSet,
-    HostEndpoint,
-    IpamConfiguration,
-    IpPool,
-    IpReservation,
-    KubeControllersConfiguration,
-    NetworkPolicy,
-    NetworkSet,
-    Node,
-    Profile,
-    StagedGlobalNetworkPolicy,
-    StagedKubernetesNetworkPolicy,
-    StagedNetworkPolicy,
-    Tier,
-    WorkloadEndpoint,
+    BgpConfiguration in BgpConfiguration,
+    BgpFilter in BgpFilter,
+    BgpPeer in BgpPeer,
+    BlockAffinity in BlockAffinity,
+    CalicoNodeStatus in CalicoNodeStatus,
+    ClusterInformation in ClusterInformation,
+    FelixConfiguration in Box<FelixConfiguration>,
+    GlobalNetworkPolicy in GlobalNetworkPolicy,
+    GlobalNetworkSet in GlobalNetworkSet,
+    HostEndpoint in HostEndpoint,
+    IpamConfiguration in IpamConfiguration,
+    IpPool in IpPool,
+    IpReservation in IpReservation,
+    KubeControllersConfiguration in KubeControllersConfiguration,
+    NetworkPolicy in NetworkPolicy,
+    NetworkSet in NetworkSet,
+    Node in Node,
+    Profile in Profile,
+    StagedGlobalNetworkPolicy in StagedGlobalNetworkPolicy,
+    StagedKubernetesNetworkPolicy in StagedKubernetesNetworkPolicy,
+    StagedNetworkPolicy in StagedNetworkPolicy,
+    Tier in Tier,
+    WorkloadEndpoint in WorkloadEndpoint,
 );

@@ -6,23 +6,62 @@ use std::collections::{BTreeMap, BTreeSet};
 use margay_model::any::AnyResource;
 use margay_model::felix_configuration::FelixConfigurationSpec;
 use margay_model::kind::{Kind, ResourceKey};
+use margay_model::net::Cidr;
 use margay_model::store::Revision;
 
 use crate::world::LocalEndpoint;
 
 /// A resource and the revision that last wrote it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Stored {
+#[derive(Debug)]
+struct Stored {
     /// Absent for a value that does not decode: the key is known, the resource counts as missing.
-    pub(crate) resource: Option<AnyResource>,
-    pub(crate) mod_revision: Revision,
+    kept: Option<Kept>,
+    mod_revision: Revision,
+}
+
+/// What is kept of a resource.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    Whole(Box<AnyResource>),
+    /// Of an endpoint of another host: a cluster has very many, and this is asked again.
+    Place(Box<Place>),
+}
+
+/// Where a workload is.
+#[derive(Debug)]
+pub(crate) struct Place {
+    node: Box<str>,
+    nets: Box<[Cidr]>,
+}
+
+impl Kept {
+    /// The resource, unless it is an endpoint of another host.
+    pub(crate) fn whole(&self) -> Option<&AnyResource> {
+        match self {
+            Self::Whole(resource) => Some(resource),
+            Self::Place(_) => None,
+        }
+    }
+
+    /// Node and addresses, if it is an endpoint of a workload.
+    pub(crate) fn place(&self) -> Option<(&str, &[Cidr])> {
+        match self {
+            Self::Place(place) => Some((&place.node, &place.nets)),
+            Self::Whole(resource) => match &**resource {
+                AnyResource::WorkloadEndpoint(endpoint) => {
+                    Some((&endpoint.spec.node, &endpoint.spec.ip_networks))
+                }
+                _ => None,
+            },
+        }
+    }
 }
 
 /// A change that the cache took on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Changed {
     pub(crate) key: ResourceKey,
-    pub(crate) old: Option<AnyResource>,
+    pub(crate) old: Option<Kept>,
     /// What the cache holds instead; look it up by `key`.
     pub(crate) now_present: bool,
 }
@@ -53,15 +92,43 @@ impl Cache {
         &self.own
     }
 
+    /// The resource, unless it is an endpoint of another host that was forgotten but for its place.
     pub(crate) fn get(&self, key: &ResourceKey) -> Option<&AnyResource> {
-        self.stored.get(key)?.resource.as_ref()
+        self.stored.get(key)?.kept.as_ref()?.whole()
+    }
+
+    /// Node and addresses of an endpoint.
+    pub(crate) fn place(&self, key: &ResourceKey) -> Option<(&str, &[Cidr])> {
+        self.stored.get(key)?.kept.as_ref()?.place()
+    }
+
+    /// Every endpoint with its node and addresses.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&ResourceKey, (&str, &[Cidr]))> {
+        let all = self.stored_of(Kind::WorkloadEndpoint);
+        all.filter_map(|(key, stored)| Some((key, stored.kept.as_ref()?.place()?)))
+    }
+
+    /// Forgets all but the place of an endpoint that is not this node's. The few with floating addresses stay whole: those
+    /// are looked at again.
+    pub(crate) fn forget_details(&mut self, key: &ResourceKey, node: &str) {
+        let kept = self.stored.get_mut(key).and_then(|s| s.kept.as_mut());
+        if let Some(kept) = kept
+            && let Some(AnyResource::WorkloadEndpoint(endpoint)) = kept.whole()
+            && endpoint.spec.node != node
+            && endpoint.spec.ip_nats.is_empty()
+        {
+            *kept = Kept::Place(Box::new(Place {
+                node: endpoint.spec.node.as_str().into(),
+                nets: endpoint.spec.ip_networks.as_slice().into(),
+            }));
+        }
     }
 
     /// The endpoint of this key, if it is one of this node's.
     pub(crate) fn local_endpoint(&self, key: &ResourceKey, node: &str) -> Option<LocalEndpoint> {
         let stored = self.stored.get(key)?;
-        match &stored.resource {
-            Some(AnyResource::WorkloadEndpoint(endpoint)) if endpoint.spec.node == node => {
+        match stored.kept.as_ref()?.whole()? {
+            AnyResource::WorkloadEndpoint(endpoint) if endpoint.spec.node == node => {
                 let resource = endpoint.clone();
                 Some(LocalEndpoint {
                     resource,
@@ -76,12 +143,16 @@ impl Cache {
         self.stored.get(key).map(|s| s.mod_revision)
     }
 
-    /// Everything of one kind that decodes, in the order of namespace and name.
+    /// Everything of one kind that decodes, in the order of namespace and name; of endpoints only those that
+    /// [`Cache::get`] gives.
     pub(crate) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &AnyResource> {
-        self.stored
-            .range(ResourceKey::global(kind, "")..)
-            .take_while(move |(key, _)| key.kind == kind)
-            .filter_map(|(_, stored)| stored.resource.as_ref())
+        let all = self.stored_of(kind);
+        all.filter_map(|(_, stored)| stored.kept.as_ref()?.whole())
+    }
+
+    fn stored_of(&self, kind: Kind) -> impl Iterator<Item = (&ResourceKey, &Stored)> {
+        let from = self.stored.range(ResourceKey::global(kind, "")..);
+        from.take_while(move |(key, _)| key.kind == kind)
     }
 
     /// A fresh list begins; the watch was lost or never was.
@@ -129,11 +200,11 @@ impl Cache {
         let before = self.stored.insert(
             key.clone(),
             Stored {
-                resource,
+                kept: resource.map(|resource| Kept::Whole(Box::new(resource))),
                 mod_revision,
             },
         );
-        let old = before.and_then(|s| s.resource);
+        let old = before.and_then(|s| s.kept);
         (now_present || old.is_some()).then_some(Changed {
             key,
             old,
@@ -159,7 +230,8 @@ impl Cache {
         container_id: &str,
     ) -> Option<Changed> {
         let known = self.stored.get(key).filter(|stored| {
-            matches!(&stored.resource, Some(AnyResource::WorkloadEndpoint(endpoint))
+            let whole = stored.kept.as_ref().and_then(Kept::whole);
+            matches!(whole, Some(AnyResource::WorkloadEndpoint(endpoint))
                 if endpoint.spec.container_id == container_id)
         });
         let revision = known.map_or(revision, |stored| stored.mod_revision.max(revision));
@@ -172,7 +244,7 @@ impl Cache {
     }
 
     fn take(&mut self, key: &ResourceKey) -> Option<Changed> {
-        let old = self.stored.remove(key)?.resource?;
+        let old = self.stored.remove(key)?.kept?;
         Some(Changed {
             key: key.clone(),
             old: Some(old),
@@ -236,6 +308,30 @@ mod tests {
         cache.apply(key.clone(), endpoint("new"), 9);
         assert!(cache.remove_endpoint(&key, 7, "new").is_some());
         assert!(cache.apply(key.clone(), endpoint("new"), 9).is_none());
+    }
+
+    #[test]
+    fn of_an_endpoint_elsewhere_the_place_is_kept_and_of_our_own_everything() {
+        let key = |node: &str| ResourceKey::namespaced(Kind::WorkloadEndpoint, "shop", node);
+        let nets = vec!["10.65.0.7/32".parse().unwrap()];
+        let mut cache = Cache::default();
+        for node in ["h1", "h2"] {
+            let spec = WorkloadEndpointSpec {
+                node: node.into(),
+                ip_networks: nets.clone(),
+                ..WorkloadEndpointSpec::default()
+            };
+            let resource = Resource::new(ObjectMeta::namespaced("shop", node), spec);
+            cache.apply(key(node), Some(resource.into()), 5);
+            cache.forget_details(&key(node), "h1");
+            assert_eq!(cache.place(&key(node)), Some((node, &*nets)));
+        }
+        assert!(cache.local_endpoint(&key("h1"), "h1").is_some());
+        assert!(cache.get(&key("h2")).is_none() && cache.knows(&key("h2"), 5));
+        let places: Vec<_> = cache.places().map(|(_, (node, _))| node).collect();
+        assert_eq!(places, ["h1", "h2"]);
+        let old = cache.remove(&key("h2"), 6).unwrap().old.unwrap();
+        assert_eq!(old.place(), Some(("h2", &*nets)));
     }
 
     #[test]

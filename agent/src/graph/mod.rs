@@ -42,7 +42,7 @@ use crate::dns::{Record, Responder};
 use crate::kernel::{Batch, Expect, KernelHandle, Waiting};
 use crate::meters::Meters;
 use crate::world::{LocalEndpoint, World};
-use cache::Changed;
+use cache::{Changed, Kept};
 use overlay::Overlay;
 
 /// Events taken in before the results are flushed: large enough that a burst of changes is one batch,
@@ -300,13 +300,12 @@ impl Graph {
         let dirty = &mut self.dirty;
         match changed.key.kind {
             Kind::WorkloadEndpoint => {
-                let new = self.cache.get(&changed.key);
-                dirty.floating_ips |= [changed.old.as_ref(), new]
+                let (key, old) = (&changed.key, changed.old.as_ref());
+                dirty.floating_ips |= [old.and_then(Kept::whole), self.cache.get(key)]
                     .into_iter()
                     .flatten()
                     .any(asks_for_floating_ips);
-                self.overlay
-                    .endpoint(&changed.key, changed.old.as_ref(), new);
+                self.overlay.endpoint(key, old, &self.cache);
                 if let Some(names) = &self.outputs.names {
                     let record = match self.cache.get(&changed.key) {
                         Some(AnyResource::WorkloadEndpoint(endpoint)) => Record::of(endpoint),
@@ -315,6 +314,7 @@ impl Graph {
                     names.set(changed.key.clone(), record);
                 }
                 let local = self.cache.local_endpoint(&changed.key, &self.node);
+                self.cache.forget_details(&changed.key, &self.node);
                 let before = match local {
                     Some(local) => {
                         dirty.endpoints = true;
@@ -352,7 +352,8 @@ impl Graph {
             // Its status is our own report.
             Kind::CalicoNodeStatus => {
                 let now = self.cache.get(&changed.key).and_then(derive::asked);
-                dirty.reports |= now != changed.old.as_ref().and_then(derive::asked);
+                let old = changed.old.as_ref().and_then(Kept::whole);
+                dirty.reports |= now != old.and_then(derive::asked);
             }
             Kind::ClusterInformation
             | Kind::Profile

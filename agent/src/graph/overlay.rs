@@ -8,11 +8,11 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use margay_dataplane::wireguard::PublicKey;
-use margay_model::any::AnyResource;
-use margay_model::kind::{Kind, ResourceKey};
-use margay_model::workload_endpoint::WorkloadEndpoint;
+use margay_model::kind::ResourceKey;
+use margay_model::net::Cidr;
 
 use super::Cache;
+use super::cache::Kept;
 use crate::derive::{Fabric, Through, TunnelKind, Tunnels};
 use crate::translate::networks;
 
@@ -100,18 +100,13 @@ impl Overlay {
         }
     }
 
-    /// An endpoint changed.
-    pub(super) fn endpoint(
-        &mut self,
-        key: &ResourceKey,
-        old: Option<&AnyResource>,
-        new: Option<&AnyResource>,
-    ) {
+    /// An endpoint changed; `cache` has it as it is now.
+    pub(super) fn endpoint(&mut self, key: &ResourceKey, old: Option<&Kept>, cache: &Cache) {
         if !self.fabric.is_active() || self.borrowed_stale {
             return;
         }
-        if let Some(AnyResource::WorkloadEndpoint(old)) = old {
-            for net in networks(&old.spec.ip_networks) {
+        if let Some((_, nets)) = old.and_then(Kept::place) {
+            for net in networks(nets) {
                 if let Some(owners) = self.borrowed.get_mut(&net)
                     && owners.remove(key).is_some()
                 {
@@ -119,17 +114,17 @@ impl Overlay {
                 }
             }
         }
-        if let Some(AnyResource::WorkloadEndpoint(new)) = new {
-            self.note(key, new);
+        if let Some(place) = cache.place(key) {
+            self.note(key, place);
         }
     }
 
-    fn note(&mut self, key: &ResourceKey, endpoint: &WorkloadEndpoint) {
-        let node = &endpoint.spec.node;
-        for net in networks(&endpoint.spec.ip_networks) {
-            if self.fabric.concerns(net) && self.owner_of(net) != Some(node) {
+    fn note(&mut self, key: &ResourceKey, (node, nets): (&str, &[Cidr])) {
+        for net in networks(nets) {
+            let is_owner = |owner: &String| owner == node;
+            if self.fabric.concerns(net) && !self.owner_of(net).is_some_and(is_owner) {
                 let owners = self.borrowed.entry(net).or_default();
-                owners.insert(key.clone(), node.clone());
+                owners.insert(key.clone(), node.to_owned());
                 self.dirty.insert(net);
             }
         }
@@ -152,10 +147,8 @@ impl Overlay {
             self.dirty.extend(self.borrowed.keys());
             self.borrowed.clear();
             if self.fabric.is_active() {
-                for resource in cache.of_kind(Kind::WorkloadEndpoint) {
-                    if let AnyResource::WorkloadEndpoint(endpoint) = resource {
-                        self.note(&resource.key(), endpoint);
-                    }
+                for (key, place) in cache.places() {
+                    self.note(key, place);
                 }
             }
             self.borrowed_stale = false;

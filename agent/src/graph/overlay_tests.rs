@@ -1,3 +1,5 @@
+use margay_model::any::AnyResource;
+use margay_model::kind::Kind;
 use margay_model::meta::{ObjectMeta, Resource};
 use margay_model::net::Cidr;
 use margay_model::workload_endpoint::WorkloadEndpointSpec;
@@ -53,21 +55,21 @@ fn world() -> (Overlay, Cache) {
 fn endpoint(overlay: &mut Overlay, cache: &mut Cache, name: &str, at: Option<(&str, &str)>) {
     let key = ResourceKey::namespaced(Kind::WorkloadEndpoint, "default", name);
     let newer = cache.mod_revision(&key).unwrap_or(0) + 1;
-    let old = cache.get(&key).cloned();
-    match at {
+    let changed = match at {
         Some((address, node)) => {
             let spec = WorkloadEndpointSpec {
                 node: node.into(),
                 ip_networks: vec![Cidr::host(address.parse().unwrap())],
                 ..WorkloadEndpointSpec::default()
             };
-            let endpoint: WorkloadEndpoint =
-                Resource::new(ObjectMeta::namespaced("default", name), spec);
-            cache.apply(key.clone(), Some(endpoint.into()), newer);
+            let endpoint = Resource::new(ObjectMeta::namespaced("default", name), spec);
+            cache.apply(key.clone(), Some(endpoint.into()), newer)
         }
-        None => drop(cache.remove(&key, newer)),
-    }
-    overlay.endpoint(&key, old.as_ref(), cache.get(&key));
+        None => cache.remove(&key, newer),
+    };
+    let old = changed.and_then(|changed| changed.old);
+    overlay.endpoint(&key, old.as_ref(), cache);
+    cache.forget_details(&key, "h1");
 }
 
 /// Prefix and the last-but-one octet of the other end; `-` for what goes.
