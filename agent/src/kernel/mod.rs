@@ -32,7 +32,7 @@ use margay_dataplane::filter::{self, Filter, Nflog, SetId, Wish};
 use margay_dataplane::monitor::{Interests, Monitor};
 use margay_dataplane::netlink::NetlinkError;
 use margay_dataplane::nft::Watch;
-use margay_dataplane::route_table::PROTO_MARGAY;
+use margay_dataplane::route_table::{MAIN_TABLE, PROTO_MARGAY, has_route_of};
 use margay_model::kind::ResourceKey;
 use margay_policy::program::EndpointPlan;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -421,6 +421,10 @@ impl Kernel {
         }
         for done in synced.into_iter().chain(settled) {
             done.send(()).unwrap_or_default();
+            // The speaker may go on with sessions: what it waits for is there.
+            if self.routes.take_time() {
+                self.look_at_routes = Instant::now();
+            }
         }
         for answer in asked {
             answer.send(self.status()).unwrap_or_default();
@@ -459,6 +463,7 @@ impl Kernel {
             }
             converged |= news.converged;
         }
+        self.routes.take_time();
         if converged && !self.converged {
             self.converged = true;
             self.allow_route_deletes();
@@ -556,8 +561,5 @@ fn announced(plan: &EndpointPlan) -> Vec<IpNetwork> {
 
 /// Whether this host has routes of ours: then an agent before us left forwarding in place.
 pub(crate) fn forwarding_was_left() -> Result<bool, NetlinkError> {
-    let mut socket = margay_dataplane::netlink::Socket::route()?;
-    let main = margay_dataplane::route_table::MAIN_TABLE;
-    let routes = margay_dataplane::route_table::dump(&mut socket, main)?;
-    Ok(routes.iter().any(|route| route.protocol == PROTO_MARGAY))
+    has_route_of(MAIN_TABLE, PROTO_MARGAY)
 }

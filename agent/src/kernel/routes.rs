@@ -35,7 +35,12 @@ pub(super) struct Routes {
     way_lengths: BTreeMap<u8, usize>,
     /// The table was brought in line with the kernel at least once.
     adopted: bool,
+    /// Somebody waits for the endpoints' routes, and not for the others.
+    hurried: bool,
 }
+
+/// From so many routes on, reading them back takes tenths of a second, and seconds on a busy machine.
+const LONG: usize = 10_000;
 
 impl Routes {
     pub(super) fn open() -> Result<Self, NetlinkError> {
@@ -50,6 +55,7 @@ impl Routes {
             wireguard: [None, None],
             way_lengths: BTreeMap::new(),
             adopted: false,
+            hurried: true,
         })
     }
 
@@ -209,9 +215,19 @@ impl Routes {
         self.table.allow_deletes();
     }
 
+    /// Nobody waits for the endpoints' routes any more. Whether all others still have to be looked at.
+    pub(super) fn take_time(&mut self) -> bool {
+        self.hurried = false;
+        !self.adopted
+    }
+
     pub(super) fn apply(&mut self) -> ApplyReport {
         if self.adopted {
             return self.table.apply();
+        }
+        if self.hurried && self.table.is_longer_than(LONG).unwrap_or(false) {
+            // What was read of them is read again with all others.
+            return self.table.apply_hosts().unwrap_or_default();
         }
         // The first look: most of what is wanted is there from the agent before us.
         match self.table.resync() {

@@ -258,6 +258,32 @@ impl Socket {
         Err(NetlinkError::DumpInterrupted(DUMP_ATTEMPTS))
     }
 
+    /// Whether a table has an entry for which `is` holds. Hears the answer no further than that: the socket is done with.
+    pub(crate) fn dump_has(
+        mut self,
+        kind: u16,
+        header: &[u8],
+        fill: impl Fn(&mut Request<'_>),
+        is: impl Fn(&[u8]) -> bool,
+    ) -> Result<bool, NetlinkError> {
+        let mut batch = Batch::new();
+        batch.push(kind, libc::NLM_F_DUMP, header, fill);
+        let sequence = self.advance(1);
+        self.send(batch.seal(sequence))?;
+        loop {
+            self.receive()?;
+            for message in Messages(&self.buffer).filter(|m| m.sequence == sequence) {
+                let end = [libc::NLMSG_DONE as u16, libc::NLMSG_ERROR as u16];
+                if end.contains(&message.kind) {
+                    return message.error().map_or(Ok(false), |error| Err(error.into()));
+                }
+                if is(message.payload) {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
     /// False if the dump was interrupted.
     fn dump_once(
         &mut self,

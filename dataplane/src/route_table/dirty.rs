@@ -35,6 +35,10 @@ impl Dirty {
         self.set.contains(&prefix)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &IpNetwork> {
+        self.queue.iter().filter(|prefix| self.set.contains(prefix))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.set.is_empty()
     }

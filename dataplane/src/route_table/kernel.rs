@@ -1,5 +1,6 @@
 //! Routes as the kernel knows them, and the seam to it.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
@@ -14,6 +15,10 @@ use crate::netlink::{
 const RTMSG_LEN: usize = 12;
 const RTNEXTHOP_LEN: usize = 8;
 const RTM_F_CLONED: u32 = 0x200;
+/// A lookup is to be answered with the route that matches.
+const RTM_F_FIB_MATCH: u32 = 0x2000;
+/// Lookups in one `send`.
+const LOOKUPS: usize = 256;
 /// Members of `RTA_METRICS`.
 const RTAX_LOCK: u16 = 1;
 const RTAX_MTU: u16 = 2;
@@ -92,6 +97,21 @@ pub trait RouteKernel {
     /// All routes of a table, of one protocol or of all.
     fn dump(&mut self, table: u32, protocol: Option<u8>) -> Result<Vec<KernelRoute>, NetlinkError>;
 
+    /// Whether a table has more routes of a protocol than this.
+    fn has_more_than(
+        &mut self,
+        table: u32,
+        protocol: u8,
+        most: usize,
+    ) -> Result<bool, NetlinkError>;
+
+    /// The routes of a table to these single addresses, where they have any.
+    fn to_hosts(
+        &mut self,
+        table: u32,
+        prefixes: &[IpNetwork],
+    ) -> Result<Vec<Option<KernelRoute>>, NetlinkError>;
+
     /// The index of an interface.
     fn link_index(&mut self, ifname: &str) -> Result<Option<u32>, NetlinkError>;
 }
@@ -126,6 +146,43 @@ impl RouteKernel for Socket {
         Ok(routes)
     }
 
+    fn has_more_than(
+        &mut self,
+        table: u32,
+        protocol: u8,
+        most: usize,
+    ) -> Result<bool, NetlinkError> {
+        let seen = Cell::new(0);
+        has(table, protocol, || {
+            seen.set(seen.get() + 1);
+            seen.get() > most
+        })
+    }
+
+    fn to_hosts(
+        &mut self,
+        table: u32,
+        prefixes: &[IpNetwork],
+    ) -> Result<Vec<Option<KernelRoute>>, NetlinkError> {
+        let mut found = Vec::with_capacity(prefixes.len());
+        for some in prefixes.chunks(LOOKUPS) {
+            let mut batch = Batch::new();
+            for prefix in some {
+                let mut header = rtmsg(family_of(prefix.ip()), prefix.prefix(), 0, 0, 0, 0, 0);
+                header[8..12].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
+                batch.push(libc::RTM_GETROUTE, 0, &header, |m| {
+                    m.ip(libc::RTA_DST, prefix.network());
+                });
+            }
+            let outcome = self.transact(&mut batch)?;
+            found.extend(some.iter().enumerate().map(|(place, prefix)| {
+                let route = decode(&outcome.answer(place)?.payload, table)?;
+                (route.prefix == *prefix).then_some(route)
+            }));
+        }
+        Ok(found)
+    }
+
     fn link_index(&mut self, ifname: &str) -> Result<Option<u32>, NetlinkError> {
         // Not by RTM_GETLINK, which takes the lock of all configuration: a container's ADD would wait here while others
         // are being removed.
@@ -138,6 +195,31 @@ impl RouteKernel for Socket {
             }),
         }
     }
+}
+
+/// Whether a table of the calling thread's network namespace holds a route of this protocol; costs the same however
+/// many there are.
+pub fn has_route_of(table: u32, protocol: u8) -> Result<bool, NetlinkError> {
+    has(table, protocol, || true)
+}
+
+/// Reads routes of a protocol, in sockets of its own, until `enough` at one of them.
+fn has(table: u32, protocol: u8, enough: impl Fn() -> bool) -> Result<bool, NetlinkError> {
+    for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+        let header = rtmsg(family, 0, table, protocol, 0, 0, 0);
+        let fill = |m: &mut Request<'_>| m.u32(libc::RTA_TABLE, table);
+        let is = |message: &[u8]| {
+            decode(message, table).is_some_and(|route| route.protocol == protocol) && enough()
+        };
+        match Socket::route()?.dump_has(libc::RTM_GETROUTE, &header, fill, is) {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            // No route was ever added to this table.
+            Err(NetlinkError::Refused(error)) if error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 /// The kernel's `struct rtmsg`.

@@ -28,7 +28,7 @@ use crate::netlink::{NetlinkError, RequestError, Socket};
 use dirty::Dirty;
 use installed::Installed;
 
-pub use kernel::{Action, Change, KernelHop, KernelRoute, RouteKernel, RouteMtu};
+pub use kernel::{Action, Change, KernelHop, KernelRoute, RouteKernel, RouteMtu, has_route_of};
 pub(crate) use kernel::{decode_any, route_mtu};
 pub use wanted::{NextHop, Route, Target};
 
@@ -267,6 +267,27 @@ impl<K: RouteKernel> RouteTable<K> {
             self.dirty.remove(*prefix);
         }
         self.bring(prefixes, Instant::now())
+    }
+
+    /// Whether the kernel has more routes of ours than this.
+    pub fn is_longer_than(&mut self, most: usize) -> Result<bool, NetlinkError> {
+        self.kernel
+            .has_more_than(self.config.table, self.config.protocol, most)
+    }
+
+    /// Brings the routes to single addresses to what is wanted, and adopts those that are there, whatever else waits:
+    /// for a start beside a table that takes long to read. Only for the main table.
+    pub fn apply_hosts(&mut self) -> Result<ApplyReport, NetlinkError> {
+        let hosts = self.dirty.iter().filter(|prefix| is_host(**prefix));
+        let hosts: Vec<IpNetwork> = hosts.copied().collect();
+        let found = self.kernel.to_hosts(self.config.table, &hosts)?;
+        let ours = |route: &KernelRoute| route.protocol == self.config.protocol;
+        for route in found.into_iter().flatten().filter(ours) {
+            let key = (route.prefix, route.metric);
+            self.installed.insert(key);
+            self.left.insert(key, route);
+        }
+        Ok(self.apply_now(&hosts))
     }
 
     /// Reads the kernel back, compares it with everything wanted, and repairs.
@@ -580,6 +601,10 @@ impl<K: RouteKernel> RouteTable<K> {
             }
         }
     }
+}
+
+fn is_host(prefix: IpNetwork) -> bool {
+    prefix.prefix() == if prefix.is_ipv4() { 32 } else { 128 }
 }
 
 /// All routes of a table of the socket's namespace, of every protocol.

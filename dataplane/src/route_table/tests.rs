@@ -79,6 +79,22 @@ mod fake {
             Ok(errors)
         }
 
+        fn has_more_than(&mut self, _: u32, _: u8, most: usize) -> Result<bool, NetlinkError> {
+            Ok(self.routes.len() > most)
+        }
+
+        fn to_hosts(
+            &mut self,
+            _: u32,
+            prefixes: &[IpNetwork],
+        ) -> Result<Vec<Option<KernelRoute>>, NetlinkError> {
+            let found = |prefix: &IpNetwork| {
+                let mut routes = self.routes.values();
+                routes.find(|route| route.prefix == *prefix).cloned()
+            };
+            Ok(prefixes.iter().map(found).collect())
+        }
+
         fn dump(&mut self, _: u32, protocol: Option<u8>) -> Result<Vec<KernelRoute>, NetlinkError> {
             if let Some(key) = self.before_dump.pop_front() {
                 self.routes.remove(&key);
@@ -632,4 +648,54 @@ fn a_table_of_its_own_is_used_and_may_not_exist_yet() {
             .contains("10.65.0.1 dev mgy0 proto 77")
     );
     assert_eq!(ns.ip("route show proto 77"), "");
+}
+
+#[test]
+fn whether_a_protocol_has_a_route_is_told_of_either_family_whatever_others_have() {
+    let ns = lab();
+    let has = |table| ns.run(|| has_route_of(table, PROTO_MARGAY).unwrap());
+    ns.ip("route add 10.0.0.0/24 dev up0 proto 12");
+    assert!(!has(MAIN_TABLE) && !has(1000));
+    ns.ip("-6 route add fd00:65::1/128 dev up0 proto 77 table 1000");
+    assert!(!has(MAIN_TABLE) && has(1000));
+    ns.ip("route add 10.65.0.1/32 dev up0 proto 77");
+    assert!(has(MAIN_TABLE));
+}
+
+#[test]
+fn routes_to_single_addresses_are_adopted_mended_and_added_without_reading_the_others() {
+    let ns = lab();
+    ns.ip("route add 10.65.0.1/32 dev mgy0 proto 77 metric 77 scope link");
+    ns.ip("-6 route add fd00:65::1/128 dev mgy0 proto 77 metric 77");
+    ns.ip("route add 10.65.0.2/32 via 192.0.2.2 proto 77 metric 77");
+    ns.ip("route add 10.65.0.4/32 dev up0 proto 12");
+    ns.ip("route add 10.66.0.0/24 via 192.0.2.2 proto 77 metric 77");
+    let first = ns.run(|| {
+        let mut table = RouteTable::open(Config::default()).unwrap();
+        assert!(table.is_longer_than(3).unwrap() && !table.is_longer_than(4).unwrap());
+        for n in 1..=4 {
+            table.set(net(&format!("10.65.0.{n}/32")), Route::device("mgy0"));
+        }
+        table.set(net("fd00:65::1/128"), Route::device("mgy0"));
+        table.set(net("10.65.0.0/26"), Route::blackhole());
+        let report = table.apply_hosts().unwrap();
+        clean(&report);
+        assert!(
+            table.is_installed(net("10.65.0.1/32")) && table.is_installed(net("fd00:65::1/128"))
+        );
+        assert!(!table.is_installed(net("10.65.0.0/26")));
+        let first = (report.added, report.replaced, report.deleted);
+        // All else when the whole table is read.
+        let report = table.resync().unwrap();
+        clean(&report.repair);
+        assert_eq!((report.different, report.missing), (0, 0), "{report:?}");
+        assert!(table.is_installed(net("10.65.0.0/26")));
+        table.allow_deletes();
+        assert_eq!(table.apply().deleted, 1);
+        settled(&mut table);
+        first
+    });
+    // 10.65.0.3, and beside another's 10.65.0.4; 10.65.0.2 led elsewhere.
+    assert_eq!(first, (2, 1, 0));
+    assert!(ns.ip("route show proto 12").contains("10.65.0.4 dev up0"));
 }
