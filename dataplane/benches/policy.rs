@@ -1,6 +1,6 @@
 //! What policy costs with each backend: to change it, and the packets that meet it. Needs root.
 //!
-//! Times are medians. Forwarding is told beside plain routing in the same namespaces, in turns.
+//! Times are medians.
 //! `cargo bench -p margay-dataplane --bench policy [-- programming|forwarding]`
 
 #![expect(
@@ -13,22 +13,19 @@
     reason = "its figures are for people"
 )]
 
+#[path = "policy/forwarding.rs"]
+mod forwarding;
 #[path = "../tests/filter/lab.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod lab;
 
 use std::{
     collections::BTreeSet,
-    io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    thread,
+    net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
 
-use lab::{
-    LEGACY, Lab, NFT, Workload, allow_all, apply, endpoint, filter, ingress, inside, open_endpoint,
-    tcp, tier,
-};
+use lab::{LEGACY, Lab, NFT, Workload, allow_all, apply, endpoint, filter, ingress, tcp, tier};
 use margay_dataplane::filter::{
     Action, Backend, Direction, Endpoint, Filter, SetId, SetKind, SetMember, SetSpec,
 };
@@ -36,11 +33,6 @@ use margay_dataplane::filter::{
 const BACKENDS: [Backend; 3] = [Backend::Nftables, NFT, LEGACY];
 const ENDPOINTS: u32 = 250;
 const MEMBERS: u32 = 10_000;
-const POLICIES: [u32; 3] = [1, 1_000, 10_000];
-/// Each round trip and connection is measured so often, in each of the rounds.
-const ROUND_TRIPS: usize = 4_000;
-const CONNECTIONS: usize = 400;
-const ROUNDS: usize = 5;
 
 fn main() {
     // Cargo adds options of its own.
@@ -51,7 +43,7 @@ fn main() {
         programming();
     }
     if wanted != "programming" {
-        forwarding();
+        forwarding::run();
     }
 }
 
@@ -149,113 +141,5 @@ fn programming() {
             ms(attached),
             ms(resync)
         );
-    }
-}
-
-/// Answers each byte with one until the connection ends.
-fn echo(netns: &str, port: u16) {
-    let listener = inside(netns, || TcpListener::bind(("0.0.0.0", port)).unwrap());
-    thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            stream.set_nodelay(true).ok();
-            let mut byte = [0];
-            while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
-        }
-    });
-}
-
-/// Medians of a round trip on an open connection, and of a whole connection with one byte each way.
-fn probe(netns: &str, to: IpAddr) -> (Duration, Duration) {
-    inside(netns, || {
-        let connect = || {
-            let stream = TcpStream::connect(SocketAddr::new(to, 80)).unwrap();
-            stream.set_nodelay(true).unwrap();
-            stream
-        };
-        let trip = |stream: &mut TcpStream| {
-            let start = Instant::now();
-            stream.write_all(b"x").unwrap();
-            stream.read_exact(&mut [0]).unwrap();
-            start.elapsed()
-        };
-        let mut stream = connect();
-        let trips = (0..ROUND_TRIPS).map(|_| trip(&mut stream)).collect();
-        drop(stream);
-        let connections = (0..CONNECTIONS).map(|_| {
-            let start = Instant::now();
-            trip(&mut connect());
-            start.elapsed()
-        });
-        (median(trips), median(connections.collect()))
-    })
-}
-
-fn forwarding() {
-    println!(
-        "container to container through the host; median of {ROUNDS} rounds, beside plain routing"
-    );
-    println!(
-        "{:<16} {:>9} {:>22} {:>26}",
-        "", "policies", "round trip (ratio)", "connection (ratio)"
-    );
-    for backend in BACKENDS {
-        for policies in POLICIES {
-            let mut lab = Lab::new();
-            let (a, b) = (lab.workload(1), lab.workload(2));
-            echo(&b.netns, 80);
-            let mut filter = filter(backend);
-            let mut plain = Vec::new();
-            let mut filtered = Vec::new();
-            let start = Instant::now();
-            for round in 0..ROUNDS {
-                // In turns: what the machine does besides changes all the time.
-                plain.push(probe(&a.netns, b.v4));
-                if round == 0 {
-                    wanted(&mut filter, &a, &b, policies);
-                }
-                filter.set_profile("open".into(), allow_all());
-                filter.allow_deletes();
-                apply(&mut filter);
-                filtered.push(probe(&a.netns, b.v4));
-                if round + 1 < ROUNDS {
-                    filter.clean().unwrap();
-                    wanted(&mut filter, &a, &b, policies);
-                }
-                if start.elapsed() > Duration::from_secs(120) {
-                    eprintln!("{backend}, {policies} policies: only {} rounds", round + 1);
-                    break;
-                }
-            }
-            let of = |probes: &[(Duration, Duration)]| {
-                let (trips, connections) = probes.iter().copied().unzip();
-                (median(trips), median(connections))
-            };
-            let (plain, filtered) = (of(&plain), of(&filtered));
-            let told = |ours: Duration, plain: Duration| {
-                let ratio = ours.as_secs_f64() / plain.as_secs_f64();
-                format!("{:.1} us ({ratio:.2})", ours.as_secs_f64() * 1e6)
-            };
-            println!(
-                "{:<16} {:>9} {:>22} {:>26}",
-                backend.to_string(),
-                policies,
-                told(filtered.0, plain.0),
-                told(filtered.1, plain.1)
-            );
-        }
-    }
-}
-
-/// Two containers, the second with a policy, among so many others with policies.
-fn wanted(filter: &mut Filter, a: &Workload, b: &Workload, policies: u32) {
-    for workload in [a, b] {
-        let id = workload.ifname.as_str().into();
-        filter.set_endpoint(id, open_endpoint(workload)).unwrap();
-    }
-    filter.set_policy("web".into(), ingress(vec![tcp(Action::Allow, &[80])]));
-    let shop = endpoint(b, tier(&["web"]), Direction::default());
-    filter.set_endpoint(b.ifname.as_str().into(), shop).unwrap();
-    for n in 1..policies {
-        add_filler(filter, n, None);
     }
 }

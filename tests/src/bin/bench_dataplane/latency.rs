@@ -1,4 +1,4 @@
-//! From a write to etcd until the kernel tells of the change.
+//! From a write to etcd until the kernel tells of the change, and how much of that is etcd's: until it answers.
 
 use std::time::{Duration, Instant};
 
@@ -50,20 +50,28 @@ impl Probe {
         changes: impl Iterator<Item = (String, String)>,
     ) -> Result<String> {
         let mut times = Vec::new();
+        let mut since_answer = Vec::new();
         let mut events = 0;
         for (key, value) in changes {
             self.settle(host);
             let begun = Instant::now();
             host.commit(Txn::default().put(key, value))?;
+            let answered = begun.elapsed();
             let heard = host
                 .runtime
                 .block_on(async { timeout(PATIENCE, self.watch.changed(None)).await });
             heard.context("the kernel tells of no change")??;
-            times.push(begun.elapsed());
+            let took = begun.elapsed();
+            times.push(took);
+            since_answer.push(took.saturating_sub(answered));
             events += 1 + self.settle(host);
         }
         let each = events as f64 / times.len() as f64;
-        Ok(format!("{}, {each:.1} datagrams of events", told(times)))
+        Ok(format!(
+            "{}, of which after etcd's answer {}, {each:.1} datagrams of events",
+            told(times),
+            told(since_answer)
+        ))
     }
 
     /// Waits until the kernel has nothing more to tell; how many times it had.
