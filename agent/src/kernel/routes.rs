@@ -246,11 +246,10 @@ impl Routes {
     pub(super) fn resync(&mut self) -> (usize, ApplyReport) {
         match self.table.resync() {
             Ok(report) => {
-                self.adopted = true;
-                (
-                    report.missing + report.different + report.unwanted,
-                    report.repair,
-                )
+                let differing = report.missing + report.different + report.unwanted;
+                // What the first look finds is what an agent before has left.
+                let is_drift = std::mem::replace(&mut self.adopted, true);
+                (if is_drift { differing } else { 0 }, report.repair)
             }
             Err(error) => {
                 warn!(%error, "cannot read the kernel's routes");
