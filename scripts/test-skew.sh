@@ -21,13 +21,16 @@ sources=$skew/sources
 new=$target/debug
 old=$skew/programs/$commit
 programs=(margayd margayctl margay-cni margay-demo)
+build() {
+  cargo build --locked -p margay-agent -p margay-ctl -p margay-cni-shim -p margay-lab "${programs[@]/#/--bin=}"
+}
 
-cargo build --workspace --bins --locked
+build
 if [ ! -x "$old/margay-demo" ]; then
   rm -rf "$sources"
   mkdir -p "$sources" "$old"
   git archive "$commit" | tar -x -C "$sources"
-  (cd "$sources" && CARGO_TARGET_DIR=$skew/build cargo build --workspace --bins --locked)
+  (cd "$sources" && CARGO_TARGET_DIR=$skew/build build)
   for program in "${programs[@]}"; do cp "$skew/build/debug/$program" "$old/"; done
 fi
 

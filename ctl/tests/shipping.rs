@@ -284,8 +284,11 @@ fn the_book_installs_the_chart_by_values_that_it_has() {
     let helm = tool("helm").get_program().to_owned();
     command.args(["-ec", &commands]).env("HELM", helm);
     let all = documents(&run(command.current_dir(root())));
-    check_daemonset(&all);
     assert!(all.iter().all(|document| document["kind"] != "Secret"));
+    let daemonset = all.iter().find(|d| d["kind"] == "DaemonSet").unwrap();
+    assert_eq!(daemonset["metadata"]["namespace"], "margay-system");
+    let secret = "\"secretName\":\"margay-etcd\"";
+    assert!(daemonset.to_string().contains(secret), "{daemonset}");
     let map = all.iter().find(|d| d["kind"] == "ConfigMap").unwrap();
     let config = map["data"]["margayd.yaml"].as_str().unwrap();
     assert!(config.contains("https://192.0.2.1:2379"), "{config}");
