@@ -13,6 +13,8 @@ pub(super) enum Chore {
     Import,
     /// The paths of the peer go.
     Drop(Doomed),
+    /// The paths of the peer, which is gone, become stale.
+    Mark,
     /// The stale paths of the peer become long-lived stale ones.
     LongLived,
     /// The prefixes are decided again.
@@ -140,12 +142,25 @@ impl Rib {
             }
             (Some(peer), Chore::Import) => self.import_again(peer, family, &ids),
             (Some(peer), Chore::Drop(doomed)) => self.drop_paths(peer, family, &ids, doomed),
+            (Some(peer), Chore::Mark) => self.mark_paths(peer, family, &ids),
             (Some(peer), Chore::LongLived) => self.make_long_lived(peer, family, &ids),
             (None, _) => {}
         }
         let none = peer.is_some_and(|peer| self.prefix_count(peer, family) == 0);
         if under.left > 0 && !none {
             self.chores.0.insert(at, under);
+        } else if let Some(peer) = peer {
+            self.forget(peer);
+        }
+    }
+
+    /// Has the id of a removed peer reused once nothing of it is left.
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        let busy = self.chores.0.iter().any(|under| under.peer == Some(peer));
+        if let Some(place) = self.peers.get_mut(usize::from(peer.0))
+            && place.take_if(|state| state.removed && !busy).is_some()
+        {
+            self.removed_peers.push(peer.0);
         }
     }
 

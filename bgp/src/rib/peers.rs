@@ -67,6 +67,8 @@ pub(super) struct Peer {
     /// Paths held by family.
     pub(super) paths: [u32; 2],
     pub(super) stats: PeerStats,
+    /// It is gone for good, and what it sent is on its way out.
+    pub(super) removed: bool,
 }
 
 impl Rib {
@@ -81,6 +83,7 @@ impl Rib {
             stale: [false; 2],
             paths: [0; 2],
             stats: PeerStats::default(),
+            removed: false,
         };
         if let Some(id) = self.free_peers.pop() {
             self.peers[usize::from(id)] = Some(peer);
@@ -116,16 +119,13 @@ impl Rib {
         }
     }
 
-    /// Removes a peer and all that it sent.
+    /// Removes a peer; what it sent goes, in portions. Its id is not to be used any more.
     pub fn remove_peer(&mut self, peer: PeerId) {
         self.close(peer, None);
-        // Its id is another's soon.
-        self.finish(peer);
         self.restart_event(peer, RestartEvent::Gone);
-        if let Some(place) = self.peers.get_mut(usize::from(peer.0))
-            && place.take().is_some()
-        {
-            self.removed_peers.push(peer.0);
+        if let Some(state) = self.peer_mut(peer) {
+            state.removed = true;
+            self.forget(peer);
         }
     }
 
@@ -221,14 +221,14 @@ impl Rib {
         let before = self.peer(peer).and_then(|p| p.grace[family.index()]);
         if let Some(before) = before.filter(|g| g.is_long_lived() && !long.is_zero()) {
             // RFC 9494, section 4.2: neither the routes nor the timer of the last loss change.
-            self.mark_stale(peer, family);
+            self.mark_lost(peer, family);
             return self.begin_long_lived(peer, family, before.until);
         }
         if long.is_zero() {
             // RFC 4724, section 4.2: what was stale before does not survive a second loss.
             self.purge_stale(peer, family);
         }
-        self.mark_stale(peer, family);
+        self.mark_lost(peer, family);
         if self.prefix_count(peer, family) == 0 {
             return self.end_grace(peer, family);
         }
@@ -315,17 +315,6 @@ impl Rib {
         for family in Family::ALL {
             self.begin(Some(peer), family, Chore::Decide);
         }
-    }
-
-    /// The ids for which `peer` has a path.
-    pub(super) fn ids_of(&self, source: Source, family: Family) -> Vec<u32> {
-        let table = &self.families[family.index()].table;
-        let held = self
-            .peer(PeerId(source))
-            .map_or(0, |p| p.paths[family.index()]) as usize;
-        // The count tells when to stop: a small peer in a large table is cheap on average.
-        let has = |id: &u32| table.paths(*id).iter().any(|p| p.source == source);
-        table.ids().filter(has).take(held).collect()
     }
 
     /// The paths of `peer` for a prefix.

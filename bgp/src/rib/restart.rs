@@ -121,16 +121,30 @@ impl Rib {
         self.settle_some(self.limits.portion);
     }
 
-    /// Marks all routes of a family stale: they go unless they are announced again.
+    /// The peer says all routes of a family again: what it has said becomes stale and goes unless it
+    /// is among them. The next message may repeat some, so all are marked at once.
     pub(super) fn mark_stale(&mut self, peer: PeerId, family: Family) {
+        self.mark_lost(peer, family);
+        self.finish_family(peer, family);
+    }
+
+    /// The peer is gone: all its routes of a family become stale, in portions, which end before it
+    /// can say anything again.
+    pub(super) fn mark_lost(&mut self, peer: PeerId, family: Family) {
         // Nothing that was to go before may be taken for what goes now.
         self.finish_family(peer, family);
         if let Some(state) = self.peer_mut(peer) {
             state.stale[family.index()] = true;
         }
-        for id in self.ids_of(peer.0, family) {
-            let paths = self.families[family.index()].table.paths_mut(id);
-            for path in paths.iter_mut().filter(|p| p.source == peer.0) {
+        self.begin(Some(peer), family, Chore::Mark);
+    }
+
+    /// Marks the paths of the peer for these prefixes.
+    pub(super) fn mark_paths(&mut self, peer: PeerId, family: Family, ids: &[u32]) {
+        let table = &mut self.families[family.index()].table;
+        for &id in ids {
+            let paths = table.paths_mut(id).iter_mut();
+            for path in paths.filter(|p| p.source == peer.0) {
                 if path.age == Age::Fresh {
                     path.age = Age::Stale;
                 }
