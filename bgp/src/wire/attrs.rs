@@ -493,6 +493,8 @@ impl Decoder {
                 kind: old_kind(tlv.code, what),
             };
             self.raise(match on_error {
+                // RFC 7606 section 3(c), RFC 9774 section 3: whatever the attribute.
+                _ if matches!(what, FLAGS | SET) => Verdict::TreatAsWithdraw(error),
                 OnError::Discard => Verdict::AttributeDiscard(error),
                 OnError::Withdraw => Verdict::TreatAsWithdraw(error),
             });
@@ -580,7 +582,10 @@ impl Decoder {
             code::AS4_PATH => {
                 let path = AsPath::decode(value, true)?;
                 if path.has_set() {
-                    return Err("there is an AS_SET or AS_CONFED_SET"); // RFC 9774 section 3
+                    return Err(SET);
+                }
+                if path.count(0) > 0 {
+                    return Err("AS 0 is in the path"); // RFC 7607
                 }
                 self.as4_path = Some(path);
             }
@@ -616,7 +621,7 @@ impl Decoder {
             return Err("there are confederation segments from outside"); // RFC 5065 section 5
         }
         if path.has_set() {
-            return Err("there is an AS_SET or AS_CONFED_SET"); // RFC 9774 section 3
+            return Err(SET);
         }
         self.attrs.as_path = path;
         Ok(())
@@ -643,7 +648,7 @@ impl Decoder {
         if let (Some(aggregator), Some(as4)) = (&mut self.attrs.aggregator, self.as4_aggregator) {
             *aggregator = as4;
         }
-        if let Some(as4) = self.as4_path.take().filter(|p| p.count(0) == 0) {
+        if let Some(as4) = self.as4_path.take() {
             self.attrs.as_path = std::mem::take(&mut self.attrs.as_path).merge_as4(as4);
         }
     }
@@ -651,6 +656,8 @@ impl Decoder {
 
 const FLAGS: &str = "the optional or transitive flag is wrong";
 const LENGTH: &str = "the length is wrong";
+/// RFC 9774.
+const SET: &str = "there is an AS_SET or AS_CONFED_SET";
 
 /// The NOTIFICATION of RFC 4271 section 6.3 for an error in an attribute that we know.
 fn old_kind(code: u8, what: &'static str) -> Kind {

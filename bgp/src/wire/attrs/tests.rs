@@ -63,13 +63,105 @@ fn rfc7606_section_7_each_attribute_costs_what_it_should() {
         (&[0xc0, 99, 2, 1, 2], Accept, Accept),           // unknown transitive
         (&[0x80, 4, 4, 0, 0, 0, 1, 0x80, 4, 1, 0], Discard, Discard), // repeated
         (&[0x40, 4, 4, 0, 0, 0, 1], Withdraw, Withdraw),  // MED with wrong flags
-        (&[0x80, 6, 0], Discard, Discard),                // ATOMIC_AGGREGATE with wrong flags
+        (&[0x80, 6, 0], Withdraw, Withdraw),              // ATOMIC_AGGREGATE with wrong flags
         (&[0x80, 4, 4, 0], Withdraw, Withdraw),           // cut off
         (&[0x80], Withdraw, Withdraw),                    // cut off in its header
     ] {
         assert_eq!(verdict(&with(attr), &IBGP4), ibgp, "iBGP {attr:?}");
         assert_eq!(verdict(&with(attr), &EBGP4), ebgp, "eBGP {attr:?}");
     }
+}
+
+/// Every attribute that we know with a value that is in order, in the context of two-octet AS numbers,
+/// what a wrong length costs, and whether an external peer's is passed over unread.
+const KNOWN: [(u8, u8, &[u8], Want, bool); 18] = {
+    use Want::{Discard, Withdraw};
+    [
+        (0x40, 1, &[0], Withdraw, false),
+        (0x40, 2, &[2, 1, 0xfd, 0xe9], Withdraw, false),
+        (0x40, 3, &[192, 0, 2, 1], Withdraw, false),
+        (0x80, 4, &[0, 0, 0, 1], Withdraw, false),
+        (0x40, 5, &[0, 0, 0, 1], Withdraw, true),
+        (0x40, 6, &[], Discard, false),
+        (0xc0, 7, &[0, 7, 1, 1, 1, 1], Discard, false),
+        (0xc0, 8, &[0, 0, 0, 1], Withdraw, false),
+        (0x80, 9, &[1, 1, 1, 1], Withdraw, true),
+        (0x80, 10, &[1, 1, 1, 1], Withdraw, true),
+        (0xc0, 16, &[0, 2, 0, 1, 0, 0, 0, 1], Withdraw, false),
+        (0xc0, 17, &[2, 1, 0, 0, 0xfd, 0xe9], Discard, false),
+        (0xc0, 18, &[0, 0, 0, 7, 1, 1, 1, 1], Discard, false),
+        (0xc0, 25, &[7; 20], Withdraw, false),
+        (0xc0, 32, &[7; 12], Withdraw, false),
+        (0xc0, 35, &[0, 0, 0, 7], Withdraw, false),
+        (0xc0, 40, &[1, 0, 1, 9], Discard, false),
+        (0xc0, 99, &[1], Want::Accept, false),
+    ]
+};
+
+#[test]
+fn rfc7606_each_attribute_with_each_fault() {
+    const IBGP2: AttrContext = AttrContext {
+        four_octet_as: false,
+        peer: PeerKind::Ibgp,
+    };
+    let tlv = |flags: u8, code: u8, value: &[u8]| {
+        let len = u8::try_from(value.len()).unwrap();
+        [&[flags, code, len], value].concat()
+    };
+    for (flags, code, value, cost, inside_only) in &KNOWN {
+        // The others that have to be there, around it.
+        let message = |attr: &[u8], after: &[u8]| {
+            let mut all = Vec::new();
+            for (flags, other, value, ..) in &KNOWN[..2] {
+                if other != code {
+                    all.extend(tlv(*flags, *other, value));
+                }
+            }
+            [&all, attr, after].concat()
+        };
+        let good = tlv(*flags, *code, value);
+        let longer = tlv(*flags, *code, &[value, &[0][..]].concat());
+        for (peer, ctx) in [("internal", IBGP2), ("external", EBGP2)] {
+            let unread = *inside_only && ctx.peer == PeerKind::Ebgp;
+            let is = |attr: &[u8], after: &[u8], want: &Want, what: &str| {
+                let want = if unread { &Want::Accept } else { want };
+                let found = verdict(&message(attr, after), &ctx);
+                assert_eq!(found, *want, "{code} of an {peer} peer: {what}");
+            };
+            is(&good, &[], &Want::Accept, "in order");
+            is(&longer, &[], cost, "an octet too many");
+            if let Some((_, shorter)) = value.split_last() {
+                is(&tlv(*flags, *code, shorter), &[], cost, "an octet too few");
+            }
+            // Section 3(c).
+            if *code != 99 {
+                let other = &tlv(flags ^ 0x80, *code, value);
+                is(other, &[], &Want::Withdraw, "the optional flag");
+                let other = &tlv(flags ^ 0x40, *code, value);
+                is(other, &[], &Want::Withdraw, "the transitive flag");
+            }
+            // Section 3(g), also of what is not looked at.
+            let twice = verdict(&message(&good, &good), &ctx);
+            assert_eq!(twice, Want::Discard, "{code} of an {peer} peer: twice");
+            // Section 4: the list ends within it.
+            let cut = &good[..good.len() - 1];
+            let ended = verdict(&message(&[], cut), &ctx);
+            assert_eq!(ended, Want::Withdraw, "{code} of an {peer} peer: cut off");
+        }
+    }
+}
+
+#[test]
+fn rfc7607_and_rfc9774_hold_for_as4_path_as_well() {
+    let with = |attr: &[u8]| {
+        let all = [&[0x40, 1, 1, 0, 0x40, 2, 4, 2, 1, 0x5b, 0xa0], attr].concat();
+        PathAttrs::decode(&all, &EBGP2)
+    };
+    let zero = with(&[0xc0, 17, 6, 2, 1, 0, 0, 0, 0]);
+    assert!(matches!(zero.verdict, Verdict::AttributeDiscard(_)));
+    assert_eq!(zero.attrs.as_path, AsPath::sequence(&[23456]));
+    let set = with(&[0xc0, 17, 6, 1, 1, 0, 1, 0x11, 0x70]);
+    assert!(matches!(set.verdict, Verdict::TreatAsWithdraw(_)));
 }
 
 #[test]
