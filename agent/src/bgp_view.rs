@@ -27,6 +27,8 @@ enum Refusal {
     NotRunning,
     #[error("no BGP peer has the address or name {found:?}; there are: {known}")]
     NoPeer { found: String, known: String },
+    #[error("the peer {peer} cannot be asked for its routes: {why}")]
+    NotAsked { peer: String, why: &'static str },
     #[error("{found:?} is neither a prefix nor an address")]
     Target { found: String },
     #[error(transparent)]
@@ -70,6 +72,12 @@ pub(crate) async fn serve(
         BgpRequest::Lookup { target } => {
             return match lookup(&queries, &target).await {
                 Ok(routes) => answer(writer, &Reply::Ok(routes)).await,
+                Err(refusal) => refuse(&refusal, writer).await,
+            };
+        }
+        BgpRequest::Refresh { peer } => {
+            return match refresh(&queries, &peer).await {
+                Ok(peer) => answer(writer, &Reply::Ok(peer)).await,
                 Err(refusal) => refuse(&refusal, writer).await,
             };
         }
@@ -132,6 +140,17 @@ async fn dump(queries: &Queries, writer: &mut (impl AsyncWriteExt + Unpin)) -> s
         cursor = page.next;
     }
     answer(writer, &Reply::Ok(String::new())).await
+}
+
+/// Asks a peer for its routes; its address.
+async fn refresh(queries: &Queries, peer: &str) -> Result<String, Refusal> {
+    let key = find_peer(queries, peer).await?;
+    let peer = key.to_string();
+    if queries.refresh(key).await? {
+        return Ok(peer);
+    }
+    let why = "its session is not up, or it has no route refresh";
+    Err(Refusal::NotAsked { peer, why })
 }
 
 async fn find_peer(queries: &Queries, text: &str) -> Result<PeerKey, Refusal> {

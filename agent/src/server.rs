@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use margay_api::bgp::BgpRequest;
 use margay_api::cni::CniReply;
 use margay_api::{MAX_REQUEST_BYTES, Reply, Request};
 use margay_datastore::{AnyStore, serve_store_request};
@@ -183,7 +184,9 @@ async fn turn_away(
         {
             answer(&mut writer, &Reply::Ok(CniReply::done())).await
         }
-        Request::Cni(_) | Request::Store(_) => answer(&mut writer, &Reply::<()>::Error(why)).await,
+        Request::Cni(_) | Request::Store(_) | Request::Bgp(BgpRequest::Refresh { .. }) => {
+            answer(&mut writer, &Reply::<()>::Error(why)).await
+        }
         question => inform(&status, question, &mut writer).await,
     }
 }
@@ -221,6 +224,9 @@ async fn serve(stream: UnixStream, services: Services) -> io::Result<()> {
             }
         }
         Request::Store(request) => serve_store_request(&services.store, request, &mut writer).await,
+        Request::Bgp(refresh @ BgpRequest::Refresh { .. }) => {
+            bgp_view::serve(services.status.bgp.as_ref(), refresh, &mut writer).await
+        }
         question => inform(&services.status, question, &mut writer).await,
     }
 }
@@ -243,11 +249,11 @@ pub(crate) async fn inform(
         Request::Flows(query) => answer(writer, &Reply::Ok(status.flows.report(query).await)).await,
         Request::Settings {} => answer(writer, &Reply::Ok(&*status.settings)).await,
         Request::Kernel(question) => kernel_view::serve(question, writer).await,
-        Request::Bgp(question) => bgp_view::serve(status.bgp.as_ref(), question, writer).await,
-        Request::Cni(_) | Request::Store(_) => {
+        Request::Cni(_) | Request::Store(_) | Request::Bgp(BgpRequest::Refresh { .. }) => {
             let refusal = "this is for the socket of the host alone".to_owned();
             answer(writer, &Reply::<()>::Error(refusal)).await
         }
+        Request::Bgp(question) => bgp_view::serve(status.bgp.as_ref(), question, writer).await,
     }
 }
 

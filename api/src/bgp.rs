@@ -28,6 +28,12 @@ pub enum BgpRequest {
     },
     /// The whole table as MRT records (RFC 6396); answered by lines of base64, an empty one last.
     Dump {},
+    /// To send all its routes again (RFC 2918) is what a peer is asked; answered by one line, its address. The
+    /// socket of the host alone takes it.
+    Refresh {
+        /// Its address, or its name.
+        peer: String,
+    },
     /// The last changes of state; answered by one line, a list of [`Event`]s, oldest first.
     Events {},
 }

@@ -172,6 +172,10 @@ pub struct PeerConfig {
     /// Interval of KEEPALIVEs; a third of the negotiated hold time by default.
     #[serde(default)]
     pub keepalive_secs: Option<u16>,
+    /// How long what we send may wait for a peer that reads nothing (RFC 9687); the greater of eight
+    /// minutes and twice the negotiated hold time by default.
+    #[serde(default)]
+    pub send_hold_secs: Option<u16>,
     /// How long this peer keeps our routes while we are away, at most 4095 seconds; the speaker's
     /// `graceful_restart` by default, and without effect where that is off.
     #[serde(default)]
@@ -312,6 +316,7 @@ impl PeerConfig {
             source: None,
             hold_time_secs: default_hold_time_secs(),
             keepalive_secs: None,
+            send_hold_secs: None,
             restart_time_secs: None,
             connect_retry_secs: default_connect_retry_secs(),
             passive: false,
@@ -488,9 +493,6 @@ impl PeerConfig {
             return Ok(());
         }
         let allowed = "nothing for a peer on an interface";
-        if self.password.is_some() {
-            return Wrong::value("password", &"set", allowed);
-        }
         if let Some(source) = self.source {
             return Wrong::value("source", &source, allowed);
         }
@@ -511,6 +513,9 @@ impl PeerConfig {
         }
         if self.keepalive_secs == Some(0) {
             return wrong("keepalive_secs", &0, "1 to 65535");
+        }
+        if self.send_hold_secs == Some(0) {
+            return wrong("send_hold_secs", &0, "1 to 65535");
         }
         if let Some(secs) = self.restart_time_secs.filter(|secs| *secs > 4095) {
             return wrong("restart_time_secs", &secs, "0 to 4095");

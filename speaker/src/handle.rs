@@ -13,6 +13,7 @@ use crate::{
     driver,
     handover::Handover,
     mrt::{TableCursor, TablePage},
+    peer_key::PeerKey,
     view::{PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery, RouteView, Totals},
     watch::{HeldCursor, Watch, WatchId},
 };
@@ -115,6 +116,7 @@ pub(crate) enum Command {
     Routes(RouteQuery, RouteCursor, oneshot::Sender<RoutePage>),
     Events(oneshot::Sender<Vec<PeerEvent>>),
     Totals(oneshot::Sender<Totals>),
+    Refresh(PeerKey, oneshot::Sender<bool>),
     Watch(Queries, oneshot::Sender<Watch>),
     Held(WatchId, HeldCursor),
     Table(Box<TableCursor>, oneshot::Sender<TablePage>),
@@ -299,6 +301,13 @@ impl Queries {
     /// What the tables hold, and what was turned away.
     pub async fn totals(&self) -> Result<Totals, SpeakerError> {
         self.ask(Command::Totals).await
+    }
+
+    /// Asks a peer to send all its routes again (RFC 2918); `false` if its session is not up, or it does
+    /// not know how to. Where both sides have enhanced route refresh (RFC 7313), what it does not
+    /// repeat goes.
+    pub async fn refresh(&self, peer: PeerKey) -> Result<bool, SpeakerError> {
+        self.ask(|reply| Command::Refresh(peer, reply)).await
     }
 
     /// Hears of every session and of what its peer sends, from now on.

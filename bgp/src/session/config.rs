@@ -17,6 +17,9 @@ pub struct SessionConfig {
     pub hold_time_secs: u16,
     /// KEEPALIVE interval; by default a third of the negotiated hold time. Never more than that.
     pub keepalive_secs: Option<u16>,
+    /// How long octets may wait for a peer that reads none (RFC 9687); the greater of eight minutes and twice
+    /// the negotiated hold time by default.
+    pub send_hold: Option<Duration>,
     /// Time between attempts to dial, and for one attempt. Shortened at random by up to a quarter.
     pub connect_retry: Duration,
     /// Wait for the peer to dial.

@@ -18,12 +18,15 @@ use crate::{
         jitter::Jitter,
         negotiate::{negotiate, our_open},
     },
-    wire::{Kind, MessageType, Notification, Open, RouteRefresh, WireError, header},
+    wire::{
+        Kind, MessageType, Notification, Open, RouteRefresh, WireError, header,
+        refresh::RefreshKind,
+    },
 };
 
 /// Hold time until the peer's OPEN came (RFC 4271 section 8.2.2).
 const LARGE_HOLD: Duration = Duration::from_secs(240);
-/// Shortest send hold time (RFC 9687 section 4.3: the greater of 8 minutes and twice the hold time).
+/// Shortest default send hold time (RFC 9687: the greater of 8 minutes and twice the hold time).
 const SEND_HOLD_MIN: Duration = Duration::from_secs(480);
 /// First wait after a session was lost that had been fine: long enough for the peer to notice.
 const QUICK_RETRY: Duration = Duration::from_secs(1);
@@ -40,6 +43,17 @@ pub enum Accepted {
     Update,
     /// It is done with.
     Done,
+}
+
+/// What to do with a connection that the peer has opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incoming {
+    /// Hand it in ([`Session::handle_incoming`]).
+    Take,
+    /// Ask again soon.
+    Wait,
+    /// Close it.
+    Refuse,
 }
 
 /// Whether the session wants to be up.
@@ -88,6 +102,8 @@ pub struct Session {
     errors: u32,
     /// Never Established since the process started.
     fresh: bool,
+    /// The speaker has restarted, and waits for what its peers know.
+    recovering: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -103,6 +119,7 @@ impl Session {
             connect_retry: None,
             errors: 0,
             fresh: true,
+            recovering: false,
             outputs: VecDeque::new(),
         }
     }
@@ -169,6 +186,36 @@ impl Session {
         }
     }
 
+    /// The speaker has restarted and waits for what its peers know (RFC 4724 section 4.1), or it has
+    /// what it waited for. Meanwhile no peer is to wait for it, however often sessions come up.
+    pub const fn set_recovering(&mut self, recovering: bool) {
+        self.recovering = recovering;
+    }
+
+    /// What to do with a connection of the peer's that was taken at `at`.
+    ///
+    /// To a peer that keeps our routes a second connection beside an Established one says that we have
+    /// restarted (RFC 4724 section 4.2); if it comes before we have told our routes, they go. So while we
+    /// recover the peer's connection has to wait until it is known what becomes of the one that we
+    /// dialled at the same time.
+    pub fn incoming(&self, at: Instant, now: Instant) -> Incoming {
+        if !self.recovering {
+            return Incoming::Take;
+        }
+        let stance = |c: &Conn| match (&c.phase, c.direction) {
+            (Phase::Established { since, .. }, _) if at <= *since => Incoming::Refuse,
+            (Phase::OpenConfirm(_), Direction::Outgoing) => Incoming::Refuse,
+            (Phase::Dialling | Phase::OpenSent, Direction::Outgoing)
+                if now < c.since + COLLISION_WINDOW =>
+            {
+                Incoming::Wait
+            }
+            _ => Incoming::Take,
+        };
+        let mut all = self.conns.iter().map(stance);
+        all.find(|s| *s != Incoming::Take).unwrap_or(Incoming::Take)
+    }
+
     /// The peer dialled; `None` to refuse. The OPEN to send is among the outputs.
     pub fn handle_incoming(&mut self, now: Instant) -> Option<ConnId> {
         if self.will != Will::Running {
@@ -233,12 +280,14 @@ impl Session {
 
     /// Octets went out; `pending` if more wait for the peer to read (RFC 9687).
     pub fn handle_sent(&mut self, conn: ConnId, pending: bool, now: Instant) {
+        let wanted = self.config.send_hold;
         let Some(c) = self.conns.iter_mut().find(|c| c.id == conn) else {
             return;
         };
         c.send_hold = match &c.phase {
             Phase::Established { negotiated, .. } if pending && !negotiated.hold_time.is_zero() => {
-                Some(now + SEND_HOLD_MIN.max(negotiated.hold_time * 2))
+                let hold = negotiated.hold_time;
+                Some(now + wanted.unwrap_or_else(|| SEND_HOLD_MIN.max(hold * 2)))
             }
             _ => None,
         };
@@ -261,6 +310,27 @@ impl Session {
         if self.conn(conn).is_some_and(|c| c.send_hold.is_none()) {
             self.handle_sent(conn, true, now);
         }
+    }
+
+    /// The operator wants the peer to send all its routes again (RFC 2918); `false` if the session is not
+    /// up, or the peer does not know how to.
+    pub fn handle_refresh_wanted(&mut self) -> bool {
+        let up = self.conns.iter().find_map(|c| match &c.phase {
+            Phase::Established { negotiated, .. } if negotiated.route_refresh => {
+                Some((c.id, negotiated))
+            }
+            _ => None,
+        });
+        let Some((id, negotiated)) = up else {
+            return false;
+        };
+        let mut out = BytesMut::new();
+        for &family in &negotiated.families {
+            let kind = RefreshKind::Request;
+            RouteRefresh { family, kind }.encode(&mut out);
+        }
+        self.outputs.push_back(Output::Send(id, out.freeze()));
+        true
     }
 
     /// Time has passed.
@@ -575,7 +645,7 @@ impl Session {
 
     fn send_open(&mut self, id: ConnId, now: Instant) {
         let mut out = BytesMut::new();
-        our_open(&self.config, self.fresh).encode(&mut out);
+        our_open(&self.config, self.fresh, self.recovering).encode(&mut out);
         if let Some(conn) = self.conns.iter_mut().find(|c| c.id == id) {
             conn.phase = Phase::OpenSent;
             conn.hold = Some(now + LARGE_HOLD);

@@ -14,7 +14,7 @@ mod jitter;
 mod negotiate;
 
 pub use config::{AddPathOffer, LocalLongLived, LocalRestart, SessionConfig};
-pub use fsm::{Accepted, Left, ResumeError, Session};
+pub use fsm::{Accepted, Incoming, Left, ResumeError, Session};
 pub(crate) use jitter::Jitter;
 pub use negotiate::Negotiated;
 

@@ -98,10 +98,11 @@ impl Negotiated {
     }
 }
 
-/// The OPEN to send. `fresh` until the session was up once.
-pub(super) fn our_open(config: &SessionConfig, fresh: bool) -> Open {
+/// The OPEN to send. `fresh` until the session was up once; `recovering` while the speaker waits for what
+/// its peers know.
+pub(super) fn our_open(config: &SessionConfig, fresh: bool, recovering: bool) -> Open {
     let graceful_restart = config.graceful_restart.map(|local| GracefulRestart {
-        restarting: local.restarting && fresh,
+        restarting: local.restarting && (fresh || recovering),
         notification: true,
         restart_time_secs: local.restart_time_secs,
         // The kernel forwards on while a session is down; only a process that started without

@@ -48,6 +48,13 @@ pub(crate) enum BgpCommand {
         #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
         output: StatusOutput,
     },
+    /// Ask a peer to send all its routes again (RFC 2918), by this host's agent
+    #[command(after_help = "Example:\n  margayctl bgp refresh 192.0.2.1 || true")]
+    Refresh {
+        /// Its address or name
+        #[arg(value_name = "PEER")]
+        peer: String,
+    },
     /// Write the whole table of this host's speaker to a file (MRT, RFC 6396), for reports and replay
     #[command(after_help = "Example:\n  margayctl bgp dump --mrt table.mrt")]
     Dump {

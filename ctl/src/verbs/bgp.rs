@@ -62,6 +62,12 @@ pub(crate) async fn online(command: &BgpCommand, context: &mut Context<'_>) -> R
             };
             context.streams.print(&text)
         }
+        BgpCommand::Refresh { peer } => {
+            let request = BgpRequest::Refresh { peer: peer.clone() };
+            let asked: String = Agent::Here(&context.socket).bgp(request).await?;
+            let line = format!("asked {asked} to send all its routes again\n");
+            context.streams.print(&line)
+        }
         BgpCommand::Dump { mrt } => dump(mrt, context).await,
         BgpCommand::Decode(args) => decode::decode(args, &mut context.streams),
     }

@@ -108,6 +108,8 @@ pub(super) struct Core {
     /// The first peer that a turn had no time to write to.
     next_to_write: Option<PeerKey>,
     pace: Pace,
+    /// We have restarted, and wait for what the peers know.
+    recovering: bool,
     /// Sessions of another process that wait for their peers to be configured, at start.
     inherited: Inherited,
     /// Of BFD, likewise.
@@ -165,6 +167,7 @@ impl Core {
             round: None,
             next_to_write: None,
             pace: Pace::new(now),
+            recovering: false,
             inherited: handover.map(Inherited::open).unwrap_or_default(),
             inherited_paths: LeftPaths::new(),
             config: SpeakerConfig {
@@ -188,9 +191,13 @@ impl Core {
                 Some(lost) => lost.contains(&p.key),
             };
             let ids: Vec<_> = core.peers.values().filter(waited).map(|p| p.rib).collect();
+            core.recovering = !ids.is_empty();
             core.rib.begin_restart(&ids, deadline);
+            core.tell_recovering();
         }
         core.config = config;
+        // Of peers on interfaces whose sessions go on it is known now where they are.
+        core.set_keys();
         Ok(core)
     }
 
@@ -330,8 +337,18 @@ impl Core {
         }
     }
 
+    fn tell_recovering(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.session.set_recovering(self.recovering);
+        }
+    }
+
     /// Decides, as far as there is time.
     fn decide(&mut self) {
+        if self.recovering && self.rib.initial_sync_done() {
+            self.recovering = false;
+            self.tell_recovering();
+        }
         self.due.work = self.rib.work();
         if !self.due.work {
             return;
@@ -400,7 +417,7 @@ impl Core {
                     self.flush(id, now);
                 }
             }
-            Event::Accepted(stream, remote) => self.accepted(stream, remote, now),
+            Event::Accepted(stream, remote, at) => self.accepted(stream, (remote, at), now),
             Event::Router(key, addr, scope) => self.meet(&key, addr, scope, now),
             Event::Dialled(key, conn, result) => self.dialled(key, conn, result, now),
         }
@@ -440,6 +457,11 @@ impl Core {
                     connections_refused: self.listeners.refused(),
                 };
                 reply.send(totals).ok();
+            }
+            Command::Refresh(key, reply) => {
+                let mut asked = false;
+                self.with_session(&key, now, |s| asked = s.handle_refresh_wanted());
+                reply.send(asked).ok();
             }
             Command::Watch(queries, reply) => {
                 drop(reply.send(self.watchers.add(queries, &self.peers)));

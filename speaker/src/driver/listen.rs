@@ -13,7 +13,12 @@ use std::{
 };
 
 use margay_bgp::prefix::Prefix;
-use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle};
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::AbortHandle,
+};
 use tracing::{debug, warn};
 
 use crate::{
@@ -38,6 +43,8 @@ struct Listener {
 pub(super) struct Listeners {
     open: BTreeMap<SocketAddr, Listener>,
     keys: BTreeMap<Prefix, Secret>,
+    /// When some key was last set or removed: who connected before may have done so without.
+    keys_changed: Option<Instant>,
     limit: ConnectionLimit,
     /// Connections closed because their address had opened too many.
     refused: Arc<AtomicU64>,
@@ -107,7 +114,7 @@ impl Listeners {
                 }
             }
         }
-        self.set_keys(keys);
+        self.set_keys(keys, events);
         self.inherited.clear();
         first_error.map_or(Ok(()), Err)
     }
@@ -134,7 +141,17 @@ impl Listeners {
         Ok(Listener { socket, acceptor })
     }
 
-    fn set_keys(&mut self, keys: BTreeMap<Prefix, Secret>) {
+    /// Whether keys have changed since `at`, when a connection was taken.
+    pub(super) fn have_new_keys_since(&self, at: Instant) -> bool {
+        self.keys_changed.is_some_and(|changed| at < changed)
+    }
+
+    /// Brings the keys in line.
+    pub(super) fn set_keys(
+        &mut self,
+        keys: BTreeMap<Prefix, Secret>,
+        events: &mpsc::Sender<Event>,
+    ) {
         let before = self.keyed.drain(..).chain(self.keys.keys().copied());
         let gone: Vec<_> = before
             .filter(|peer| !keys.contains_key(peer))
@@ -144,7 +161,9 @@ impl Listeners {
             .iter()
             .filter(|(peer, key)| self.keys.get(peer) != Some(key))
             .map(|(p, k)| (*p, Some(k)));
-        for (peer, key) in gone.into_iter().chain(changed) {
+        let changes: Vec<_> = gone.into_iter().chain(changed).collect();
+        let any = !changes.is_empty();
+        for (peer, key) in changes {
             for (addr, listener) in &self.open {
                 if addr.is_ipv4() != peer.addr().is_ipv4() {
                     continue;
@@ -158,6 +177,34 @@ impl Listeners {
             }
         }
         self.keys = keys;
+        if any {
+            self.drop_unkeyed(events);
+            self.keys_changed = Some(Instant::now());
+        }
+    }
+
+    /// Takes the connections that wait in the kernel, where the keys of now were not asked for, and closes
+    /// those of peers with a key.
+    fn drop_unkeyed(&self, events: &mpsc::Sender<Event>) {
+        for listener in self.open.values() {
+            while let Ok((socket, remote)) = SockRef::from(&*listener.socket).accept() {
+                let remote = remote.as_socket();
+                let has_key = |at: &SocketAddr| self.keys.keys().any(|k| k.contains_addr(at.ip()));
+                let Some(remote) = remote.filter(|at| !has_key(at)) else {
+                    continue;
+                };
+                let (events, at) = (events.clone(), Instant::now());
+                let stream = socket
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(socket.into()));
+                if let Ok(stream) = stream {
+                    tokio::spawn(async move {
+                        // The speaker is stopping.
+                        drop(events.send(Event::Accepted(stream, remote, at)).await);
+                    });
+                }
+            }
+        }
     }
 }
 
@@ -197,7 +244,8 @@ async fn accept(
                     debug!(%remote, "refused a connection: too many from this address");
                     continue;
                 }
-                if events.send(Event::Accepted(stream, remote)).await.is_err() {
+                let accepted = Event::Accepted(stream, remote, Instant::now());
+                if events.send(accepted).await.is_err() {
                     return;
                 }
             }

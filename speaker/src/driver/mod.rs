@@ -30,6 +30,7 @@ mod watch;
 use std::{
     io,
     net::{Ipv6Addr, SocketAddr},
+    time::Instant,
 };
 
 use margay_bgp::session::ConnId;
@@ -48,8 +49,8 @@ const EVENTS: usize = 256;
 /// What the tasks tell the core.
 #[derive(Debug)]
 enum Event {
-    /// Someone connected.
-    Accepted(TcpStream, SocketAddr),
+    /// Someone connected; when the connection was taken.
+    Accepted(TcpStream, SocketAddr, Instant),
     /// An attempt to connect ended.
     Dialled(PeerKey, ConnId, io::Result<TcpStream>),
     /// A socket that took no more does again.

@@ -63,7 +63,8 @@ pub(super) struct Peer {
     pub(super) updates_received: u64,
     pub(super) octets_sent: u64,
     pub(super) octets_received: u64,
-    /// Failures since the session was last up.
+    /// Attempts since the session was last up that left no connection behind: the loser of a collision is no
+    /// failure.
     pub(super) failures: u32,
     /// What BFD finds of the path; `None` where it does not watch it.
     pub(super) path: Option<PathState>,
@@ -454,6 +455,9 @@ pub(super) fn session_config(config: &PeerConfig, speaker: &SpeakerConfig) -> Se
         remote_as: config.remote_as.number(local_as),
         hold_time_secs: config.hold_time_secs,
         keepalive_secs: config.keepalive_secs,
+        send_hold: config
+            .send_hold_secs
+            .map(|secs| Duration::from_secs(secs.into())),
         connect_retry: Duration::from_secs(config.connect_retry_secs.into()),
         passive: config.passive,
         families: config.families.clone(),
@@ -526,9 +530,10 @@ pub(super) fn needs_reset(
         let stopped = stopped.1.then_some(stopped);
         (c.source, c.ttl, c.password.clone(), c.allow_own_as, stopped)
     };
-    // These matter to the next connection only.
+    // These matter to the next connection only, or to none.
     let comparable = |s: &SessionConfig| SessionConfig {
         passive: false,
+        send_hold: None,
         connect_retry: Duration::ZERO,
         graceful_restart: s.graceful_restart.map(|g| LocalRestart {
             restarting: false,

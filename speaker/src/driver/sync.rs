@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, time::Instant};
 
 use crate::peer_key::PeerKey;
 
-/// Attempts to reach a peer that may fail before it is not waited for.
-const ATTEMPTS: u32 = 2;
-
 /// Peers that have not sent all their routes since start.
+///
+/// One that cannot be reached is waited for until the deadline: it may be starting as well, and until it has
+/// spoken its routes in the kernel lead where they led.
 #[derive(Debug)]
 pub(super) struct InitialSync {
     waiting: BTreeSet<PeerKey>,
@@ -40,11 +40,6 @@ impl InitialSync {
         self.waiting.remove(peer);
     }
 
-    /// The peer could not be reached `failures` times; whether it is given up.
-    pub(super) fn failed(&mut self, peer: &PeerKey, failures: u32) -> bool {
-        failures >= ATTEMPTS && self.waiting.remove(peer)
-    }
-
     pub(super) fn is_done(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -64,14 +59,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_ends_when_every_peer_is_done_or_given_up_or_time_is_up() {
+    fn it_ends_when_every_peer_is_done_or_time_is_up() {
         let now = Instant::now();
         let [a, b] = [1, 2].map(|n| PeerKey::from(IpAddr::from([192, 0, 2, n])));
         let later = now + Duration::from_secs(1);
         let mut sync = InitialSync::new([a, b].into_iter(), later);
         sync.done(&a);
-        assert!(!sync.failed(&b, 1) && !sync.is_done());
-        assert!(sync.failed(&b, 2) && sync.is_done());
+        assert!(!sync.is_done());
+        sync.done(&b);
+        assert!(sync.is_done());
         assert!(sync.report(true) && !sync.report(true));
         let mut slow = InitialSync::new([a].into_iter(), later);
         assert_eq!(slow.deadline(), Some(later));

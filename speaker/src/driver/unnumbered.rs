@@ -108,6 +108,12 @@ impl Core {
         }
         peer.span.in_scope(|| info!(%addr, "a router is there"));
         peer.neighbour = Some(target);
+        if peer.config.password.is_some() {
+            self.set_keys();
+        }
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
         if peer.config.bfd.is_some() {
             // Of this one nothing has been heard.
             peer.path = Some(PathState::Down);

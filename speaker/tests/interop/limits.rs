@@ -4,21 +4,26 @@
 //! 2. A changed TCP MD5 key costs the one session and no other (RFC 2385).
 //! 3. Only the addresses that are named take connections, and a change of them costs no session.
 //! 4. A peer without GTSM is not heard where we demand it (RFC 5082).
+//! 5. A BIRD that is stopped and reads nothing is let go by the send hold timer (RFC 9687).
+//! 6. Who connects too often from one address is turned away; a BIRD at another is not.
 
 use std::{
-    io::ErrorKind,
+    io::{ErrorKind, Read},
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use margay_bgp::prefix::Ipv4Prefix;
 use margay_lab::eventually;
 use margay_speaker::{
-    MaxPrefixesAction, PeerConfig, PeerStatus, Secret, SpeakerConfig, State, Ttl,
+    ConnectionLimit, LocalAction, LocalAttrs, LocalRouteChange, MaxPrefixesAction, PeerConfig,
+    PeerStatus, Secret, SpeakerConfig, State, Ttl,
 };
-use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
 
-use crate::support::{Lab, Ours, PATIENCE, config, ip, them};
+use crate::support::{Lab, Ours, PATIENCE, config, ip, them, within};
 
 #[test]
 fn rfc4486_too_many_prefixes_end_the_session_and_it_gets_another_chance() -> Result<()> {
@@ -116,17 +121,14 @@ fn rfc2385_a_changed_key_costs_one_session_and_no_other() -> Result<()> {
 
 /// Whether a connection from their side is taken.
 fn is_open(lab: &Lab, to: &str) -> Result<bool> {
-    let ns = std::fs::File::open(format!("/run/netns/{}", lab.them))?;
     let to: SocketAddr = to.parse()?;
-    let attempt = std::thread::spawn(move || -> Result<bool> {
-        setns(ns, CloneFlags::CLONE_NEWNET)?;
+    within(&lab.them, move || {
         match TcpStream::connect_timeout(&to, PATIENCE) {
             Ok(_) => Ok(true),
             Err(e) if e.kind() == ErrorKind::ConnectionRefused => Ok(false),
             Err(e) => Err(e.into()),
         }
-    });
-    attempt.join().expect("connecting does not panic")
+    })
 }
 
 #[test]
@@ -180,4 +182,106 @@ fn rfc5082_a_peer_that_could_be_far_away_is_not_heard() -> Result<()> {
     std::fs::write(&conf, near)?;
     bird.ask("configure")?;
     ours.is_up()
+}
+
+#[test]
+fn rfc9687_a_bird_that_reads_nothing_is_let_go() -> Result<()> {
+    let lab = Lab::new()?;
+    let bird = lab.bird("hold time 240;")?;
+    let ours = lab.speaker(&config(PeerConfig {
+        hold_time_secs: 240,
+        send_hold_secs: Some(3),
+        ..them()
+    }))?;
+    ours.is_up()?;
+    bird.process.signal(Signal::SIGSTOP)?;
+    // More than the buffers of both kernels take, in rounds, as the table itself has only the last state.
+    for round in 0.. {
+        let status = ours.status()?;
+        if status.state != State::Established {
+            break;
+        }
+        ensure!(round < 400, "still up: {status:?}");
+        ours.runtime.block_on(ours.speaker.originate(bulk(round)))?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let told = ours.status()?.last_error.unwrap_or_default();
+    ensure!(told.contains("send hold timer expired"), "{told}");
+    bird.process.signal(Signal::SIGCONT)?;
+    eventually(PATIENCE, "it is back", || {
+        let status = ours.status()?;
+        ensure!(
+            status.established_count == 2 && status.state == State::Established,
+            "{status:?}"
+        );
+        Ok(())
+    })?;
+    let last = "show route where net ~ [20.0.0.0/8+] count";
+    bird.shows(last, &format!("Total: {BULK} of"))
+}
+
+/// Routes in a round.
+const BULK: u32 = 3000;
+
+/// As many routes, of a kilobyte each, that differ from those of the round before.
+fn bulk(round: u32) -> Vec<LocalRouteChange> {
+    let route = |n: u32| {
+        let attrs = LocalAttrs {
+            large_communities: (0..80).map(|k| [round, n, k]).collect(),
+            ..LocalAttrs::default()
+        };
+        let prefix = Ipv4Prefix::new(20 << 24 | n << 8, 24).expect("24 is a length");
+        LocalRouteChange {
+            prefix: prefix.into(),
+            action: LocalAction::Announce(attrs),
+        }
+    };
+    (0..BULK).map(route).collect()
+}
+
+#[test]
+fn a_bird_is_heard_while_its_neighbour_connects_without_end() -> Result<()> {
+    let lab = Lab::new()?;
+    ip(&format!("-n {} addr add 192.0.2.3/24 dev eth0", lab.them))?;
+    let mut config = config(PeerConfig {
+        passive: true,
+        ..them()
+    });
+    config.connection_limit = ConnectionLimit {
+        burst: 5,
+        per_second: 1,
+    };
+    let neighbour = PeerConfig {
+        passive: true,
+        ..them()
+    };
+    config.peers.insert("192.0.2.3".parse()?, neighbour);
+    let ours = lab.speaker(&config)?;
+    let flood = || {
+        within(&lab.them, || {
+            let mut taken = 0;
+            for _ in 0..100 {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+                socket.bind(&SocketAddr::from(([192, 0, 2, 3], 0)).into())?;
+                socket.connect(&SocketAddr::from(([192, 0, 2, 1], 179)).into())?;
+                socket.set_read_timeout(Some(PATIENCE))?;
+                // Its OPEN, or the end.
+                let mut stream = TcpStream::from(socket);
+                taken += u32::from(stream.read(&mut [0]).is_ok_and(|n| n > 0));
+            }
+            Ok(taken)
+        })
+    };
+    let begun = Instant::now();
+    let taken = u64::from(flood()?);
+    ensure!(taken <= 6 + begun.elapsed().as_secs(), "{taken} taken");
+    let bird = lab.bird("")?;
+    flood()?;
+    is_up(&ours, "192.0.2.2")?;
+    flood()?;
+    bird.shows("show protocols p1", "Established")?;
+    let totals = ours.runtime.block_on(ours.speaker.queries().totals())?;
+    ensure!(totals.connections_refused > 100, "{totals:?}");
+    ensure!(is_up(&ours, "192.0.2.2")?.established_count == 1);
+    Ok(())
 }

@@ -11,9 +11,11 @@ mod exabgp;
 mod frr;
 mod gobgp;
 mod handover;
+mod hard_reset;
 mod limits;
 mod long_lived;
 mod openbgpd;
+mod opens;
 mod options;
 mod policy;
 #[path = "../loopback/raw.rs"]

@@ -4,9 +4,10 @@
 //! 2. AS numbers of four octets on a session of two: we find ours in AS4_PATH, and are AS_TRANS to
 //!    FRR (RFC 6793).
 //! 3. BIRD asks for our routes once more (RFC 2918, RFC 7313) and nothing is lost meanwhile; it tells all
-//!    of its own anew between the marks of RFC 7313, and nothing is lost either.
+//!    of its own anew between the marks of RFC 7313, and nothing is lost either. We ask BIRD, which marks
+//!    begin and end, and GoBGP, and are told all again.
 //! 4. local-as, allow-own-as, remove-private-as, as-override.
-//! 5. We reflect routes between internal peers (RFC 4456).
+//! 5. We reflect routes between internal peers, and are a client of BIRD's (RFC 4456).
 //! 6. Without filters nothing goes either way (RFC 8212).
 //! 7. Next hops (RFC 4271 section 5.1.3): ours to an external peer, unless it is to be kept; kept to an
 //!    internal one, unless it is to be ours.
@@ -18,6 +19,7 @@ use margay_speaker::{
 };
 
 use crate::frr::Frr;
+use crate::gobgp::Gobgp;
 use crate::support::{Lab, Ours, PATIENCE, config, ip, local_routes, them};
 
 #[test]
@@ -42,6 +44,24 @@ fn rfc8654_a_route_of_six_kilobytes_reaches_bird() -> Result<()> {
     bird.shows("show route all 198.51.100.0/24", "(65001, 1, 499)")?;
     let session = ours.status()?.session.context("it is up")?;
     ensure!(session.capabilities.contains(&"extended messages"));
+    Ok(())
+}
+
+#[test]
+fn rfc8654_a_route_of_six_kilobytes_comes_from_bird() -> Result<()> {
+    let lab = Lab::new()?;
+    let many: String = (0..500)
+        .map(|n| format!("bgp_large_community.add((65002, 1, {n}));"))
+        .collect();
+    let on = "enable extended messages on;";
+    let _bird = lab.bird_with(&bird(65002, "65001", on, &many))?;
+    let ours = lab.speaker(&config(PeerConfig {
+        extended_messages: true,
+        ..them()
+    }))?;
+    ours.learns("10.1.0.0/24")?;
+    let heard = ours.best("10.1.0.0/24")?.attrs.large_communities;
+    ensure!(heard.len() == 500 && heard.contains(&[65002, 1, 499]));
     Ok(())
 }
 
@@ -152,6 +172,62 @@ fn rfc7313_bird_asks_again_and_gets_what_it_had_left_out() -> Result<()> {
     Ok(())
 }
 
+/// Asks the peer for its routes, and waits until they came again.
+fn are_told_again(ours: &Ours, prefix: &str) -> Result<()> {
+    ours.is_up()?;
+    ours.learns(prefix)?;
+    let before = ours.status()?;
+    let queries = ours.speaker.queries();
+    let asked = ours.runtime.block_on(queries.refresh(before.key))?;
+    ensure!(asked, "it cannot be asked");
+    eventually(PATIENCE, "all is told again", || {
+        let now = ours.status()?.updates_received;
+        ensure!(now > before.updates_received, "{now}, {before:?}");
+        Ok(())
+    })?;
+    ours.learns(prefix)?;
+    let status = ours.status()?;
+    ensure!(status.established_count == 1, "{status:?}");
+    Ok(())
+}
+
+#[test]
+fn rfc7313_bird_is_asked_and_tells_all_between_its_marks() -> Result<()> {
+    let lab = Lab::new()?;
+    let text = String::from("log stderr all;\n") + &bird(65002, "65001", "debug all;", "");
+    let bird = lab.bird_with(&text)?;
+    let ours = lab.speaker(&config(them()))?;
+    // All that it says at first has been said.
+    eventually(PATIENCE, "its End-of-RIB", || {
+        let status = ours.status()?;
+        ensure!(status.routes.iter().any(|f| f.end_of_rib), "{status:?}");
+        Ok(())
+    })?;
+    are_told_again(&ours, "10.1.0.0/24")?;
+    let log = bird.process.log_tail(1000);
+    ensure!(log.contains("Got ROUTE-REFRESH"), "{log}");
+    eventually(PATIENCE, "both marks", || {
+        let log = bird.process.log_tail(1000);
+        ensure!(
+            log.contains("Sending BEGIN-OF-RR") && log.contains("Sending END-OF-RR"),
+            "{log}"
+        );
+        Ok(())
+    })?;
+    // The end of it has been read, and took nothing along.
+    bird.ask("disable s4")?;
+    ours.loses("10.1.0.0/24")
+}
+
+#[test]
+fn rfc2918_gobgp_is_asked_and_tells_all_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let gobgp = Gobgp::start(&lab, "")?;
+    gobgp.ask("global rib add 10.1.0.0/24")?;
+    let ours = lab.speaker(&config(them()))?;
+    are_told_again(&ours, "10.1.0.0/24")
+}
+
 /// With a route of AS 65003 from our own side of the link.
 fn with_source(lab: &Lab, peer: PeerConfig) -> Result<[Ours; 2]> {
     let mut config = config(peer);
@@ -256,6 +332,47 @@ fn rfc4456_routes_are_reflected_between_internal_peers() -> Result<()> {
     bird.shows(reflected, "BGP.originator_id: 192.0.2.3")?;
     bird.shows(reflected, "BGP.cluster_list: 192.0.2.1")?;
     bird.shows(reflected, "BGP.next_hop: 192.0.2.3")
+}
+
+#[test]
+fn rfc4456_we_are_the_client_of_a_bird_that_reflects() -> Result<()> {
+    let lab = Lab::new()?;
+    let client = |name: &str, host: u8| {
+        format!(
+            "protocol bgp {name} {{ local 192.0.2.2 as 65001; neighbor 192.0.2.{host} as 65001;
+               rr client; rr cluster id 9.9.9.9; connect retry time 1; connect delay time 1;
+               error wait time 1, 2; ipv4 {{ import all; export all; }}; }}"
+        )
+    };
+    let text = "router id 192.0.2.2; protocol device {}".to_owned();
+    let _bird = lab.bird_with(&(text + &client("p1", 1) + &client("p3", 3)))?;
+    ip(&format!("-n {} addr add 192.0.2.3/24 dev eth0", lab.us))?;
+    let clients = [1, 3].map(|host| -> Result<Ours> {
+        let mut config = SpeakerConfig::new(65001, [192, 0, 2, host].into());
+        let reflector = PeerConfig {
+            remote_as: RemoteAs::Internal,
+            source: Some([192, 0, 2, host].into()),
+            ..them()
+        };
+        config.peers.insert("192.0.2.2".parse()?, reflector);
+        let prefix = format!("10.{host}.0.0/24");
+        Lab::speaker_in(&lab.us, &config, local_routes(&[&prefix], true)?)
+    });
+    let [first, third] = clients;
+    let (first, third) = (first?, third?);
+    for (client, other) in [(&first, 3), (&third, 1)] {
+        let prefix = format!("10.{other}.0.0/24");
+        let hop = client.learns(&prefix)?;
+        let attrs = client.best(&prefix)?.attrs;
+        ensure!(
+            hop == format!("[192.0.2.{other}]")
+                && attrs.originator_id == Some([192, 0, 2, other].into())
+                && attrs.cluster_list == [std::net::Ipv4Addr::new(9, 9, 9, 9)],
+            "{hop} {attrs:?}"
+        );
+    }
+    third.originate(&["10.3.0.0/24"], false)?;
+    first.loses("10.3.0.0/24")
 }
 
 #[test]

@@ -190,6 +190,19 @@ pub(crate) fn ip(arguments: &str) -> Result<String> {
     run(Command::new("ip").args(arguments.split_whitespace()))
 }
 
+/// Does something in a network namespace.
+pub(crate) fn within<T: Send + 'static>(
+    ns: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let ns = File::open(format!("/run/netns/{ns}"))?;
+    let thread = thread::spawn(move || {
+        setns(ns, CloneFlags::CLONE_NEWNET)?;
+        work()
+    });
+    thread.join().expect("it does not panic")
+}
+
 /// A running BIRD.
 pub(crate) struct Bird {
     pub(crate) process: Process,

@@ -5,10 +5,14 @@
 //! 1. FRR with `neighbor eth0 interface remote-as external`: routes of both families go both ways
 //!    and are withdrawn; the FIB gets the interface; the session comes back when FRR does.
 //! 2. The same between two of us.
+//! 3. With TCP MD5 (RFC 2385) the key is for whoever is found there: FRR and one of us with the right key
+//!    come up, also after a new start, and one with another or none does not.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::eventually;
-use margay_speaker::{FilterConfig, PeerConfig, RemoteAs, SpeakerConfig};
+use margay_speaker::{FilterConfig, PeerConfig, RemoteAs, Secret, Shutdown, SpeakerConfig, State};
 
 use crate::{
     frr::Frr,
@@ -123,4 +127,59 @@ fn two_of_us_find_each_other() -> Result<()> {
     ensure!(hop.contains("fe80::"), "{hop}");
     theirs.learns("198.51.100.0/24")?;
     Ok(())
+}
+
+fn with_key(mut config: SpeakerConfig, key: Option<&str>) -> SpeakerConfig {
+    for peer in config.peers.values_mut() {
+        peer.password = key.map(|key| Secret::new(key.to_owned()));
+    }
+    config
+}
+
+#[test]
+fn rfc2385_frr_on_the_interface_has_the_key() -> Result<()> {
+    let lab = bare_link()?;
+    let text = FRR.replace("external\n", "external\n neighbor eth0 password a-key\n");
+    let frr = Frr::start(&lab, &text)?;
+    let ours = lab.speaker(&with_key(on_eth0(65001)?, Some("a-key")))?;
+    ours.originate(&["198.51.100.0/24"], true)?;
+    ours.learns("10.1.0.0/24")?;
+    frr.shows("show bgp ipv4 unicast 198.51.100.0/24", "fe80::", true)?;
+    drop(frr);
+    ours.loses("10.1.0.0/24")?;
+    let _frr = Frr::start(&lab, &text)?;
+    ours.learns("10.1.0.0/24").map(drop)
+}
+
+#[test]
+fn rfc2385_whoever_lacks_the_key_is_not_heard_on_the_interface() -> Result<()> {
+    let lab = bare_link()?;
+    let ours = lab.speaker(&with_key(on_eth0(65001)?, Some("a-key")))?;
+    for wrong in [None, Some("another")] {
+        // It finds us, and connects; who dials does not matter, one way is tried after the other.
+        for passive in [false, true] {
+            let mut config = with_key(on_eth0(65002)?, wrong);
+            for peer in config.peers.values_mut() {
+                peer.passive = passive;
+            }
+            let theirs = Lab::speaker_in(&lab.them, &config, Vec::new())?;
+            let deadline = Instant::now() + Duration::from_secs(3);
+            while Instant::now() < deadline {
+                let (here, there) = (ours.status()?, theirs.status()?);
+                ensure!(
+                    here.state < State::OpenConfirm && there.state < State::OpenConfirm,
+                    "{here:?} {there:?}"
+                );
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let bye = Shutdown::Administrative(String::new());
+            theirs.runtime.block_on(theirs.speaker.shutdown(bye));
+        }
+    }
+    let right = with_key(on_eth0(65002)?, Some("a-key"));
+    let theirs = Lab::speaker_in(&lab.them, &right, local_routes(&["203.0.113.0/24"], true)?)?;
+    ours.learns("203.0.113.0/24")?;
+    // Of who listened for it before only the connection is left.
+    drop(theirs);
+    ours.loses("203.0.113.0/24")
 }

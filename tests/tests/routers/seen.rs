@@ -5,7 +5,8 @@
 //! ```
 //! 1. Metrics, liveness and readiness over HTTP on 127.0.0.1:9091.
 //! 2. A BMP collector (RFC 7854) that the agent's configuration names is told of the sessions.
-//! 3. `margayctl bgp dump --mrt` is read by bgpdump (RFC 6396).
+//! 3. `margayctl bgp refresh` asks a peer for its routes (RFC 2918), one that there is.
+//! 4. `margayctl bgp dump --mrt` is read by bgpdump (RFC 6396).
 
 use std::fs;
 use std::io::{Read, Write};
@@ -78,6 +79,19 @@ fn metrics_collectors_and_archives_tell_of_a_host() -> Result<()> {
         ensure!(sample(&metrics, "process_resident_memory_bytes")? > 1e6);
         Ok(())
     })?;
+
+    let ctl = rack.agent(0).ctl();
+    let asked = ctl.run(&format!("bgp refresh {tor}"))?;
+    ensure!(
+        asked == format!("asked {tor} to send all its routes again\n"),
+        "{asked}"
+    );
+    let nobody = ctl.run("bgp refresh 203.0.113.9");
+    let error = nobody.err().context("there is no such peer")?.to_string();
+    ensure!(
+        error.contains("no BGP peer has the address or name"),
+        "{error}"
+    );
 
     let file = rack.cluster.lab.dir().join("table.mrt");
     let dump = format!("bgp dump --mrt {}", file.display());

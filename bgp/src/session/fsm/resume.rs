@@ -61,7 +61,7 @@ impl Session {
         now: Instant,
     ) -> Result<ConnId, ResumeError> {
         let [sent, received] = [open(sent)?, open(received)?];
-        if comparable(sent) != comparable(our_open(&self.config, false)) {
+        if comparable(sent) != comparable(our_open(&self.config, false, false)) {
             return Err(ResumeError::Changed);
         }
         let negotiated =

@@ -18,6 +18,7 @@ fn config(local_as: u32, id: u8, remote_as: u32) -> SessionConfig {
         remote_as: Some(remote_as),
         hold_time_secs: 9,
         keepalive_secs: None,
+        send_hold: None,
         connect_retry: 5 * SECOND,
         passive: false,
         families: Family::ALL.to_vec(),
@@ -34,7 +35,7 @@ fn message(kind: MessageType, body: &[u8]) -> (MessageType, Vec<u8>) {
 
 fn open_of(config: &SessionConfig) -> (MessageType, Vec<u8>) {
     let mut out = BytesMut::new();
-    our_open(config, true).encode(&mut out);
+    our_open(config, true, false).encode(&mut out);
     (MessageType::Open, out[header::HEADER_LEN..].to_vec())
 }
 
@@ -272,6 +273,51 @@ fn rfc9687_a_peer_that_does_not_read_is_dropped() {
     drain(&mut s);
     s.handle_timeout(start + 480 * SECOND);
     assert_eq!(drain(&mut s), ["8/0", "close", "down"]);
+
+    // As it is configured; the peer may well be heard.
+    let (mut s, conn) = session_in(State::Established, start);
+    s.config.send_hold = Some(20 * SECOND);
+    s.handle_blocked(conn, start);
+    let heard = start + 19 * SECOND;
+    tell(&mut s, conn, &message(MessageType::Keepalive, &[]), heard);
+    s.handle_timeout(heard);
+    drain(&mut s);
+    s.handle_timeout(start + 20 * SECOND);
+    assert_eq!(drain(&mut s), ["8/0", "close", "down"]);
+}
+
+#[test]
+fn rfc2918_a_peer_that_can_is_asked_for_each_family() {
+    let now = Instant::now();
+    for state in [State::Connect, State::OpenConfirm] {
+        let (mut s, _) = session_in(state, now);
+        assert!(!s.handle_refresh_wanted() && drain(&mut s).is_empty());
+    }
+    let (mut s, _) = session_in(State::Established, now);
+    assert!(s.handle_refresh_wanted());
+    let Some(Output::Send(_, mut asked)) = s.poll_output() else {
+        panic!("nothing is sent")
+    };
+    for family in Family::ALL {
+        let message = asked.split_to(23);
+        let body = &message[header::HEADER_LEN..];
+        let kind = RefreshKind::Request;
+        assert_eq!(
+            RouteRefresh::decode(body),
+            Ok(Some(RouteRefresh { family, kind }))
+        );
+    }
+    assert!(asked.is_empty() && s.poll_output().is_none());
+    // One of before RFC 2918.
+    let (mut s, conn) = session_in(State::OpenSent, now);
+    let (kind, mut open) = open_of(&config(65002, 2, 65001));
+    open.truncate(9);
+    open.push(0);
+    tell(&mut s, conn, &(kind, open), now);
+    tell(&mut s, conn, &message(MessageType::Keepalive, &[]), now);
+    drain(&mut s);
+    assert_eq!(s.state(), State::Established);
+    assert!(!s.handle_refresh_wanted() && drain(&mut s).is_empty());
 }
 
 #[test]
@@ -390,7 +436,7 @@ fn rfc4724_5_a_new_connection_of_a_restarted_peer_replaces_the_old_one() {
 
 #[test]
 fn rfc4724_3_the_restart_bits_are_set_as_the_kernel_deserves() {
-    let open = |restarting, fresh| {
+    let open_when = |restarting, fresh, recovering| {
         let local = LocalRestart {
             restart_time_secs: 9,
             restarting,
@@ -400,13 +446,48 @@ fn rfc4724_3_the_restart_bits_are_set_as_the_kernel_deserves() {
             graceful_restart: Some(local),
             ..config(1, 1, 2)
         };
-        let g = our_open(&c, fresh).capabilities.graceful_restart.unwrap();
+        let g = our_open(&c, fresh, recovering)
+            .capabilities
+            .graceful_restart
+            .unwrap();
         (g.restarting, g.families.iter().all(|f| f.preserved))
     };
+    let open = |restarting, fresh| open_when(restarting, fresh, false);
+    // A session that is lost before all peers have been heard must not have them wait for each other.
+    assert_eq!(open_when(true, false, true), (true, true));
+    assert_eq!(open_when(false, false, true), (false, true));
     assert_eq!(open(false, true), (false, false));
     assert_eq!(open(true, true), (true, true));
     assert_eq!(open(true, false), (false, true));
     assert_eq!(open(false, false), (false, true));
+}
+
+#[test]
+fn rfc4724_4_2_one_that_recovers_answers_one_connection_of_two() {
+    let now = Instant::now();
+    let soon = now + SECOND / 2;
+    let (mut dialling, _) = session_in(State::Connect, now);
+    let (mut sent, conn) = session_in(State::OpenSent, now);
+    assert_eq!(dialling.incoming(now, soon), Incoming::Take);
+    for s in [&mut dialling, &mut sent] {
+        s.set_recovering(true);
+        assert_eq!(s.incoming(now, soon), Incoming::Wait);
+        // An attempt that leads nowhere.
+        assert_eq!(s.incoming(now, now + SECOND), Incoming::Take);
+    }
+    tell(&mut sent, conn, &open_of(&config(65002, 2, 65001)), soon);
+    assert_eq!(sent.state(), State::OpenConfirm);
+    assert_eq!(sent.incoming(now, soon), Incoming::Refuse);
+    tell(&mut sent, conn, &message(MessageType::Keepalive, &[]), soon);
+    assert_eq!(sent.incoming(now, soon), Incoming::Refuse);
+    // That is another one: the peer has restarted as well.
+    let later = soon + 2 * SECOND;
+    assert_eq!(sent.incoming(later, later), Incoming::Take);
+    // One that only the peer has opened is answered.
+    let (mut waiting, conn) = session_in(State::Connect, now);
+    waiting.set_recovering(true);
+    waiting.handle_connection_lost(conn, now);
+    assert_eq!(waiting.incoming(now, soon), Incoming::Take);
 }
 
 /// What a session with `ours` finds out from an OPEN of `theirs`.

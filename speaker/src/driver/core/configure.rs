@@ -1,6 +1,7 @@
 //! Peers come, change and go, as the configuration says and as BFD sees their paths.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -24,24 +25,38 @@ use crate::{
     handle::SpeakerError,
     local_addrs::LocalAddrs,
     peer_key::PeerKey,
+    secret::Secret,
     view::PathState,
 };
 
 impl Core {
     pub(super) fn listen(&mut self, config: &SpeakerConfig) -> Result<(), SpeakerError> {
-        let peers = config.peers.iter();
-        let peers = peers.map(|(key, peer)| (Prefix::host(key.addr), peer));
-        let ranges = config
-            .dynamic
-            .iter()
-            .map(|range| (range.prefix, &range.peer));
-        let keys = peers
-            .chain(ranges)
-            .filter_map(|(at, peer)| Some((at, peer.password.clone()?)))
-            .collect();
+        let keys = self.keys(config);
         let limit = config.connection_limit;
         self.listeners
             .configure(&config.listen, limit, keys, &self.events_tx)
+    }
+
+    /// The TCP MD5 keys, by whom they are for. Of a peer on an interface that is known once it is found.
+    fn keys(&self, config: &SpeakerConfig) -> BTreeMap<Prefix, Secret> {
+        let place = |key: &PeerKey| match key.unnumbered() {
+            Some(_) => Some(self.peers.get(key)?.neighbour?.ip()),
+            None => Some(key.addr),
+        };
+        let peers = config.peers.iter();
+        let peers = peers.filter_map(|(key, peer)| Some((Prefix::host(place(key)?), peer)));
+        let ranges = config.dynamic.iter();
+        let ranges = ranges.map(|range| (range.prefix, &range.peer));
+        peers
+            .chain(ranges)
+            .filter_map(|(at, peer)| Some((at, peer.password.clone()?)))
+            .collect()
+    }
+
+    /// Where a peer on an interface is has changed.
+    pub(in crate::driver) fn set_keys(&mut self) {
+        let keys = self.keys(&self.config);
+        self.listeners.set_keys(keys, &self.events_tx);
     }
 
     pub(super) fn configure(

@@ -1,9 +1,14 @@
 //! Connections come and go, and are written to.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use margay_bgp::session::ConnId;
-use tokio::net::TcpStream;
+use margay_bgp::session::{ConnId, Incoming};
+use tokio::{net::TcpStream, time::sleep};
 use tracing::{debug, warn};
 
 use super::{Core, TURN};
@@ -20,6 +25,8 @@ use crate::{
 const SEND_QUEUE: usize = 256 << 10;
 /// Octets to write to one peer before others get their turn.
 const SEND_TURN: usize = 1 << 20;
+/// Until a connection that has to wait is looked at again.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
 
 impl Core {
     /// Writes to every peer what it may be told, as far as its socket takes it.
@@ -144,7 +151,13 @@ impl Core {
         data.len()
     }
 
-    pub(super) fn accepted(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
+    /// Someone connected, and was taken at `at`.
+    pub(super) fn accepted(
+        &mut self,
+        stream: TcpStream,
+        (remote, at): (SocketAddr, Instant),
+        now: Instant,
+    ) {
         let local = stream.local_addr().map(|a| a.ip()).ok();
         let known = self.peers.values().find(|p| p.is_at(remote, local));
         let known = known.map(|p| p.key);
@@ -158,6 +171,27 @@ impl Core {
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
+        if peer.config.password.is_some() && self.listeners.have_new_keys_since(at) {
+            peer.span
+                .in_scope(|| debug!("refused a connection from before its key was known"));
+            return;
+        }
+        match peer.session.incoming(at, now) {
+            Incoming::Take => {}
+            Incoming::Refuse => {
+                let why = "refused a connection: another one is under way";
+                return peer.span.in_scope(|| debug!(why));
+            }
+            Incoming::Wait => {
+                let events = self.events_tx.clone();
+                tokio::spawn(async move {
+                    sleep(SECOND_LOOK).await;
+                    // The speaker is stopping.
+                    drop(events.send(Event::Accepted(stream, remote, at)).await);
+                });
+                return;
+            }
+        }
         if let Err(error) = socket::adopt(&stream, remote.ip(), peer.config.ttl, peer.is_external())
         {
             peer.span

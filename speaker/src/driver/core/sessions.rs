@@ -19,6 +19,9 @@ use crate::{
     watch::{Held, WatchEvent},
 };
 
+/// Attempts to reach a peer that may fail before its routes are not waited for.
+const ATTEMPTS: u32 = 2;
+
 impl Core {
     /// Whole messages of a link, or a broken one at the end.
     pub(super) fn received(&mut self, id: LinkId, data: &Bytes, now: Instant) {
@@ -219,9 +222,11 @@ impl Core {
                     peer.span.in_scope(|| info!(%reason, "connection failed"));
                     peer.last_error = Some(reason.to_string());
                     peer.reason = Some(reason.to_string());
-                    peer.failures += 1;
-                    if self.sync.failed(key, peer.failures) {
-                        self.rib.stop_waiting_for(peer.rib);
+                    if peer.links.is_empty() {
+                        peer.failures += 1;
+                        if peer.failures == ATTEMPTS {
+                            self.rib.stop_waiting_for(peer.rib);
+                        }
                     }
                 }
             }
