@@ -100,6 +100,16 @@ string_enum! {
     }
 }
 
+string_enum! {
+    /// Whether TCP of endpoints is asked for segments that the path takes whole.
+    pub enum MssClamping {
+        /// It is.
+        Enabled = "Enabled",
+        /// It is not: endpoints have to hear by ICMP of what does not fit.
+        Disabled = "Disabled",
+    }
+}
+
 /// Settings of the dataplane. Durations of zero switch the action off.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -174,6 +184,9 @@ pub struct FelixConfigurationSpec {
     /// established system keeps them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denied_connections: Option<DeniedConnections>,
+    /// Whether TCP of endpoints is asked for segments that the path takes whole; Enabled when absent. Ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mss_clamping: Option<MssClamping>,
     /// Source ports of translated traffic; the kernel's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat_port_range: Option<Port>,
@@ -269,6 +282,9 @@ pub struct FelixConfigurationSpec {
     /// Time between two signs of life to each other host; none when 0 or absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wireguard_keep_alive: Option<GoDuration>,
+    /// Whether metrics tell of the devices of WireGuard; they do when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus_wire_guard_metrics_enabled: Option<bool>,
     /// UDP port of the IPv4 device; 51820 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wireguard_listening_port: Option<u16>,

@@ -23,7 +23,7 @@ pub struct Parameter {
 }
 
 /// What the agent acts upon, and what it takes where nobody says anything.
-const FELIX: [(&str, &str); 36] = [
+const FELIX: [(&str, &str); 38] = [
     ("defaultEndpointToHostAction", "Drop"),
     ("deniedConnections", "End"),
     ("disableConntrackInvalidCheck", "false"),
@@ -44,10 +44,12 @@ const FELIX: [(&str, &str); 36] = [
     ("iptablesMarkMask", "4294901760"),
     ("iptablesRefreshInterval", "1m0s"),
     ("logPrefix", "margay"),
+    ("mssClamping", "Enabled"),
     ("natOutgoingAddress", "(that of the interface)"),
     ("natOutgoingExclusions", "IPPoolsOnly"),
     ("natPortRange", "(the kernel's)"),
     ("nftablesMode", "Auto"),
+    ("prometheusWireGuardMetricsEnabled", "true"),
     ("routeRefreshInterval", "1m0s"),
     ("serviceLoopPrevention", "Drop"),
     ("vxlanMTU", "(found out)"),
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn every_parameter_is_listed_once_and_all_that_are_used_exist() {
-        for (kind, used) in [(Kind::FelixConfiguration, 36), (Kind::BgpConfiguration, 12)] {
+        for (kind, used) in [(Kind::FelixConfiguration, 38), (Kind::BgpConfiguration, 12)] {
             let all = parameters(kind);
             assert!(all.windows(2).all(|pair| pair[0].name < pair[1].name));
             let found = all.iter().filter(|p| p.default.is_some()).count();

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::felix_configuration::{
     AllowAction, ChainInsertMode, DeniedConnections, DenyAction, EndpointToHostAction,
-    IptablesBackend, NftablesMode, SourceSpoofing,
+    IptablesBackend, MssClamping, NftablesMode, SourceSpoofing,
 };
 use crate::schema::Shape::{Any, AnyCase, Bool, Form, List, Object, Texts, Whole, Word};
 use crate::schema::{Schema, Shape, forms};
@@ -43,6 +43,7 @@ schema!(
         "failsafeOutboundHostPorts": List(&Object(&PROTO_PORT), MANY),
         "disableConntrackInvalidCheck": Bool,
         "deniedConnections": AnyCase(DeniedConnections::WORDS),
+        "mssClamping": AnyCase(MssClamping::WORDS),
         "natPortRange": PORTS,
         "natOutgoingAddress": ADDR_V4,
         "natOutgoingExclusions": Word(&["IPPoolsOnly", "IPPoolsAndHostIPs"]),
@@ -68,6 +69,7 @@ schema!(
         "wireguardInterfaceName": INTERFACE,
         "wireguardInterfaceNameV6": INTERFACE,
         "wireguardKeepAlive": DURATION,
+        "prometheusWireGuardMetricsEnabled": Bool,
         "wireguardListeningPort": TCP_PORT,
         "wireguardListeningPortV6": TCP_PORT,
         "wireguardRoutingRulePriority": Whole(1, 32_765),
@@ -196,7 +198,6 @@ schema!(
         "prometheusMetricsClientAuth": Word(&["RequireAndVerifyClientCert", "RequireAnyClientCert", "VerifyClientCertIfGiven", "NoClientCert"]),
         "prometheusMetricsKeyFile": TEXT,
         "prometheusProcessMetricsEnabled": Bool,
-        "prometheusWireGuardMetricsEnabled": Bool,
         "reportingInterval": DURATION,
         "reportingTTL": DURATION,
         "requireMTUFile": Bool,
