@@ -216,6 +216,18 @@ pub fn route_get(socket: &mut Socket, dst: IpAddr) -> Result<Option<Path>, Netli
     }))
 }
 
+/// The index of the interface through which packets to `dst` leave; none if there is no way. Less to ask than
+/// [`route_get`].
+pub fn leaves_by(socket: &mut Socket, dst: IpAddr) -> Result<Option<u32>, NetlinkError> {
+    let chosen = look_up(socket, dst, 0)?;
+    let index = |chosen: &[u8]| {
+        Attributes::after(chosen, RTMSG_LEN)
+            .find(libc::RTA_OIF)
+            .and_then(u32_from)
+    };
+    Ok(chosen.as_deref().and_then(index))
+}
+
 /// `RTM_F_FIB_MATCH` of linux/rtnetlink.h: answer with the route that matches, not with the way taken.
 const RTM_F_FIB_MATCH: u32 = 0x2000;
 

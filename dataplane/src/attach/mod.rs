@@ -20,6 +20,7 @@ mod container;
 mod host;
 mod netns;
 mod pair;
+mod repair;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,7 @@ use netns::Netns;
 pub use check::check;
 pub use host::{remove, remove_many};
 pub use pair::{GATEWAYS, add_host_address, create_pair, gateways, is_here, serve_gateways};
+pub use repair::repair;
 
 /// The hardware address of every host end.
 pub const HOST_MAC: [u8; 6] = [0xee; 6];

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::{
-    CT_GET, CTA_PROTO_NUM, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY,
-    NFGENMSG_LEN, Name, name,
+    CT_GET, CTA_IP_V4_DST, CTA_IP_V6_DST, CTA_PROTO_DST_PORT, CTA_PROTO_NUM, CTA_TUPLE_IP,
+    CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, NFGENMSG_LEN, Name, name,
 };
 use crate::netlink::{Attributes, Batch, NetlinkError, Request, Socket, family_of, ip_from};
 
@@ -42,6 +42,8 @@ pub struct Connection {
     pub source: IpAddr,
     /// Who answers, after the destination was translated.
     pub destination: IpAddr,
+    /// Whom it was addressed to, and at which port, before the destination was translated.
+    pub asked: (IpAddr, u16),
     /// IP protocol number.
     pub protocol: u8,
     /// Ports of source and destination; 0 for protocols without.
@@ -156,12 +158,13 @@ impl Connection {
         let first = Attributes::nested(there.find(CTA_TUPLE_PROTO)?);
         let answer = Attributes::nested(back.find(CTA_TUPLE_PROTO)?);
         let byte = |kind| Some(*first.find(kind)?.first()?);
-        let source_port = |of: Attributes<'_>| {
-            let port = of
-                .find(CTA_PROTO_SRC_PORT)
-                .and_then(|port| port.try_into().ok());
+        let port = |of: Attributes<'_>, kind| {
+            let port = of.find(kind).and_then(|port| port.try_into().ok());
             port.map_or(0, u16::from_be_bytes)
         };
+        let source_port = |of: Attributes<'_>| port(of, CTA_PROTO_SRC_PORT);
+        let ips = Attributes::nested(there.find(CTA_TUPLE_IP)?);
+        let asked = ips.find(CTA_IP_V4_DST).or_else(|| ips.find(CTA_IP_V6_DST));
         let kind = byte(CTA_PROTO_ICMP_TYPE).or_else(|| byte(CTA_PROTO_ICMPV6_TYPE));
         let code = byte(CTA_PROTO_ICMP_CODE).or_else(|| byte(CTA_PROTO_ICMPV6_CODE));
         let mark = attributes
@@ -170,6 +173,7 @@ impl Connection {
         Some(Self {
             source: source(there)?,
             destination: source(back)?,
+            asked: (ip_from(asked?)?, port(first, CTA_PROTO_DST_PORT)),
             protocol: *first.find(CTA_PROTO_NUM)?.first()?,
             ports: (source_port(first), source_port(answer)),
             icmp: kind.zip(code),
@@ -217,12 +221,17 @@ mod tests {
                 source,
                 destination,
                 protocol,
+                asked,
                 ports,
                 icmp,
                 mark,
                 ..
             } = c;
-            format!("{source} {destination} {protocol} {ports:?} {icmp:?} {mark:x}")
+            let asked = match asked {
+                (ip, port) if (ip, port) == (destination, &ports.1) => String::new(),
+                (ip, port) => format!(" asked {ip} {port}"),
+            };
+            format!("{source} {destination} {protocol} {ports:?} {icmp:?} {mark:x}{asked}")
         };
         let all: std::collections::BTreeSet<String> = found.iter().map(one).collect();
         all.into_iter().collect()
@@ -235,7 +244,7 @@ mod tests {
                 "10.65.0.1 10.65.0.2 6 (1000, 80) None 5",
                 "10.65.0.1 10.65.0.9 1 (0, 0) Some((8, 0)) 0",
                 "10.65.0.3 10.65.0.1 17 (53, 54) None 0",
-                "10.65.0.4 10.65.0.1 6 (1, 99) None 0",
+                "10.65.0.4 10.65.0.1 6 (1, 99) None 0 asked 192.0.2.9 2",
             ];
             let few = connections(&ends(&["10.65.0.1"], &[])).unwrap();
             assert_eq!(told(&few), expected);

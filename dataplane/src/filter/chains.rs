@@ -30,6 +30,8 @@ const ACCEPT_CHAIN: ChainId = ChainId::Fixed("mgy-accept");
 const PASS_CHAIN: ChainId = ChainId::Fixed("mgy-pass");
 const STAGED_CHAIN: ChainId = ChainId::Fixed("mgy-staged");
 const WORKLOAD_TO_HOST: &str = "mgy-wl-host";
+/// There only while segments are clamped.
+pub(super) const SEGMENTS: &str = "mgy-mss";
 
 const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
@@ -239,7 +241,7 @@ pub(super) fn fixed(
     output.push(Line::new([to_workloads(globals)], Target::Accept));
     output.extend(tunnels::leaving(globals, family));
     output.push(Line::always(jump("mgy-host-out")));
-    let chains = vec![
+    let mut chains = vec![
         base(
             Table::Raw,
             "mgy-PREROUTING",
@@ -260,6 +262,9 @@ pub(super) fn fixed(
         base(Table::Filter, "mgy-OUTPUT", output),
         base(Table::Nat, "mgy-POSTROUTING", postrouting(globals, family)),
     ];
+    if globals.clamp_segments {
+        chains.push(segments(globals));
+    }
     verdicts.chains(Table::Filter).chain(chains).collect()
 }
 
@@ -358,6 +363,10 @@ fn to_dhcp_server() -> Vec<Match> {
 
 pub(super) const ESTABLISHED: Match = Match::Tracked(Tracked::Established);
 pub(super) const INVALID: Match = Match::Tracked(Tracked::Invalid);
+/// A packet to nobody, or from somebody who is not known.
+pub(super) const NO_SUCH_WORKLOAD: &str = "no such workload";
+/// A packet that conntrack calls invalid.
+pub(super) const OF_NO_CONNECTION: &str = "of no known connection";
 pub(super) const NEW: Match = Match::Tracked(Tracked::New);
 pub(super) const TRANSLATED: Match = Match::Tracked(Tracked::Translated);
 
@@ -372,15 +381,19 @@ fn forward(
     let unknown = workload(Side::Dst, true, family);
     let unknown = [to(), unknown];
     let dropped = verdicts.denied(&unknown, Way::Ingress, Cause::NoSuchWorkload, &Target::Drop);
-    let mut lines: Vec<Line> = dropped.map(|l| l.noted("no such workload")).collect();
+    let mut lines: Vec<Line> = dropped.map(|l| l.noted(NO_SUCH_WORKLOAD)).collect();
     lines.extend(limits(Way::Egress).map(|jump| Line::new([from()], jump)));
     lines.extend(limits(Way::Ingress).map(|jump| Line::new([to()], jump)));
     lines.extend(ended(globals, verdicts, None));
+    if globals.clamp_segments {
+        // Before what is known: the answer to what opens a connection counts as such.
+        lines.push(Line::new(opening(), chain(SEGMENTS)));
+    }
     lines.push(Line::new([from(), ESTABLISHED], Target::Accept));
     lines.push(Line::new([to(), ESTABLISHED], Target::Accept));
     if !globals.disable_conntrack_invalid {
-        lines.push(Line::new([from(), INVALID], Target::Drop));
-        lines.push(Line::new([to(), INVALID], Target::Drop));
+        lines.push(Line::new([from(), INVALID], Target::Drop).noted(OF_NO_CONNECTION));
+        lines.push(Line::new([to(), INVALID], Target::Drop).noted(OF_NO_CONNECTION));
     }
     lines.extend(tunnels::service_loops(globals, family));
     lines.push(Line::always(chain("mgy-hfwd-in")));
@@ -392,8 +405,28 @@ fn forward(
     lines
 }
 
+/// What opens a connection of TCP, and what answers it.
+fn opening() -> [Match; 2] {
+    let tcp = Match::Protocol {
+        not: false,
+        number: TCP,
+    };
+    [tcp, Match::Opening]
+}
+
+/// A workload goes by the MTU that it has from its attachment; where the path takes less, the two ends of a connection
+/// are told so as it opens, and need no ICMP to find out.
+fn segments(globals: &Globals) -> Chain {
+    let ways = [from_workloads(globals), to_workloads(globals)];
+    let lines = ways.map(|way| {
+        let matches = std::iter::once(way).chain(opening());
+        Line::new(matches, Target::ClampSegments)
+    });
+    Chain::fixed(Table::Filter, SEGMENTS, Rank::Aside, lines.into())
+}
+
 /// Packets of connections that a change of policy has ended, before they pass as known ones.
-fn ended(
+pub(super) fn ended(
     globals: &Globals,
     verdicts: &Verdicts,
     which: Option<Match>,
@@ -421,15 +454,15 @@ fn workload_to_host(
         lines.push(Line::new(to_dhcp_server(), Target::Accept));
     }
     if !globals.disable_conntrack_invalid {
-        lines.push(Line::new([INVALID], Target::Drop));
+        lines.push(Line::new([INVALID], Target::Drop).noted(OF_NO_CONNECTION));
     }
     let dispatch = ChainId::Fixed(dispatch_chain(Way::Egress));
     lines.push(Line::always(Target::Jump(dispatch)));
-    lines.push(Line::always(match globals.endpoint_to_host {
-        HostAction::Drop => Target::Drop,
-        HostAction::Return => Target::Return,
-        HostAction::Accept => Target::Accept,
-    }));
+    lines.push(match globals.endpoint_to_host {
+        HostAction::Drop => Line::always(Target::Drop).noted("a workload to its host"),
+        HostAction::Return => Line::always(Target::Return),
+        HostAction::Accept => Line::always(Target::Accept),
+    });
     lines
 }
 

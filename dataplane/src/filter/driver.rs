@@ -9,7 +9,7 @@ use super::{
     backend::{Backend, Survey, Wish},
     iptables::Iptables,
     kernel::{Kernel, Pass},
-    state::{RulesHits, RulesId, State},
+    state::{Counters, RulesId, State},
     types::{
         Endpoint, EndpointId, Family, Globals, HostEndpoint, HostInterface, PolicyId, PolicyRules,
         ProfileId, SetId, SetMember, SetSpec,
@@ -19,7 +19,7 @@ use crate::{
     ipset::{IfName, IpsetError},
     iptables::{BackendError, Programs, RestoreError, Variant},
     netlink::NetlinkError,
-    nft::Nftables,
+    nft::{Concern, Nftables},
 };
 
 /// How to reach the kernel.
@@ -209,10 +209,11 @@ impl Filter {
         self.kernel.backend()
     }
 
-    /// The netlink port that events of our own changes to nf_tables carry: see [`crate::nft::Watch`].
+    /// Which changes of others make a [`Filter::resync`] worthwhile: see [`crate::nft::Watch`]. None where nobody tells
+    /// of any, which is iptables' legacy variant.
     #[must_use]
-    pub fn event_port(&self) -> Option<u32> {
-        self.kernel.event_port()
+    pub fn concern(&self) -> Option<Concern> {
+        self.kernel.concern()
     }
 
     /// Decides anew where the rules are to be. They move with an [`Filter::apply`] after
@@ -359,13 +360,16 @@ impl Filter {
         self.state.endpoint(id)
     }
 
-    /// What each rule matched, read from the kernel.
+    /// What each rule matched, and what else decides, read from the kernel.
     ///
     /// # Errors
     /// When a table cannot be read.
-    pub fn counters(&mut self) -> Result<Vec<RulesHits>, FilterError> {
+    pub fn counters(&mut self) -> Result<Counters, FilterError> {
         let kernel = self.kernel.counters()?;
-        Ok(self.state.hits(&kernel))
+        Ok(Counters {
+            rules: self.state.hits(&kernel),
+            others: self.state.others(&kernel),
+        })
     }
 
     /// How much the kernel is to hold.

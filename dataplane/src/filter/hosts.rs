@@ -14,7 +14,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    chains::{ESTABLISHED, INVALID, TRANSLATED, Verdicts, WalkEnd, icmpv6, walk},
+    chains::{
+        ESTABLISHED, INVALID, OF_NO_CONNECTION, TRANSLATED, Verdicts, WalkEnd, ended, icmpv6, walk,
+    },
     names::{HostWay, Way},
     program::{Chain, ChainId, Ifaces, Line, Match, Side, Target},
     types::{Direction, Failsafe, Family, Globals, HostEndpoint, HostInterface, Ways},
@@ -24,6 +26,8 @@ use crate::iptables::{Rank, Table};
 /// The endpoints of the host, by interface.
 pub(super) type Hosts = BTreeMap<HostInterface, HostEndpoint>;
 
+/// What lines say that let a port through whatever policies say.
+pub(super) const FAILSAFE: &str = "failsafe port";
 const NOTRACK: &str = "mgy-notrack";
 const OUT_DISPATCH: &str = "mgy-hfwd-to";
 
@@ -281,7 +285,7 @@ impl Renderer<'_> {
     }
 
     fn own_dispatch(&self, way: Way) -> Chain {
-        let mut lines = Vec::new();
+        let mut lines: Vec<Line> = ended(self.globals, self.verdicts, None).collect();
         if self.early.raw || (self.early.mangle && way == Way::Ingress) {
             lines.push(self.verdicts.if_accepted(Target::Accept));
         }
@@ -362,7 +366,8 @@ impl Renderer<'_> {
 
     fn invalid(&self) -> Vec<Line> {
         let wanted = !self.globals.disable_conntrack_invalid;
-        let drop = wanted.then(|| Line::new([INVALID], Target::Drop));
+        let drop = || Line::new([INVALID], Target::Drop).noted(OF_NO_CONNECTION);
+        let drop = wanted.then(drop);
         drop.into_iter().collect()
     }
 
@@ -403,7 +408,7 @@ impl Renderer<'_> {
                 protocol: failsafe.protocol,
                 ranges: vec![failsafe.port..=failsafe.port],
             });
-            Some(Line::new(matches, Target::Accept))
+            Some(Line::new(matches, Target::Accept).noted(FAILSAFE))
         };
         lines.extend(
             there

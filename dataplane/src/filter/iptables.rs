@@ -1,6 +1,10 @@
 //! The backend made of iptables and ipsets.
 
-use std::{collections::BTreeMap, thread, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    thread,
+    time::Instant,
+};
 
 use super::{
     backend::Backend,
@@ -14,6 +18,7 @@ use super::{
 use crate::{
     ipset::{Entry, IpsetSocket, SetType},
     iptables::{ChainHits, Programs, Table, Tables, TablesReport, Variant},
+    nft::Concern,
 };
 
 /// Chains in one variant of iptables for each family, and the sets that they refer to.
@@ -27,7 +32,12 @@ pub(super) struct Iptables {
     readable: Vec<bool>,
     sets_report: SetsReport,
     tables_reports: Vec<TablesReport>,
+    /// The last programs that changed something for us.
+    writers: VecDeque<u32>,
 }
+
+/// Of so many programs it is remembered that they were ours; what they did is heard of soon after.
+const WRITERS: usize = 64;
 
 impl Iptables {
     pub(super) fn open(
@@ -46,6 +56,7 @@ impl Iptables {
             readable: Vec::new(),
             sets_report: SetsReport::default(),
             tables_reports: Vec::new(),
+            writers: VecDeque::new(),
         })
     }
 
@@ -127,17 +138,25 @@ impl Iptables {
             pass.reads += tables.reads;
             pass.read_failures += tables.read_failures;
             pass.drift += tables.drift;
+            self.writers.extend(tables.writers);
             tables.retry_at.into_iter().for_each(|at| pass.retry(at));
             for (object, error) in tables.failures {
                 pass.fail(object, error);
             }
         }
+        let known = self.writers.len().saturating_sub(WRITERS);
+        self.writers.drain(..known);
     }
 }
 
 impl Kernel for Iptables {
     fn backend(&self) -> Backend {
         Backend::Iptables(self.variant)
+    }
+
+    fn concern(&self) -> Option<Concern> {
+        let own = self.writers.iter().copied().collect();
+        (self.variant == Variant::Nft).then(|| Concern::iptables(own))
     }
 
     fn want(&mut self, set: &str, set_type: SetType, family: Family) {

@@ -15,15 +15,14 @@ use super::{
 use crate::{
     ipset::{Entry, SetType},
     iptables::{ChainHits, Table},
+    nft::Concern,
 };
 
 /// One backend. Everything but [`Kernel::refresh`] and [`Kernel::write`] only marks.
 pub(crate) trait Kernel: Debug + Send {
     fn backend(&self) -> Backend;
-    /// The netlink port that events of our own changes carry, if the backend has events.
-    fn event_port(&self) -> Option<u32> {
-        None
-    }
+    /// Which changes of others it should hear of, if the backend has events.
+    fn concern(&self) -> Option<Concern>;
 
     /// Wants a set; keeps its members when it is already wanted or adopted.
     fn want(&mut self, set: &str, set_type: SetType, family: Family);

@@ -47,7 +47,7 @@ pub use self::{
     chains::ended_mark,
     driver::{ApplyReport, Config, Failure, Filter, FilterError, Sizes},
     label::{Cause, Label, Verdict, is_cut, name_of},
-    state::{RulesHits, RulesId},
+    state::{Counters, RulesHits, RulesId},
     types::{
         Action, DenyAction, Direction, Endpoint, EndpointId, EntityMatch, Failsafe, Family,
         Globals, HostAction, HostEndpoint, HostInterface, HostPort, IcmpMatch, Limits, Nflog,

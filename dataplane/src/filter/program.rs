@@ -99,6 +99,8 @@ pub(crate) enum Match {
         protocol: u8,
         ranges: Vec<RangeInclusive<u16>>,
     },
+    /// Opens a TCP connection, or answers what does. Only behind a match on TCP.
+    Opening,
     /// Address, address and port, or address and interface are in a set.
     Set {
         side: Side,
@@ -151,6 +153,9 @@ pub(crate) enum Target {
     NoTrack,
     /// Mark with a differentiated services code point, and go on.
     Dscp(u8),
+    /// Ask for segments of TCP no longer than what the path takes whole there and back, and go on. Only of what matches
+    /// [`Match::Opening`] in the same line.
+    ClampSegments,
     /// Hand it up, so often, and go on with the next line.
     Nflog {
         group: u16,

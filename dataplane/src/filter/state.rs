@@ -1,6 +1,7 @@
 //! The desired state and what has to be rendered again after a change.
 
 mod flush;
+mod hits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -22,8 +23,10 @@ use super::{
 };
 use crate::{
     ipset::{Entry, SetType},
-    iptables::{ChainHits, Hits, Table},
+    iptables::Table,
 };
+
+pub use self::hits::{Counters, RulesHits};
 
 /// A policy or a profile.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,18 +35,6 @@ pub enum RulesId {
     Policy(PolicyId),
     /// A profile.
     Profile(ProfileId),
-}
-
-/// What the rules of a policy or profile matched, for all endpoints of this host together, since they
-/// were last written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RulesHits {
-    /// Whose rules.
-    pub id: RulesId,
-    /// For each rule in order. All zero where the kernel does not have the rules as given.
-    pub ingress: Vec<Hits>,
-    /// For each rule in order.
-    pub egress: Vec<Hits>,
 }
 
 impl RulesId {
@@ -564,41 +555,6 @@ impl State {
         self.hosts_dirty = true;
         self.ports_dirty = true;
         self.rules_dirty.extend(self.rules.keys().cloned());
-    }
-
-    /// What the kernel counted, by rule.
-    pub(super) fn hits(&self, kernel: &BTreeMap<Family, ChainHits>) -> Vec<RulesHits> {
-        let hits = |id: &RulesId, state: &RulesState, way: Way| {
-            let mut hits = vec![Hits::default(); state.of(way).len()];
-            let tables = tables(state.rules.phase, way, self.late.contains(id));
-            let name = id.chain(way).name();
-            let all = kernel
-                .iter()
-                .flat_map(|f| tables.iter().map(move |t| (f, *t)));
-            for ((family, chains), table) in all {
-                let origins = state
-                    .origins
-                    .get(&(*family, way))
-                    .map_or(&[][..], Vec::as_slice);
-                let lines = chains.get(&(table, name.clone()));
-                let lines = lines.map_or(&[][..], Vec::as_slice);
-                if origins.len() != lines.len() {
-                    continue;
-                }
-                for (place, line) in origins.iter().zip(lines) {
-                    if let Some(sum) = place.and_then(|place| hits.get_mut(place)) {
-                        *sum += *line;
-                    }
-                }
-            }
-            hits
-        };
-        let all = self.rules.iter().map(|(id, state)| RulesHits {
-            id: id.clone(),
-            ingress: hits(id, state, Way::Ingress),
-            egress: hits(id, state, Way::Egress),
-        });
-        all.collect()
     }
 
     /// Whether the kernel has all that concerns an endpoint.

@@ -484,6 +484,8 @@ pub struct Globals {
     pub disable_conntrack_invalid: bool,
     /// Drop packets of connections with the mark of [`super::ended_mark`], known as they are.
     pub end_denied: bool,
+    /// Have TCP of workloads send segments that the path takes whole, also where its MTU is smaller than theirs.
+    pub clamp_segments: bool,
     /// Ports that are open towards the host whatever its policies say.
     pub failsafe_in: Vec<Failsafe>,
     /// Ports that are open from the host whatever its policies say.
@@ -515,6 +517,7 @@ impl Default for Globals {
             nflog: None,
             disable_conntrack_invalid: false,
             end_denied: true,
+            clamp_segments: true,
             failsafe_in: Vec::new(),
             failsafe_out: Vec::new(),
             tunnels: Tunnels::default(),

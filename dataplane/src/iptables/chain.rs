@@ -8,6 +8,8 @@ use crate::filter::names::short_hash;
 pub(crate) enum Rank {
     /// Chains that jump nowhere.
     Verdict,
+    /// What decides nothing: where it is refused, packets pass by.
+    Aside,
     /// Policies and profiles.
     Policy,
     /// Groups of endpoints.

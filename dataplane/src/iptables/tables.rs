@@ -58,6 +58,8 @@ pub(crate) struct TablesReport {
     pub(crate) read_failures: u32,
     /// Chains or hooks that were not as we left them.
     pub(crate) drift: usize,
+    /// The processes that did that.
+    pub(crate) writers: Vec<u32>,
     /// What was refused: chain (or `all tables`) and why.
     pub(crate) failures: Vec<(String, String)>,
     /// Something other than the rules of single policies failed: membership of groups must not
@@ -360,6 +362,7 @@ impl Tables {
         let batch = self.batch(may_delete, now);
         for rank in [
             Rank::Verdict,
+            Rank::Aside,
             Rank::Policy,
             Rank::Group,
             Rank::Dispatch,
@@ -449,7 +452,7 @@ impl Tables {
         tracing::trace!(family = %self.family, %input, "iptables batch");
         report.restores += 1;
         programs
-            .restore(self.variant, self.family, &input)
+            .restore(self.variant, self.family, &input, &mut report.writers)
             .inspect_err(|_| self.stale = true)?;
         report.chains_changed += batch.write.len() + batch.delete.len();
         let written = batch.write.iter().filter_map(|key| self.desired.get(key));
@@ -505,5 +508,5 @@ impl Tables {
     }
 }
 
-/// Stands in the comment of a chain that drops because its own rules were refused.
+/// Stands in the comment of a chain whose own rules were refused: it drops, unless it decides nothing.
 const STUB_HASH: &str = "refused---------";

@@ -94,6 +94,7 @@ fn condition(condition: &Match, family: Family) -> String {
             protocol,
             ranges,
         } => ports(*side, not(*n), *protocol, ranges),
+        Match::Opening => "-m tcp --tcp-flags SYN,RST SYN".to_owned(),
         Match::Set {
             side,
             not: n,
@@ -177,6 +178,7 @@ fn target(target: &Target) -> String {
         Target::SetMark(bits) => format!("-j MARK --set-xmark {bits:#x}/{bits:#x}"),
         Target::ClearMark(bits) => format!("-j MARK --set-xmark 0x0/{bits:#x}"),
         Target::Dscp(value) => format!("-j DSCP --set-dscp {value}"),
+        Target::ClampSegments => "-j TCPMSS --clamp-mss-to-pmtu".to_owned(),
         Target::NoTrack => "-j CT --notrack".to_owned(),
         Target::Nflog { group, prefix } => format!(
             "-m limit --limit {LOGGED_A_SECOND}/second --limit-burst {LOGGED_AT_ONCE} \

@@ -219,12 +219,13 @@ impl Programs {
         Ok(super::counters::parse(&text))
     }
 
-    /// Runs one batch; each table in it is changed atomically.
+    /// Runs one batch; each table in it is changed atomically. Whatever comes of it, the process is one of `writers`.
     pub(crate) fn restore(
         &self,
         variant: Variant,
         family: Family,
         input: &str,
+        writers: &mut Vec<u32>,
     ) -> Result<(), RestoreError> {
         let (program, mut command) = self.command(variant, family, "restore");
         command
@@ -232,6 +233,7 @@ impl Programs {
             .arg(format!("--wait={}", self.lock_timeout.as_secs().max(1)));
         let fail = |source| spawn_error(&program, source);
         let mut child = command.stdin(Stdio::piped()).spawn().map_err(fail)?;
+        writers.push(child.id());
         // A program that ends before it read everything explains itself on stderr.
         let written = match child.stdin.take() {
             Some(mut stdin) => stdin.write_all(input.as_bytes()),

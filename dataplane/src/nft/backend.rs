@@ -8,6 +8,7 @@ use super::{
     element::Kind,
     names, render,
     set::Set,
+    watch::Concern,
 };
 use crate::{
     filter::{
@@ -25,8 +26,8 @@ impl Kernel for Nftables {
         Backend::Nftables
     }
 
-    fn event_port(&self) -> Option<u32> {
-        Some(self.edge.port())
+    fn concern(&self) -> Option<Concern> {
+        Some(Concern::our_table(Some(self.edge.port())))
     }
 
     fn want(&mut self, set: &str, set_type: SetType, family: Family) {

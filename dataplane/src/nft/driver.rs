@@ -449,7 +449,7 @@ impl Nftables {
         for name in plan.stub {
             let stub = FoundChain {
                 hook: None,
-                hashes: vec![render::stub(&name).hash],
+                hashes: vec![self.stub(&name).hash],
             };
             self.kernel.insert(name, stub);
         }

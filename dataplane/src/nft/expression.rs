@@ -45,6 +45,17 @@ const NFT_RETURN: i32 = -5;
 const INVERTED: u32 = 1;
 /// `NFT_PAYLOAD_CSUM_INET`.
 const CHECKSUM_INET: u32 = 1;
+/// Where TCP has its flags, and two of them.
+const TCP_FLAGS_AT: u32 = 13;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+/// `NFT_RT_TCPMSS`.
+const RT_TCP_MSS: u32 = 3;
+/// `NFT_BYTEORDER_HTON`.
+const TO_NETWORK: u32 = 1;
+/// `NFT_EXTHDR_OP_TCPOPT`, and the option's number.
+const OF_TCP: u32 = 1;
+const TCP_OPTION_MSS: u8 = 2;
 /// Kinds of `nat`.
 const SOURCE_NAT: u32 = 0;
 const DESTINATION_NAT: u32 = 1;
@@ -436,6 +447,36 @@ impl Expressions {
                 e.be32(6, CHECKSUM_INET);
                 e.be32(7, 10);
             }
+        });
+    }
+
+    /// Of the flags of TCP, SYN is set and RST is not.
+    pub(super) fn opens(&mut self) {
+        self.payload(FIRST, TRANSPORT_HEADER, TCP_FLAGS_AT, 1);
+        self.bitwise(&[SYN | RST], &[0]);
+        self.compare(false, &[SYN]);
+    }
+
+    /// The longest segment that the sender is ready for is at most what the path takes whole, there and back. The
+    /// kernel never raises it.
+    pub(super) fn clamp_segments(&mut self) {
+        self.push("rt", |e| {
+            e.be32(1, FIRST);
+            e.be32(2, RT_TCP_MSS);
+        });
+        self.push("byteorder", |e| {
+            e.be32(1, FIRST);
+            e.be32(2, FIRST);
+            e.be32(3, TO_NETWORK);
+            e.be32(4, 2);
+            e.be32(5, 2);
+        });
+        self.push("exthdr", |e| {
+            e.bytes(2, &[TCP_OPTION_MSS]);
+            e.be32(3, 2);
+            e.be32(4, 2);
+            e.be32(6, OF_TCP);
+            e.be32(7, FIRST);
         });
     }
 

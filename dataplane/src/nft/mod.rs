@@ -34,7 +34,7 @@ mod watch;
 mod wire;
 
 pub(crate) use self::driver::Nftables;
-pub use self::watch::Watch;
+pub use self::watch::{Concern, Watch};
 use crate::netlink::Socket;
 
 /// The table that is ours, of family `inet`.

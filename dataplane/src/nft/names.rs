@@ -67,6 +67,7 @@ fn fixed(name: &str) -> String {
         "hfwd-out" => "host-forward-out",
         "hfwd-to" => "host-forward-to",
         "ports" => "host-ports",
+        "mss" => "segments",
         other => other,
     };
     long.to_ascii_lowercase()

@@ -56,6 +56,8 @@ pub(super) fn chain(family: Family, chain: &Chain, parts: &Parted) -> (Vec<Rule>
     let counted = |target: &Target| match target {
         Target::Nflog { .. } => false,
         Target::Drop | Target::Reject => true,
+        // Ports that are open whatever policies say.
+        Target::Accept => matches!(chain.rank, Rank::Policy | Rank::Verdict),
         _ => chain.rank == Rank::Policy,
     };
     let name = names::chain(family, chain.table, &chain.id);
@@ -127,12 +129,15 @@ pub(super) fn base<'a>(
     rules.rules
 }
 
-/// The one rule of a chain whose own rules were refused.
-pub(super) fn stub(name: &str) -> Rule {
+/// The one rule of a chain whose own rules were refused: nothing passes, unless the chain decides nothing.
+pub(super) fn stub(name: &str, rank: Rank) -> Rule {
     let mut rules = Hashed::new(&format!("refused {name}"));
     let mut renderer = Renderer::new(Family::V4, Table::Filter);
     renderer.out.counter();
-    renderer.out.verdict(Verdict::Drop);
+    renderer.out.verdict(match rank {
+        Rank::Aside => Verdict::Return,
+        _ => Verdict::Drop,
+    });
     rules.push(renderer, "not accepted by the kernel");
     rules.rules.swap_remove(0)
 }
@@ -268,6 +273,7 @@ impl Renderer {
                     self.out.port_in(*side, *not);
                 }
             },
+            Match::Opening => self.out.opens(),
             Match::Set {
                 side,
                 not,
@@ -327,6 +333,7 @@ impl Renderer {
             Target::SetMark(bits) => self.out.change_mark(*bits, true),
             Target::ClearMark(bits) => self.out.change_mark(*bits, false),
             Target::Dscp(value) => self.out.set_dscp(self.family, *value),
+            Target::ClampSegments => self.out.clamp_segments(),
             Target::NoTrack => self.out.no_track(),
             Target::Nflog { group, prefix } => {
                 self.out.limit(LOGGED_A_SECOND, LOGGED_AT_ONCE, false);

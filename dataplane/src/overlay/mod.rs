@@ -24,7 +24,7 @@ mod wireguard;
 use crate::netlink::{NetlinkError, Socket};
 use crate::route_table;
 use crate::sysctl::SysctlError;
-use crate::wireguard::KeyFileError;
+use crate::wireguard::{DeviceState, KeyFileError};
 
 pub use host_traffic::{HOST_TABLES, HostTrafficSpec};
 pub use ipip::{IPIP, IpipSpec};
@@ -303,6 +303,14 @@ impl Overlay {
             || self.v6.wanted.is_some()
             || self.ipip.wanted.is_some()
             || self.wireguard.iter().any(|slot| slot.wanted.is_some())
+    }
+
+    /// What the devices that encrypt say of themselves and of the other hosts, with their names; not their private keys.
+    /// One that cannot be read is told of by the next look at it.
+    pub fn encrypted(&mut self) -> Vec<(String, DeviceState)> {
+        let slots = self.wireguard.iter_mut();
+        let read = slots.filter_map(|slot| slot.driver.state(slot.wanted.as_ref()?));
+        read.collect()
     }
 
     /// Makes and mends devices, addresses and entries. Before routes that need them.

@@ -84,6 +84,17 @@ impl Encrypted {
         }
     }
 
+    /// Without the private key.
+    pub(super) fn state(&mut self, spec: &WireguardSpec) -> Option<(String, DeviceState)> {
+        self.index?;
+        let state = self.kernel(&spec.name).ok()?.read(&spec.name).ok()?;
+        let state = DeviceState {
+            private_key: None,
+            ..state
+        };
+        Some((spec.name.clone(), state))
+    }
+
     const fn alias(&self) -> &'static str {
         ALIASES[self.v6 as usize]
     }

@@ -60,13 +60,25 @@ fn what_was_broken_by_hand_is_repaired(backend: Backend) {
     apply(&mut filter);
     let good = save(backend);
     let name = by_hand(backend);
-    let chain = |pattern: &str| {
+    let chain = |program: &str, pattern: &str| {
         let command =
-            format!("iptables-{name}-save | grep -o '^:{pattern}[^ ]*' | head -1 | cut -c2-");
+            format!("{program}-{name}-save | grep -o '^:{pattern}[^ ]*' | head -1 | cut -c2-");
         run(&command).trim().to_owned()
     };
-    let (policy, group) = (chain("mgy-pi-"), chain("mgy-to-[^w]"));
+    let both = |pattern| ["iptables", "ip6tables"].map(|program| chain(program, pattern));
+    let [policy, policy6] = both("mgy-pi-");
+    let [group, group6] = both("mgy-to-[^w]");
     let breakages = [
+        format!("ip6tables-{name} -F {policy6}"),
+        format!("ip6tables-{name} -I {policy6} -j DROP"),
+        format!("ip6tables-{name} -D {group6} 1"),
+        format!("ip6tables-{name} -D FORWARD 1"),
+        format!("ip6tables-{name} -t raw -F mgy-PREROUTING"),
+        format!("ip6tables-{name} -F"),
+        format!("ip6tables-{name} -N mgy-stranger"),
+        "ipset del mgy6-wl fd00:65::1,mgy1".to_owned(),
+        "ipset add mgy6-wl fd00:65::99,mgy1".to_owned(),
+        "ipset create mgy6s:stranger hash:net family inet6".to_owned(),
         format!("iptables-{name} -F {policy}"),
         format!("iptables-{name} -I {policy} -j DROP"),
         format!("iptables-{name} -D {group} 1"),
@@ -84,10 +96,12 @@ fn what_was_broken_by_hand_is_repaired(backend: Backend) {
         filter.resync();
         let report = apply(&mut filter);
         assert!(report.drift > 0, "{breakage}");
-        assert!(
-            reaches(&a.netns, b.v4, 80) && !reaches(&a.netns, b.v4, 81),
-            "{breakage}"
-        );
+        for to in [b.v4, b.v6] {
+            assert!(
+                reaches(&a.netns, to, 80) && !reaches(&a.netns, to, 81),
+                "{breakage}: {to}"
+            );
+        }
         filter.resync();
         let report = apply(&mut filter);
         assert_eq!(

@@ -13,6 +13,7 @@ crate::both_variants!(
     a_batch_that_is_cut_short_is_done_again_and_opens_nothing,
     a_refused_policy_does_not_hold_up_the_others,
     a_program_that_always_fails_leaves_everything_closed,
+    what_decides_nothing_keeps_nobody_out_where_it_is_refused,
 );
 
 /// Puts a script in place of a variant's `iptables-restore`; it may call the real one as `$real`.
@@ -175,6 +176,30 @@ fn a_program_that_always_fails_leaves_everything_closed(backend: Backend) {
     replace_restore(directory.path(), backend, "exec $real \"$@\" < $0.$$");
     settle(&mut filter);
     assert!(reaches(&a.netns, b.v4, 80) && filter.in_force(&id(&b)));
+}
+
+fn what_decides_nothing_keeps_nobody_out_where_it_is_refused(backend: Backend) {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.workload(1), lab.workload(2));
+    let _server = serve(&b.netns, &[80, 81]);
+    let directory = tempfile::tempdir().unwrap();
+    let refuse = "grep -q TCPMSS $0.$$ && { echo 'no such target' >&2; exit 2; }
+                  exec $real \"$@\" < $0.$$";
+    replace_restore(directory.path(), backend, refuse);
+    let mut filter = open(directory.path(), backend);
+    filter.set_endpoint(id(&a), open_endpoint(&a)).unwrap();
+    filter.set_policy("p".into(), ingress(vec![tcp(Action::Allow, &[80])]));
+    filter
+        .set_endpoint(id(&b), endpoint(&b, tier(&["p"]), Direction::default()))
+        .unwrap();
+    let report = filter.apply();
+    let told: Vec<&str> = report.failures.iter().map(|f| f.object.as_str()).collect();
+    assert_eq!(
+        told,
+        ["IPv4 filter chain mgy-mss", "IPv6 filter chain mgy-mss"]
+    );
+    assert!(filter.in_force(&id(&a)) && filter.in_force(&id(&b)));
+    assert!(reaches(&a.netns, b.v4, 80) && !reaches(&a.netns, b.v4, 81));
 }
 
 /// The kernel takes one network with at most 64 interfaces into a set.

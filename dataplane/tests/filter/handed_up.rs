@@ -178,7 +178,7 @@ fn a_flood_is_told_of_in_part_and_denied_as_a_whole(backend: Backend) {
         "{} of {most}",
         told.len()
     );
-    let counters = filter.counters().unwrap();
+    let counters = filter.counters().unwrap().rules;
     let of_policy = counters
         .iter()
         .find(|c| !c.ingress.is_empty() && c.egress.is_empty());

@@ -353,7 +353,7 @@ fn what_the_host_sends_is_held_against_the_interface_it_leaves_by(backend: Backe
         ..HostEndpoint::default()
     });
     assert_eq!(neighbour(&world), [80, 179]);
-    let counters = world.filter.counters().unwrap();
+    let counters = world.filter.counters().unwrap().rules;
     let hits = &counters
         .iter()
         .find(|c| c.id == RulesId::Policy("web".into()));

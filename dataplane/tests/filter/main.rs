@@ -27,6 +27,7 @@ mod moves;
 mod nftables;
 mod ports;
 mod random;
+mod segments;
 mod verdicts;
 
 /// Each test of the list once per backend.

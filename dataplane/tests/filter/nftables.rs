@@ -1,17 +1,18 @@
 //! Our table in nf_tables: how it reads, how it is repaired, how little a change writes.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use ipnetwork::IpNetwork;
 use margay_dataplane::filter::{
     Action, Backend, Direction, Filter, Rule, SetId, SetKind, SetMember, SetSpec,
 };
+use margay_dataplane::nft::Watch;
 
 use crate::{
     drift::desired,
     lab::{
-        Lab, allow_all, apply, endpoint, filter, id, ingress, open_endpoint, reaches, run, save,
-        serve, tcp, tier,
+        LEGACY, Lab, NFT, allow_all, apply, endpoint, filter, id, ingress, open_endpoint, reaches,
+        run, save, serve, tcp, tier,
     },
 };
 
@@ -40,12 +41,18 @@ fn what_was_broken_by_hand_is_repaired() {
             .to_owned()
     };
     let (hosts, members) = (find("v4-hosts/"), find("v4-members/"));
+    let hosts6 = find("v6-hosts/");
     let group = find("v4-to-group/");
     let t = "inet margay";
     let breakages = [
         format!("nft flush chain {t} v4-policy-in/p"),
         format!("nft insert rule {t} v4-policy-in/p drop"),
         format!("nft insert rule {t} {group} accept"),
+        format!("nft flush chain {t} v6-policy-in/p"),
+        format!("nft insert rule {t} v6-forward accept"),
+        format!("nft 'delete element {t} v6-workloads {{ \"mgy1\" . fd00:65::1 }}'"),
+        format!("nft flush map {t} v6-to-workload"),
+        format!("nft flush set {t} {hosts6}"),
         format!("nft flush chain {t} forward"),
         format!("nft delete chain {t} raw-prerouting"),
         format!("nft add chain {t} stranger"),
@@ -69,10 +76,12 @@ fn what_was_broken_by_hand_is_repaired() {
         filter.resync();
         let report = apply(&mut filter);
         assert!(report.drift > 0, "{breakage}");
-        assert!(
-            reaches(&a.netns, b.v4, 80) && !reaches(&a.netns, b.v4, 81),
-            "{breakage}"
-        );
+        for to in [b.v4, b.v6] {
+            assert!(
+                reaches(&a.netns, to, 80) && !reaches(&a.netns, to, 81),
+                "{breakage}: {to}"
+            );
+        }
         filter.resync();
         let report = apply(&mut filter);
         assert_eq!(
@@ -204,7 +213,7 @@ fn addresses_and_networks_together_are_one_set() {
             filter.set_ipset(set.into(), SetSpec { kind, members });
         }
         apply(&mut filter);
-        let count = |filter: &mut Filter| filter.counters().unwrap()[0].ingress[0].packets;
+        let count = |filter: &mut Filter| filter.counters().unwrap().rules[0].ingress[0].packets;
         let before = count(&mut filter);
         let seen = (reaches(&a.netns, b.v4, 80), reaches(&a.netns, b.v4, 81));
         // The other connection is asked about once, whether it was allowed or not, unless its first packet is
@@ -265,3 +274,64 @@ fn a_change_writes_no_more_than_it_needs() {
     let report = apply(&mut filter);
     assert_eq!((report.restores, report.set_changes), (0, 2), "{report:?}");
 }
+
+/// Others are heard where they change rules of ours, or what leads to them, and we are not.
+#[test]
+fn changes_of_others_are_heard_in_either_place() {
+    for backend in [NFTABLES, NFT] {
+        let mut lab = Lab::new();
+        let (a, b) = (lab.workload(1), lab.workload(2));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut watch = runtime.block_on(async { Watch::open().unwrap() });
+        let mut filter = filter(backend);
+        let mut heard = |filter: &Filter, within: Duration| {
+            let concern = filter.concern().unwrap();
+            let changed = async { tokio::time::timeout(within, watch.changed(&concern)).await };
+            let changed = runtime.block_on(changed).is_ok();
+            // The rest of the same burst.
+            while changed
+                && runtime
+                    .block_on(async { tokio::time::timeout(QUIET, watch.changed(&concern)).await })
+                    .is_ok()
+            {}
+            changed
+        };
+        desired(&mut filter, &a, &b);
+        filter.allow_deletes();
+        apply(&mut filter);
+        filter.set_policy("p".into(), ingress(vec![Rule::any(Action::Allow)]));
+        apply(&mut filter);
+        assert!(!heard(&filter, QUIET), "{backend}: what we did ourselves");
+        run("nft add table ip theirs; iptables-nft -N theirs; iptables-nft -A theirs -j ACCEPT");
+        assert!(
+            !heard(&filter, QUIET),
+            "{backend}: what is no affair of ours"
+        );
+        let breakages: &[&str] = match backend {
+            NFTABLES => &["nft flush chain inet margay v4-forward"],
+            _ => &[
+                "iptables-nft -F mgy-FORWARD",
+                "ip6tables-nft -D FORWARD 1",
+                "nft delete table ip raw",
+            ],
+        };
+        for breakage in breakages {
+            run(breakage);
+            assert!(heard(&filter, PATIENCE), "{backend}: {breakage}");
+            filter.resync();
+            assert!(apply(&mut filter).drift > 0, "{breakage}");
+            assert!(
+                !heard(&filter, QUIET),
+                "{backend}: the repair of {breakage}"
+            );
+        }
+    }
+    let _lab = Lab::new();
+    assert_eq!(filter(LEGACY).concern(), None, "nobody tells");
+}
+
+const QUIET: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(20);

@@ -87,6 +87,10 @@ impl State {
             for chain in chains::fixed(&self.globals, &self.limited, &self.verdicts, *family) {
                 kernel.set_chain(*family, chain);
             }
+            if !self.globals.clamp_segments {
+                let id = ChainId::Fixed(chains::SEGMENTS);
+                kernel.remove_chain(*family, Table::Filter, &id);
+            }
             for (table, builtin, target) in chains::HOOKS {
                 kernel.hook(*family, table, builtin, target);
             }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Batch, Key, STUB_HASH, Tables};
-use crate::iptables::{Table, save::COMMENT_PREFIX};
+use crate::iptables::{Rank, Table, save::COMMENT_PREFIX};
 
 impl Tables {
     pub(super) fn render(&self, batch: &Batch) -> String {
@@ -43,8 +43,13 @@ impl Tables {
         }
         for name in &stub {
             let comment = format!("{COMMENT_PREFIX}{STUB_HASH} not accepted by the kernel");
+            let rank = self.desired.get(&(table, name.clone())).map(|c| c.rank);
+            let target = match rank {
+                Some(Rank::Aside) => "RETURN",
+                _ => "DROP",
+            };
             text.push_str(&format!(
-                "-A {name} -m comment --comment \"{comment}\" -j DROP\n"
+                "-A {name} -m comment --comment \"{comment}\" -j {target}\n"
             ));
         }
         if batch.hooks {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use margay_dataplane::nft::Watch;
+use margay_dataplane::nft::{Concern, Watch};
 use margay_model::store::Txn;
 use tokio::time::timeout;
 
@@ -57,9 +57,9 @@ impl Probe {
             let begun = Instant::now();
             host.commit(Txn::default().put(key, value))?;
             let answered = begun.elapsed();
-            let heard = host
-                .runtime
-                .block_on(async { timeout(PATIENCE, self.watch.changed(None)).await });
+            let heard = host.runtime.block_on(async {
+                timeout(PATIENCE, self.watch.changed(&Concern::our_table(None))).await
+            });
             heard.context("the kernel tells of no change")??;
             let took = begun.elapsed();
             times.push(took);
@@ -78,7 +78,9 @@ impl Probe {
     fn settle(&mut self, host: &BenchHost) -> usize {
         let mut heard = 0;
         let quiet = async {
-            while let Ok(Ok(())) = timeout(QUIET, self.watch.changed(None)).await {
+            while let Ok(Ok(())) =
+                timeout(QUIET, self.watch.changed(&Concern::our_table(None))).await
+            {
                 heard += 1;
             }
         };
