@@ -193,6 +193,10 @@ pub(crate) struct Meters {
     pub(crate) connections_ended: Counter,
     /// Other hosts that packets are encrypted to.
     pub(crate) encrypted_hosts: Gauge,
+    /// Kernel switches, host ends of containers, and parts of tunnel devices that did.
+    pub(crate) switch_drift: Counter,
+    pub(crate) interface_drift: Counter,
+    pub(crate) tunnel_drift: Counter,
     /// Policies in the kernel.
     pub(crate) policies: Gauge,
     /// Profiles in the kernel.
@@ -234,6 +238,9 @@ impl Default for Meters {
             route_drift: Counter::default(),
             connections_ended: Counter::default(),
             encrypted_hosts: Gauge::default(),
+            switch_drift: Counter::default(),
+            interface_drift: Counter::default(),
+            tunnel_drift: Counter::default(),
             policies: Gauge::default(),
             profiles: Gauge::default(),
             sets: Gauge::default(),
@@ -248,6 +255,17 @@ impl Default for Meters {
 }
 
 impl Meters {
+    /// What somebody else had changed in the kernel and was put right, by what it was.
+    pub(crate) fn drift(&self) -> [(&'static str, u64); 5] {
+        [
+            ("rules", self.rule_drift.value()),
+            ("routes", self.route_drift.value()),
+            ("switches", self.switch_drift.value()),
+            ("interfaces", self.interface_drift.value()),
+            ("tunnels", self.tunnel_drift.value()),
+        ]
+    }
+
     /// A call of the CNI shim was answered.
     pub(crate) fn called(&self, command: &str, time: Duration, failed: bool) {
         let calls = self.calls.get(command).or_else(|| self.calls.get("other"));

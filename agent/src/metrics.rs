@@ -11,6 +11,7 @@ mod dataplane;
 mod names;
 mod process;
 mod text;
+mod wireguard;
 
 use std::net::SocketAddr;
 
@@ -71,6 +72,7 @@ async fn collect(source: &StatusSource) -> String {
     if let Some(responder) = &source.names {
         names::collect(responder, &mut text);
     }
+    wireguard::collect(&source.node, &source.kernel.encrypted().await, &mut text);
     process::collect(&mut text);
     text.finish()
 }

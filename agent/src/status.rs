@@ -42,9 +42,13 @@ pub(crate) struct StatusSource {
 impl StatusSource {
     /// What the rules in the kernel matched; why that is not known, in words.
     pub(crate) async fn policy_counters(&self) -> Result<Counters, String> {
-        let rules = self.kernel.counters().await?;
+        let (rules, others) = self.kernel.counters().await?;
         let node = self.node.clone();
-        Ok(Counters { node, rules })
+        Ok(Counters {
+            node,
+            rules,
+            others,
+        })
     }
 
     pub(crate) async fn collect(&self) -> NodeStatus {

@@ -9,6 +9,21 @@ pub struct Counters {
     pub node: String,
     /// Every rule.
     pub rules: Vec<RuleCounter>,
+    /// What no rule of a policy or profile decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherCounter>,
+}
+
+/// Packets that something else than a rule of a policy or profile decided about, of the node together, since it was
+/// last written there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherCounter {
+    /// In words: `end of tier default`, `not from this workload`, `failsafe port`.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, headers included.
+    pub bytes: u64,
 }
 
 /// What one rule matched, for all endpoints of the node together, since the policy last changed there.

@@ -9,7 +9,7 @@ use margay_model::any::AnyResource;
 use margay_model::bgp_configuration::Toggle;
 use margay_model::felix_configuration::{
     DeniedConnections, DenyAction as ModelDeny, EndpointToHostAction, FelixConfigurationSpec,
-    IptablesBackend, NftablesMode, SourceSpoofing,
+    IptablesBackend, MssClamping, NftablesMode, SourceSpoofing,
 };
 use margay_model::kind::{Kind, ResourceKey};
 use margay_policy::failsafe::Failsafes;
@@ -64,6 +64,7 @@ pub(crate) fn globals(cache: &Cache, node: &str) -> Globals {
             .first(|f| f.disable_conntrack_invalid_check)
             .unwrap_or(false),
         end_denied: felix.first(|f| f.denied_connections) != Some(DeniedConnections::Keep),
+        clamp_segments: felix.first(|f| f.mss_clamping) != Some(MssClamping::Disabled),
         ..Globals::default()
     };
     if let Some(mask) = felix.first(|f| f.iptables_mark_mask) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use margay_api::policy::RuleCounter;
+use margay_api::policy::{OtherCounter, RuleCounter};
 use margay_dataplane::filter;
 use margay_model::kind::ResourceKey;
 use margay_policy::program::TierPlan;
@@ -48,10 +48,10 @@ impl Kernel {
         explained.endpoints.extend(workloads);
         for interface in &asked.interfaces {
             let is_workload = interface.starts_with(&self.interface_prefix);
-            if let Some(key) = self.hosts.owner(interface).filter(|_| !is_workload) {
+            if let Some(plan) = self.hosts.plan_of(interface).filter(|_| !is_workload) {
                 explained
                     .endpoints
-                    .insert(interface.clone(), key.to_string());
+                    .insert(interface.clone(), plan.key.to_string());
             }
         }
         let name = |id: &str| Some(filter::name_of(id)).filter(|name| asked.names.contains(name));
@@ -86,8 +86,16 @@ impl Kernel {
         workloads.chain(hosts)
     }
 
-    pub(super) fn counters(&mut self) -> Result<Vec<RuleCounter>, String> {
-        let hits = self.filter.counters().map_err(|error| error.to_string())?;
+    pub(super) fn counters(&mut self) -> Result<(Vec<RuleCounter>, Vec<OtherCounter>), String> {
+        let filter::Counters {
+            rules: hits,
+            others,
+        } = self.filter.counters().map_err(|error| error.to_string())?;
+        let others = others.into_iter().map(|(reason, hits)| OtherCounter {
+            reason,
+            packets: hits.packets,
+            bytes: hits.bytes,
+        });
         let known = self.rules_of.iter().map(|(key, rules)| match key {
             RulesKey::Policy(id) => {
                 let id = translate::policy_id(id);
@@ -119,7 +127,7 @@ impl Kernel {
                 }));
             }
         }
-        Ok(counters)
+        Ok((counters, others.collect()))
     }
 
     fn problem_of(&self, needle: &str, otherwise: &str) -> String {

@@ -9,9 +9,11 @@
 //! the desired state, judges. Changes are gathered, and judged is by what holds then: a policy that is taken away and
 //! written again costs no connection.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod judge;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -19,18 +21,15 @@ use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use margay_dataplane::conntrack::{self, Connection, Ends};
-use margay_dataplane::filter::{Filter, Globals, ended_mark};
-use margay_dataplane::link;
-use margay_dataplane::netlink::{NetlinkError, Socket};
+use margay_dataplane::filter::{Globals, ended_mark};
+use margay_dataplane::netlink::NetlinkError;
 use margay_model::kind::ResourceKey;
-use margay_model::net::Cidr;
-use margay_policy::explain::{Facts, Packet, Verdict, verdict};
-use margay_policy::program::{Direction, EndpointPlan, Rules, SetId, SetMember, TierPlan, Update};
+use margay_policy::program::{EndpointPlan, HostPlan, SetId, SetMember, TierPlan, Update};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{Kernel, RulesKey};
-use crate::translate;
+use judge::{Judge, Surroundings};
 
 /// After the last of a burst of changes.
 const GATHER: Duration = Duration::from_millis(200);
@@ -48,19 +47,25 @@ struct Changes {
     all: bool,
     rules: BTreeSet<RulesKey>,
     endpoints: BTreeSet<ResourceKey>,
+    /// Endpoints of the host, or what they stand for.
+    hosts: bool,
     members: BTreeMap<SetId, BTreeSet<IpNetwork>>,
 }
 
 /// What the thread is to do.
 enum Job {
-    Look(Ends),
+    Look {
+        ends: Ends,
+        /// Find out through which interfaces the connections go.
+        ways: bool,
+    },
     Mark(Vec<(Connection, bool)>, u32),
 }
 
 /// What the thread has to say.
 pub(super) enum Found {
-    /// Connections, and the addresses of the host itself.
-    Some(Vec<Connection>, Arc<HashSet<IpAddr>>),
+    /// Connections, and what the host had around it.
+    Some(Vec<Connection>, Arc<Surroundings>),
     /// These were all; how long it took to find them.
     All(Duration),
 }
@@ -69,6 +74,8 @@ pub(super) enum Found {
 pub(super) struct Denied {
     /// The bit of connections' marks; none where they are left alone.
     bit: Option<u32>,
+    /// Ports that stay open, and what hosts wrap for each other.
+    globals: Globals,
     changes: Changes,
     first_change: Option<Instant>,
     /// When to look.
@@ -91,6 +98,7 @@ impl Denied {
             .spawn(move || run(&queue, &found))?;
         let denied = Self {
             bit: None,
+            globals: Globals::default(),
             changes: Changes::default(),
             first_change: None,
             due: None,
@@ -106,10 +114,20 @@ impl Denied {
     /// Takes on whether connections are to be ended, and how they are marked.
     pub(super) fn set_globals(&mut self, globals: &Globals) {
         let bit = globals.end_denied.then(|| ended_mark(globals.mark_mask));
+        let open = |globals: &Globals| (globals.failsafe_in.clone(), globals.failsafe_out.clone());
+        let before = std::mem::replace(&mut self.globals, globals.clone());
         if bit != self.bit {
             self.bit = bit;
             self.all_changed();
+        } else if open(&before) != open(globals) {
+            self.hosts_changed();
         }
+    }
+
+    /// Endpoints of the host changed, or the interfaces that they stand for.
+    pub(super) fn hosts_changed(&mut self) {
+        self.changes.hosts = true;
+        self.touched();
     }
 
     /// Every connection is to be judged anew.
@@ -172,13 +190,16 @@ impl Kernel {
         if ends == Ends::default() {
             return;
         }
-        self.denied.looks = self.denied.jobs.send(Job::Look(ends)).is_ok();
+        let ways = !self.hosts.is_empty();
+        let job = Job::Look { ends, ways };
+        self.denied.looks = self.denied.jobs.send(job).is_ok();
         if !self.denied.looks {
             warn!("the thread that ends denied connections is gone");
         }
     }
 
-    /// The endpoints that changes concern, or, where members came and went, whom they let in and keep out.
+    /// The endpoints that changes concern, or, where members came and went, whom they let in and keep out. What goes
+    /// through an endpoint of the host may be from anybody to anybody.
     fn concerned(&self, changes: &Changes) -> Ends {
         let mut members: BTreeSet<IpNetwork> = BTreeSet::new();
         if !changes.members.is_empty() {
@@ -191,16 +212,26 @@ impl Kernel {
             let mut policies = tiers.iter().flat_map(|tier| &tier.policies);
             policies.any(|id| changes.rules.contains(&RulesKey::Policy(id.clone())))
         };
-        let uses_profile = |plan: &EndpointPlan| {
-            let mut profiles = plan.profiles.iter();
+        let uses_profile = |profiles: &[String]| {
+            let mut profiles = profiles.iter();
             profiles.any(|name| changes.rules.contains(&RulesKey::Profile(name.clone())))
         };
+        let mut hosts = self.hosts.plans();
+        let is_host = |plan: &Arc<HostPlan>| {
+            uses_profile(&plan.profiles)
+                || plan
+                    .all_tiers()
+                    .any(|tier| uses(std::slice::from_ref(tier)))
+        };
+        if changes.hosts || (changes.all && !self.hosts.is_empty()) || hosts.any(is_host) {
+            return everybody();
+        }
         let plans = self.plans.iter().filter(|(key, plan)| {
             changes.all
                 || changes.endpoints.contains(*key)
                 || uses(&plan.ingress)
                 || uses(&plan.egress)
-                || uses_profile(plan)
+                || uses_profile(&plan.profiles)
         });
         let own = plans.flat_map(|(_, plan)| nets_of(plan));
         let mut ends = Ends::default();
@@ -215,12 +246,12 @@ impl Kernel {
 
     /// Judges connections, and has those marked that are not as they should be.
     pub(super) fn judge(&mut self, found: Found) {
-        let (connections, own) = match found {
-            Found::Some(connections, own) => (connections, own),
+        let (connections, around) = match found {
+            Found::Some(connections, around) => (connections, around),
             Found::All(took) => return self.denied.rest(took),
         };
         let Some(bit) = self.denied.bit else { return };
-        let judge = Judge::over(self, &own);
+        let judge = Judge::over(self, &around);
         let wrong: Vec<(Connection, bool)> = connections
             .into_iter()
             .filter_map(|connection| {
@@ -260,88 +291,17 @@ fn nets_of(plan: &EndpointPlan) -> impl Iterator<Item = IpNetwork> {
     nets.map(|net| net.network())
 }
 
-/// The desired state, asked about connections.
-struct Judge<'a> {
-    kernel: &'a Kernel,
-    of_address: HashMap<IpAddr, &'a EndpointPlan>,
-    of_net: Vec<(Cidr, &'a EndpointPlan)>,
-    /// What the host itself sends to its workloads is always allowed.
-    own: &'a HashSet<IpAddr>,
-}
-
-impl<'a> Judge<'a> {
-    fn over(kernel: &'a Kernel, own: &'a HashSet<IpAddr>) -> Self {
-        let (mut of_address, mut of_net) = (HashMap::new(), Vec::new());
-        for plan in kernel.plans.values() {
-            of_address.extend(plan.addresses.iter().map(|net| (net.addr(), &**plan)));
-            let nets = plan.allowed_source_prefixes.iter();
-            of_net.extend(nets.map(|net| (*net, &**plan)));
-        }
-        Self {
-            kernel,
-            of_address,
-            of_net,
-            own,
-        }
-    }
-
-    fn denies(&self, connection: &Connection) -> bool {
-        if connection.is_expected {
-            return false;
-        }
-        let packet = Packet {
-            source: connection.source,
-            destination: connection.destination,
-            protocol: connection.protocol,
-            source_port: connection.ports.0,
-            destination_port: connection.ports.1,
-            icmp: connection.icmp,
-        };
-        let from_host = self.own.contains(&packet.source);
-        self.denies_at(packet.source, Direction::Egress, &packet)
-            || (!from_host && self.denies_at(packet.destination, Direction::Ingress, &packet))
-    }
-
-    /// Several endpoints may have a network. Which of them it is, connections do not tell: all must deny.
-    fn denies_at(&self, ip: IpAddr, direction: Direction, packet: &Packet) -> bool {
-        let denies = |plan| verdict(self, plan, direction, packet).0 == Verdict::Deny;
-        if let Some(plan) = self.of_address.get(&ip) {
-            return denies(plan);
-        }
-        let plans = self.of_net.iter().filter(|(net, _)| net.contains(ip));
-        let mut verdicts = plans.map(|(_, plan)| denies(plan)).peekable();
-        verdicts.peek().is_some() && verdicts.all(|denied| denied)
-    }
-}
-
-impl Facts for Judge<'_> {
-    fn policy(&self, policy: &ResourceKey) -> Option<&Rules> {
-        let key = RulesKey::Policy(policy.clone());
-        self.kernel.rules_of.get(&key).map(|rules| &**rules)
-    }
-
-    fn profile(&self, name: &str) -> Option<&Rules> {
-        let key = RulesKey::Profile(name.to_owned());
-        self.kernel.rules_of.get(&key).map(|rules| &**rules)
-    }
-
-    fn has_member(&self, set: &SetId, member: &SetMember) -> bool {
-        let filter: &Filter = &self.kernel.filter;
-        filter.has_member(&translate::set_id(set), &translate::set_member(*member))
-    }
-}
-
 fn run(queue: &Receiver<Job>, found: &mpsc::UnboundedSender<Found>) {
     while let Ok(job) = queue.recv() {
         match job {
-            Job::Look(ends) => {
+            Job::Look { ends, ways } => {
                 let begun = Instant::now();
-                match look(&ends) {
-                    Ok((connections, own)) => {
-                        let own = Arc::new(own);
+                match look(&ends, ways) {
+                    Ok((connections, around)) => {
+                        let around = Arc::new(around);
                         for some in connections.chunks(AT_ONCE) {
                             // An error means that the kernel thread ends, and with it the queue.
-                            drop(found.send(Found::Some(some.to_vec(), Arc::clone(&own))));
+                            drop(found.send(Found::Some(some.to_vec(), Arc::clone(&around))));
                         }
                     }
                     Err(error) => warn!(%error, "cannot look for connections that are now denied"),
@@ -357,8 +317,17 @@ fn run(queue: &Receiver<Job>, found: &mpsc::UnboundedSender<Found>) {
     }
 }
 
-fn look(ends: &Ends) -> Result<(Vec<Connection>, HashSet<IpAddr>), NetlinkError> {
-    let own = link::addresses(&mut Socket::route()?)?;
-    let own = own.iter().map(|own| own.address.ip()).collect();
-    Ok((conntrack::connections(ends)?, own))
+fn look(ends: &Ends, ways: bool) -> Result<(Vec<Connection>, Surroundings), NetlinkError> {
+    let connections = conntrack::connections(ends)?;
+    let around = Surroundings::of(&connections, ways)?;
+    Ok((connections, around))
+}
+
+fn everybody() -> Ends {
+    let v4 = IpNetwork::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+    let v6 = IpNetwork::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+    Ends {
+        nets: v4.into_iter().chain(v6).collect(),
+        ..Ends::default()
+    }
 }

@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use margay_api::policy::RuleCounter;
+use margay_api::policy::{OtherCounter, RuleCounter};
 use margay_dataplane::filter::{Globals, Wish};
 use margay_dataplane::resolve::Router;
-use margay_dataplane::wireguard::PublicKey;
+use margay_dataplane::wireguard::{DeviceState, PublicKey};
 use margay_model::kind::ResourceKey;
 use margay_policy::program::Update;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,6 +16,9 @@ use crate::derive::{Through, Tunnels};
 
 /// Answers whoever waits for the kernel: done, or what was refused, in words.
 pub(crate) type Acknowledge = oneshot::Sender<Result<(), String>>;
+
+/// What rules matched and what else decided; or why that cannot be read, in words.
+pub(crate) type Counted = Result<(Vec<RuleCounter>, Vec<OtherCounter>), String>;
 
 /// Changes of the desired state, from the graph.
 #[derive(Debug, Default)]
@@ -121,7 +124,9 @@ pub(super) enum Input {
     /// Somebody waits for what was sent before.
     Settled(oneshot::Sender<()>),
     Status(oneshot::Sender<KernelStatus>),
-    Counters(oneshot::Sender<Result<Vec<RuleCounter>, String>>),
+    Counters(oneshot::Sender<Counted>),
+    /// The devices that encrypt.
+    Encrypted(oneshot::Sender<Vec<(String, DeviceState)>>),
     Explain(Unexplained, oneshot::Sender<Explained>),
 }
 
@@ -183,8 +188,17 @@ impl KernelHandle {
         }
     }
 
+    /// The devices that encrypt, by name, as far as metrics are to tell of them. None when the thread ended.
+    pub(crate) async fn encrypted(&self) -> Vec<(String, DeviceState)> {
+        let (answer, wait) = oneshot::channel();
+        match self.inputs.send(Input::Encrypted(answer)).await {
+            Ok(()) => wait.await.unwrap_or_default(),
+            Err(_closed) => Vec::new(),
+        }
+    }
+
     /// What each rule matched; why that cannot be read, in words.
-    pub(crate) async fn counters(&self) -> Result<Vec<RuleCounter>, String> {
+    pub(crate) async fn counters(&self) -> Counted {
         let ended = || Ended.to_string();
         let (answer, wait) = oneshot::channel();
         let asked = self.inputs.send(Input::Counters(answer)).await;

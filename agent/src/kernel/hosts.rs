@@ -20,6 +20,8 @@ type Interfaces = BTreeMap<String, Vec<IpAddr>>;
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     plans: BTreeMap<ResourceKey, Arc<HostPlan>>,
+    /// Who stands for which interface.
+    of_interface: BTreeMap<HostInterface, Arc<HostPlan>>,
     /// The interfaces have to be looked at again.
     dirty: bool,
     /// Endpoints that stand for no interface, and why.
@@ -42,7 +44,7 @@ impl Hosts {
         self.dirty |= self.plans.values().any(|plan| goes_by_address(plan));
     }
 
-    /// What the filter is to have, if that may have changed. `prefix` is that of workloads.
+    /// What the filter is to have, if that has changed. `prefix` is that of workloads.
     pub(super) fn settle(&mut self, prefix: &str) -> Option<BTreeMap<HostInterface, HostEndpoint>> {
         if !std::mem::take(&mut self.dirty) {
             return None;
@@ -58,28 +60,37 @@ impl Hosts {
             },
             false => Interfaces::new(),
         };
-        let (hosts, idle) = resolve(&self.plans, &interfaces);
+        let (of_interface, idle) = resolve(&self.plans, &interfaces);
         for (key, why) in &idle {
             if self.idle.get(key) != Some(why) {
                 warn!(endpoint = %key, why, "endpoint of the host without effect");
             }
         }
         self.idle = idle;
-        Some(hosts)
+        if of_interface == self.of_interface {
+            return None;
+        }
+        self.of_interface = of_interface;
+        let hosts = self.of_interface.iter();
+        let hosts = hosts.map(|(interface, plan)| (interface.clone(), translate::host(plan)));
+        Some(hosts.collect())
+    }
+
+    /// Whether no interface has an endpoint.
+    pub(super) fn is_empty(&self) -> bool {
+        self.of_interface.is_empty()
     }
 
     pub(super) fn plans(&self) -> impl Iterator<Item = &Arc<HostPlan>> {
         self.plans.values()
     }
 
-    /// The endpoint that stands for an interface by its name, or for all.
-    pub(super) fn owner(&self, interface: &str) -> Option<&ResourceKey> {
-        let all = |plan: &&Arc<HostPlan>| plan.interface == program::HostInterface::All;
-        let named = self.plans.values().find(
-            |plan| matches!(&plan.interface, program::HostInterface::Named(name) if name == interface),
-        );
-        let plan = named.or_else(|| self.plans.values().find(all));
-        plan.map(|plan| &plan.key)
+    /// The endpoint that stands for an interface, or for all that have none of their own.
+    pub(super) fn plan_of(&self, interface: &str) -> Option<&HostPlan> {
+        let named = HostInterface::Named(interface.to_owned());
+        let plan = self.of_interface.get(&named);
+        let plan = plan.or_else(|| self.of_interface.get(&HostInterface::All));
+        plan.map(|plan| &**plan)
     }
 
     /// Endpoints that stand for no interface, each in words.
@@ -114,11 +125,10 @@ fn resolve(
     plans: &BTreeMap<ResourceKey, Arc<HostPlan>>,
     interfaces: &Interfaces,
 ) -> (
-    BTreeMap<HostInterface, HostEndpoint>,
+    BTreeMap<HostInterface, Arc<HostPlan>>,
     BTreeMap<ResourceKey, String>,
 ) {
-    let mut owners: BTreeMap<HostInterface, &ResourceKey> = BTreeMap::new();
-    let mut hosts = BTreeMap::new();
+    let mut owners: BTreeMap<HostInterface, Arc<HostPlan>> = BTreeMap::new();
     let mut idle = BTreeMap::new();
     for (key, plan) in plans {
         let wanted: Vec<HostInterface> = match &plan.interface {
@@ -134,10 +144,9 @@ fn resolve(
         let mut has_any = false;
         for interface in wanted {
             match owners.get(&interface) {
-                Some(owner) => why = format!("its interface belongs to {owner}"),
+                Some(owner) => why = format!("its interface belongs to {}", owner.key),
                 None => {
-                    owners.insert(interface.clone(), key);
-                    hosts.insert(interface, translate::host(plan));
+                    owners.insert(interface, Arc::clone(plan));
                     has_any = true;
                 }
             }
@@ -146,7 +155,7 @@ fn resolve(
             idle.insert(key.clone(), why);
         }
     }
-    (hosts, idle)
+    (owners, idle)
 }
 
 #[cfg(test)]
@@ -183,8 +192,8 @@ mod tests {
             ("eth1".to_owned(), vec![address("198.51.100.1")]),
         ]);
         let (hosts, idle) = resolve(&plans.into_iter().collect(), &interfaces);
-        let names = hosts.into_iter().map(|(interface, host)| {
-            let name = host.profiles[0].as_str().to_owned();
+        let names = hosts.into_iter().map(|(interface, plan)| {
+            let name = plan.profiles[0].clone();
             (interface, name)
         });
         (

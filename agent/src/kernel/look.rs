@@ -1,13 +1,16 @@
 //! When the kernel's state is looked at: what its events say of it, and the times at which it is read back whatever they say.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use margay_dataplane::attach::GATEWAY_V6;
+use margay_dataplane::attach::{self, GATEWAY_V6};
+use margay_dataplane::filter::Backend;
 use margay_dataplane::monitor::Event;
-use margay_dataplane::nft::Watch;
+use margay_dataplane::nft::{Concern, Watch};
 use margay_dataplane::route_table::PROTO_MARGAY;
 use margay_dataplane::sysctl;
+use margay_policy::program::EndpointPlan;
 use tracing::{debug, info, warn};
 
 use super::Kernel;
@@ -18,7 +21,10 @@ use crate::meters::Meters;
 pub(super) const SWEEP: Duration = Duration::from_secs(600);
 
 /// How long after a hint of drift the routes, or the rules, are looked at: a burst of events is one look.
-pub(super) const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Between two looks at rules in iptables because of what others do there, since each runs a program for each family.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the monitor told of at once.
 #[derive(Default)]
@@ -54,6 +60,11 @@ impl Kernel {
             Event::Link(link) | Event::LinkGone(link)
                 if link.name.starts_with(&self.interface_prefix) =>
             {
+                let is_ours = |plan: &Arc<EndpointPlan>| plan.admin_up && plan.ifname == link.name;
+                if !link.up && self.plans.values().any(is_ours) {
+                    self.interface_is_down = true;
+                    self.apply_soon();
+                }
                 if self.routes.on_link_event(&link.name) {
                     self.apply_soon();
                 }
@@ -95,6 +106,16 @@ impl Kernel {
         self.look_at_routes = self.look_at_routes.min(Instant::now() + SETTLE);
     }
 
+    /// Somebody else changed rules of ours, or what leads to them.
+    pub(super) fn look_at_rules_soon(&mut self) {
+        let soon = Instant::now() + SETTLE;
+        let pause = match self.filter.backend() {
+            Backend::Nftables => Duration::ZERO,
+            Backend::Iptables(_) => PAUSE,
+        };
+        self.look_at_rules = Some(soon.max(self.looked_at_rules + pause));
+    }
+
     pub(super) fn apply_soon(&mut self) {
         let soon = Instant::now() + SETTLE;
         self.retry = Some(self.retry.map_or(soon, |retry| retry.min(soon)));
@@ -107,10 +128,15 @@ impl Kernel {
             self.look_at_routes = now;
             self.look_at_rules = Some(now);
             self.overlay.invalidate();
+            self.look_at_interfaces();
             self.look_at_switches();
+        }
+        if self.interface_is_down {
+            self.look_at_interfaces();
         }
         if self.look_at_rules.is_some_and(|at| now >= at) {
             self.look_at_rules = None;
+            self.looked_at_rules = now;
             self.filter.resync();
         }
         if now >= self.sweep {
@@ -139,31 +165,50 @@ impl Kernel {
         self.apply();
     }
 
-    pub(super) fn look_at_switches(&self) {
+    /// Before the switches: interfaces lose some of them when they go down.
+    fn look_at_interfaces(&mut self) {
+        self.interface_is_down = false;
+        let up = self.plans.values().filter(|plan| plan.admin_up);
+        let wanted = up.map(|plan| (plan.ifname.as_str(), has_ipv6(plan)));
+        match attach::repair(&wanted.collect()) {
+            Ok(0) => {}
+            Ok(parts) => {
+                self.meters.interface_drift.add(parts as u64);
+                info!(parts, "interfaces of containers differed and were repaired");
+            }
+            Err(error) => warn!(%error, "interfaces of containers cannot be looked at"),
+        }
+    }
+
+    fn look_at_switches(&self) {
         let workloads = self.plans.values().filter(|plan| plan.admin_up);
-        let workloads = workloads.map(|plan| {
-            let ipv6 = plan.addresses.iter().any(|net| !net.is_ipv4());
-            sysctl::repair_workload(&plan.ifname, ipv6)
-        });
+        let workloads = workloads.map(|plan| sysctl::repair_workload(&plan.ifname, has_ipv6(plan)));
         // The host's first: switched off, it switches all interfaces off.
         for repaired in std::iter::once_with(sysctl::repair_host).chain(workloads) {
             match repaired {
                 Ok(0) => {}
-                Ok(switches) => info!(switches, "kernel switches differed and were repaired"),
+                Ok(switches) => {
+                    self.meters.switch_drift.add(switches as u64);
+                    info!(switches, "kernel switches differed and were repaired");
+                }
                 Err(error) => warn!(%error, "a kernel switch is not as it should be"),
             }
         }
     }
 }
 
-/// Somebody else changed our table in nf_tables.
+fn has_ipv6(plan: &EndpointPlan) -> bool {
+    plan.addresses.iter().any(|net| !net.is_ipv4())
+}
+
+/// Somebody else made a change in nf_tables that concerns our rules.
 pub(super) async fn changed_by_others(
     watch: &mut Option<Watch>,
-    own: Option<u32>,
+    concern: Option<Concern>,
 ) -> std::io::Result<()> {
-    match watch {
-        Some(watch) => watch.changed(own).await,
-        None => std::future::pending().await,
+    match (watch, concern) {
+        (Some(watch), Some(concern)) => watch.changed(&concern).await,
+        _ => std::future::pending().await,
     }
 }
 

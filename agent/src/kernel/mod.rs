@@ -50,7 +50,7 @@ pub(crate) use handle::{
 };
 use hosts::Hosts;
 use local::LocalPrefixes;
-use look::{Heard, SETTLE, SWEEP, changed_by_others};
+use look::{Heard, SWEEP, changed_by_others};
 use overlay::Overlay;
 use routes::Routes;
 
@@ -172,6 +172,8 @@ fn run(
             backend_fixed: setup.policy_backend.is_some(),
             nflog: setup.nflog,
             look_at_rules: None,
+            interface_is_down: false,
+            looked_at_rules: Instant::now(),
             look_at_routes: Instant::now() + RESYNC,
             look_at_all: Instant::now() + RESYNC,
             sweep: Instant::now() + SWEEP,
@@ -217,6 +219,9 @@ struct Kernel {
     nflog: Option<Nflog>,
     /// When to read rules and sets back, after somebody else changed them.
     look_at_rules: Option<Instant>,
+    /// Somebody took an interface of a container down.
+    interface_is_down: bool,
+    looked_at_rules: Instant,
     look_at_routes: Instant,
     look_at_all: Instant,
     sweep: Instant,
@@ -270,7 +275,7 @@ impl Kernel {
             }
             let look = self.look_at_routes.min(self.look_at_all);
             let look = self.look_at_rules.map_or(look, |rules| rules.min(look));
-            let own_port = self.filter.event_port();
+            let concern = self.filter.concern();
             let wake = self.retry.map_or(look, |retry| retry.min(look));
             let connections = self.denied.due().filter(|_| self.in_sync);
             let look_at_connections = connections.unwrap_or(wake);
@@ -312,9 +317,9 @@ impl Kernel {
                     heard.tell(&self.meters);
                     deaf_until = Some(Instant::now() + DEAF);
                 }
-                changed = changed_by_others(&mut watch, own_port), if self.look_at_rules.is_none() => {
+                changed = changed_by_others(&mut watch, concern), if self.look_at_rules.is_none() => {
                     changed?;
-                    self.look_at_rules = Some(Instant::now() + SETTLE);
+                    self.look_at_rules_soon();
                 }
                 () = tokio::time::sleep_until(hear_again.into()), if deaf_until.is_some() => {
                     deaf_until = None;
@@ -330,6 +335,7 @@ impl Kernel {
         let mut settled = Vec::new();
         let mut asked = Vec::new();
         let mut counters = Vec::new();
+        let mut encrypted = Vec::new();
         let mut unexplained = Vec::new();
         let mut moves = Moves::default();
         self.meters.batch.observe(inputs.len() as f64);
@@ -381,6 +387,7 @@ impl Kernel {
                 Input::Settled(done) => settled.push(done),
                 Input::Status(answer) => asked.push(answer),
                 Input::Counters(answer) => counters.push(answer),
+                Input::Encrypted(answer) => encrypted.push(answer),
                 Input::Explain(names, answer) => unexplained.push((names, answer)),
             }
         }
@@ -433,6 +440,9 @@ impl Kernel {
             // Whoever asked may have given up.
             drop(answer.send(self.counters()));
         }
+        for answer in encrypted {
+            drop(answer.send(self.overlay.encrypted_devices()));
+        }
         for (names, answer) in unexplained {
             drop(answer.send(self.explain(&names)));
         }
@@ -484,12 +494,14 @@ impl Kernel {
         self.withdraw();
         if let Some(hosts) = self.hosts.settle(&self.interface_prefix) {
             self.filter.set_hosts(hosts);
+            self.denied.hosts_changed();
         }
         let filter = self.filter.apply();
         fault::point("after-policy");
         let mut tunnels = self.overlay.prepare();
         let routes = self.routes.apply();
         tunnels.extend(self.overlay.prune());
+        self.meters.tunnel_drift.add(self.overlay.take_drift());
         // What fails as a whole is told by either step.
         tunnels.dedup();
         if filter.drift > 0 {

@@ -10,7 +10,7 @@ use margay_dataplane::netlink::{NetlinkError, Socket};
 use margay_dataplane::overlay::{
     self, HostTrafficSpec, IpipSpec, Report, VxlanSpec, Wanted, WireguardPeer, WireguardSpec,
 };
-use margay_dataplane::wireguard::PublicKey;
+use margay_dataplane::wireguard::{DeviceState, PublicKey};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -44,6 +44,8 @@ pub(super) struct Overlay {
     /// The private keys, by family.
     key_files: [PathBuf; 2],
     mtu: watch::Sender<Option<u32>>,
+    /// Parts of devices that differed from what was made.
+    drift: u64,
 }
 
 impl Overlay {
@@ -58,6 +60,7 @@ impl Overlay {
             holders: BTreeMap::new(),
             key_files: KEY_FILES.map(|name| keys.join(name)),
             mtu,
+            drift: 0,
         })
     }
 
@@ -136,6 +139,21 @@ impl Overlay {
         }
     }
 
+    /// The devices that encrypt and that metrics are to tell of.
+    pub(super) fn encrypted_devices(&mut self) -> Vec<(String, DeviceState)> {
+        let told = self.tunnels.wireguard.iter().flatten();
+        let told: Vec<&str> = told
+            .filter(|tunnel| tunnel.settings.has_metrics)
+            .map(|tunnel| tunnel.settings.device.as_str())
+            .collect();
+        if told.is_empty() {
+            return Vec::new();
+        }
+        let mut devices = self.driver.encrypted();
+        devices.retain(|(name, _)| told.contains(&name.as_str()));
+        devices
+    }
+
     /// Looks at the kernel again.
     pub(super) fn invalidate(&mut self) {
         self.driver.invalidate();
@@ -147,12 +165,31 @@ impl Overlay {
 
     /// Before routes that need the devices.
     pub(super) fn prepare(&mut self) -> Vec<String> {
-        failures(self.driver.prepare())
+        let report = self.driver.prepare();
+        self.told(&report)
     }
 
     /// After routes that needed them.
     pub(super) fn prune(&mut self) -> Vec<String> {
-        failures(self.driver.prune())
+        let report = self.driver.prune();
+        self.told(&report)
+    }
+
+    /// What went wrong, in words.
+    fn told(&mut self, report: &Report) -> Vec<String> {
+        if report.drift > 0 {
+            info!(
+                objects = report.drift,
+                "tunnel devices differed and were repaired"
+            );
+            self.drift += report.drift as u64;
+        }
+        report.failures.iter().map(ToString::to_string).collect()
+    }
+
+    /// How much somebody else had changed, since it was asked last.
+    pub(super) fn take_drift(&mut self) -> u64 {
+        std::mem::take(&mut self.drift)
     }
 
     /// The limit of a route, where it is smaller than that of the device it leads through.
@@ -309,15 +346,4 @@ fn overhead_of(host: IpAddr) -> u32 {
         IpAddr::V4(_) => VXLAN_OVERHEAD,
         IpAddr::V6(_) => VXLAN_V6_OVERHEAD,
     }
-}
-
-/// What went wrong, in words.
-fn failures(report: Report) -> Vec<String> {
-    if report.drift > 0 {
-        info!(
-            objects = report.drift,
-            "tunnel devices differed and were repaired"
-        );
-    }
-    report.failures.iter().map(ToString::to_string).collect()
 }

@@ -245,11 +245,9 @@ fn work(meters: &Meters, text: &mut Text) {
         "Number of log lines dropped: the log waits for whoever reads it.",
         &Counter::default(),
     );
-    let drift = [
-        ("rules", meters.rule_drift.value()),
-        ("routes", meters.route_drift.value()),
-    ];
-    let drift = drift.map(|(what, count)| (vec![("what", what.to_owned())], count as f64));
+    let drift = meters
+        .drift()
+        .map(|(what, count)| (vec![("what", what.to_owned())], count as f64));
     let help = "Objects in the kernel that somebody else had changed, put right.";
     text.metric(Kind::Counter, "margay_dataplane_drift_total", help, drift);
 }

@@ -29,7 +29,7 @@ pub(super) async fn node(status: &StatusSource) -> Value {
         "policies": meters.policies.value(),
         "sets": meters.sets.value(),
         "apply_seconds": apply.quantiles.first(),
-        "drift": meters.rule_drift.value() + meters.route_drift.value(),
+        "drift": meters.drift().iter().map(|(_, count)| count).sum::<u64>(),
         "leaks": meters.leak_suspects.value(),
         "blocks": world.blocks.len(),
     })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use margay_api::policy::{Counters, RuleCounter};
+use margay_api::policy::{Counters, OtherCounter, RuleCounter};
 use margay_model::any::AnyResource;
 use margay_model::kind::ResourceKey;
 use margay_policy::program::{Direction, EndpointPlan, Rule, Rules};
@@ -26,7 +26,9 @@ Example:
 Where the agent of the endpoint's host answers (from elsewhere it is asked through etcd), each rule comes
 with what it matched: the packets that open connections, of all endpoints of the host together, since the
 policy last changed there. Rules that no packet can come to are left out. Neighbours that differ in their
-ports or nets alone are one rule there and counted as one; a rule with annotations always counts alone.";
+ports or nets alone are one rule there and counted as one; a rule with annotations always counts alone.
+Below that comes what else decided on that host, for all its endpoints together: ends of tiers, packets from
+addresses that are not the sender's, ports of the host that no policy closes.";
 
 /// What to show.
 #[derive(Debug, Args)]
@@ -103,6 +105,7 @@ fn print(
     let shown = Shown {
         cluster,
         hits: counters.as_ref().map(by_rule),
+        others: counters.as_ref().map_or(&[][..], |found| &found.others),
     };
     match args.output {
         StatusOutput::Text => streams.print(&shown.text(plan)),
@@ -123,6 +126,8 @@ fn by_rule(counters: &Counters) -> Hits<'_> {
 struct Shown<'a> {
     cluster: &'a Cluster,
     hits: Option<Hits<'a>>,
+    /// What else decided on the endpoint's host.
+    others: &'a [OtherCounter],
 }
 
 fn order(cluster: &Cluster, key: &ResourceKey) -> Option<f64> {
@@ -190,6 +195,18 @@ impl Shown<'_> {
                 text += &self.rules_text(&resource, rules, direction);
             }
             text += "    else Deny\n";
+        }
+        let mut others = self.others.iter().filter(|o| o.packets > 0).peekable();
+        if others.peek().is_some() {
+            text += &format!("besides, on {node}:\n");
+        }
+        for OtherCounter {
+            reason,
+            packets,
+            bytes,
+        } in others
+        {
+            text += &format!("  {reason}: {packets} packets, {bytes} bytes\n");
         }
         text
     }
@@ -261,6 +278,7 @@ impl Shown<'_> {
             "addresses": plan.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "ingress": direction_value(Direction::Ingress),
             "egress": direction_value(Direction::Egress),
+            "others": self.others,
         })
     }
 }
