@@ -11,6 +11,8 @@ mod counted;
 mod cut_off;
 mod delegated;
 mod denied;
+mod denied_host;
+mod drift;
 mod exact;
 mod flow;
 mod garbage;

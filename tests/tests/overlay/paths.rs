@@ -1,9 +1,15 @@
 //! 1. Hosts without IPv4 need none: neither for tunnels nor for BGP.
 //! 2. Containers get the MTU that reaches every host; routes over a path that takes less than the tunnel's device have a
 //!    limit of their own, locked, and so have routes that BGP learned.
+//! 3. Where a path gets smaller, new connections of containers that were there before need no ICMP to find out, unless
+//!    that is switched off.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use margay_lab::{eventually, routes};
+use margay_lab::{NetNs, eventually, routes};
 
 use crate::two_subnets::{DEVICES, SOON, TwoSubnets, mesh, pools};
 
@@ -85,5 +91,64 @@ fn the_size_of_packets_is_that_of_the_path_to_each_host() -> Result<()> {
     })?;
     let mtu = mtu_of("third")?;
     ensure!(mtu == "1400", "{mtu}");
+    Ok(())
+}
+
+/// Whether 200 kB get from one container to another.
+fn arrives(from: &NetNs, to: (&NetNs, IpAddr), within: Duration) -> Result<bool> {
+    const LENGTH: usize = 200_000;
+    let listener = to.0.within(|| Ok(TcpListener::bind((to.1, 0))?))?;
+    let at = listener.local_addr()?;
+    let mut sender = from.within(|| Ok(TcpStream::connect_timeout(&at, SOON)?))?;
+    let (mut receiver, _) = listener.accept()?;
+    sender.set_write_timeout(Some(within))?;
+    receiver.set_read_timeout(Some(within))?;
+    let arrived = std::thread::scope(|scope| {
+        // Where nothing gets through, writing ends with an error as well.
+        scope.spawn(move || drop(sender.write_all(&vec![7; LENGTH])));
+        receiver.read_exact(&mut vec![0; LENGTH]).is_ok()
+    });
+    Ok(arrived)
+}
+
+#[test]
+fn connections_over_a_path_that_got_smaller_need_no_icmp() -> Result<()> {
+    const QUICK: Duration = Duration::from_millis(500);
+    let lab = TwoSubnets::new(&[mesh(false), pools("Always")])?;
+    lab.everyone_reaches_everyone()?;
+    let h1 = &lab.hosts[0].netns;
+    h1.ip("route add 192.0.2.128/25 via 192.0.2.1 mtu lock 1400")?;
+    h1.ip("-6 route add 2001:db8:0:2::/64 via 2001:db8:0:1::ff mtu lock 1400")?;
+    for (family, device) in [("-4", DEVICES[0]), ("-6", DEVICES[1])] {
+        eventually(SOON, "a limit of the route's own", || {
+            let text = h1.ip(&format!("{family} -o route show dev {device}"))?;
+            ensure!(text.contains("mtu lock"), "{text}");
+            Ok::<_, anyhow::Error>(())
+        })?;
+    }
+    let (near, far) = (&lab.containers[0], &lab.containers[2]);
+    for container in [near, far] {
+        let netns = &container.netns;
+        netns.sysctl("net.ipv4.tcp_mtu_probing", "0")?;
+        netns.exec("iptables-nft -A INPUT -p icmp --icmp-type 3 -j DROP")?;
+        netns.exec("ip6tables-nft -A INPUT -p icmpv6 --icmpv6-type 2 -j DROP")?;
+    }
+    let all = |within| -> Result<Vec<bool>> {
+        let addresses = far.addresses.iter();
+        let tried = addresses.map(|to| arrives(&near.netns, (&far.netns, *to), within));
+        tried.collect()
+    };
+    ensure!(all(SOON)? == [true, true], "{:?}", all(SOON)?);
+    for (setting, arrive) in [("Disabled", false), ("Enabled", true)] {
+        lab.ctl().apply(&format!(
+            "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\n\
+             spec: {{mssClamping: {setting}}}\n"
+        ))?;
+        eventually(SOON, &format!("clamping is {setting}"), || {
+            let found = all(QUICK)?;
+            ensure!(found == [arrive, arrive], "{found:?}");
+            Ok::<_, anyhow::Error>(())
+        })?;
+    }
     Ok(())
 }
