@@ -5,6 +5,7 @@
 //! fails for want of an agent. It holds no credentials and links no runtime. Called by a person, it installs itself.
 
 mod install;
+mod memory;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,6 +18,10 @@ use margay_api::cni::{CniError, CniReply, CniRequest, Header, code, version_repl
 use margay_api::{DEFAULT_JOURNAL, DEFAULT_SOCKET, Reply, Request};
 
 use install::{Install, USAGE};
+use memory::Piece;
+
+#[global_allocator]
+static MEMORY: Piece = Piece::new();
 
 /// How long the agent may take; runtimes give a sandbox two minutes or more.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
