@@ -10,6 +10,7 @@ mod tunnel;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -142,6 +143,7 @@ enum Job {
 #[derive(Clone, Debug)]
 pub(crate) struct IpamHandle {
     jobs: mpsc::Sender<Job>,
+    rest_secs: Arc<AtomicU32>,
 }
 
 impl IpamHandle {
@@ -154,6 +156,11 @@ impl IpamHandle {
     /// Frees addresses and removes the endpoint. Nothing there is success.
     pub(crate) async fn release(&self, release: Release) -> Result<(), TaskError> {
         self.ask(|answer| Job::Release(release, answer)).await
+    }
+
+    /// How long an address that is freed is given to nobody else.
+    pub(crate) fn rest(&self) -> Duration {
+        Duration::from_secs(self.rest_secs.load(Ordering::Relaxed).into())
     }
 
     /// The addresses that a handle holds in the store.
@@ -184,6 +191,8 @@ pub(crate) fn spawn(
     world: watch::Receiver<Arc<World>>,
 ) -> IpamHandle {
     let (jobs, receiver) = mpsc::channel(QUEUE);
+    // None until the world's settings are known.
+    let rest_secs = Arc::new(AtomicU32::new(0));
     let (events, settings) = mpsc::channel(QUEUE);
     let config_key = IpamKeys::new(keys.prefix()).config();
     let syncer = Syncer::spawn(store.clone(), vec![config_key], events);
@@ -196,10 +205,11 @@ pub(crate) fn spawn(
         world,
         seen: Arc::default(),
         stored_config: None,
+        rest_secs: Arc::clone(&rest_secs),
         _syncer: syncer,
     };
     tokio::spawn(task.run(receiver, settings));
-    IpamHandle { jobs }
+    IpamHandle { jobs, rest_secs }
 }
 
 struct Task {
@@ -212,6 +222,8 @@ struct Task {
     seen: Arc<World>,
     /// The established key for settings; an IPAMConfiguration resource wins over it.
     stored_config: Option<IpamConfig>,
+    /// Of the settings in force, for handlers.
+    rest_secs: Arc<AtomicU32>,
     _syncer: Syncer,
 }
 
@@ -229,7 +241,7 @@ impl Task {
                         return;
                     }
                     let world = Arc::clone(&self.world.borrow_and_update());
-                    if !self.seen.same_rules(&world) {
+                    if !self.seen.same_rules(&world) || self.seen.in_sync != world.in_sync {
                         self.seen = world;
                         self.refresh_view();
                     }
@@ -301,6 +313,12 @@ impl Task {
         let config = from_resource
             .or_else(|| self.stored_config.clone())
             .unwrap_or_default();
+        let rest_secs = if self.seen.in_sync {
+            config.cooldown_secs()
+        } else {
+            0
+        };
+        self.rest_secs.store(rest_secs, Ordering::Relaxed);
         self.allocator.set_view(View {
             pools,
             reserved,

@@ -39,8 +39,8 @@ impl Cni {
         Ok(CniReply::done())
     }
 
-    /// Takes the endpoint out of the kernel, then the address and the endpoint out of the store, then
-    /// the interface away. Each step is a success when there is nothing to do. The caller has the
+    /// Takes the endpoint out of the kernel, the address and the endpoint out of the store, then the
+    /// interface away. Each step is a success when there is nothing to do. The caller has the
     /// container's turn.
     pub(super) async fn delete(
         &self,
@@ -60,27 +60,26 @@ impl Cni {
                 .await;
         }
         let owned = handle_of(request, header, call.as_ref(), &world);
+        let (_, park) = owned;
         let endpoint = self.endpoint_of(request, call.as_ref(), &world);
-        if let Some((key, revision)) = endpoint.clone() {
-            let gone = self
-                .graph
-                .endpoint_gone(key.clone(), revision, &request.container_id);
-            match tokio::time::timeout(PROGRAM_TIMEOUT, gone).await {
-                Ok(Ok(())) => {}
-                Ok(Err(reason)) => {
-                    warn!(%key, reason, "kernel state of an endpoint is left to be retried");
-                }
-                Err(_elapsed) => {
-                    return Err(CniError::new(
-                        code::TRY_AGAIN_LATER,
-                        "the kernel has not acknowledged the removal",
-                    ));
-                }
-            }
-        }
-        fault::point("after-kernel-removal");
-        let released = self.release(owned, request, endpoint).await;
-        fault::point("after-release");
+        let unreachable = async {
+            let removed = self.remove_from_kernel(request, endpoint.as_ref()).await;
+            fault::point("after-kernel-removal");
+            removed
+        };
+        let release = async {
+            let released = self.release(owned, request, endpoint.clone()).await;
+            fault::point("after-release");
+            released
+        };
+        let released = if !park && self.ipam.rest() >= PROGRAM_TIMEOUT {
+            // Nobody gets the address before the kernel must have let go of it.
+            let (unreachable, released) = tokio::join!(unreachable, release);
+            unreachable.and(released)
+        } else {
+            unreachable.await?;
+            release.await
+        };
         // Also when the store is away: nothing routes to the interface any more.
         let ifname = host_ifname(
             &world.interface_prefix,
@@ -94,12 +93,35 @@ impl Cni {
             .await?;
         fault::point("before-journal-forgets");
         self.journal.forget(request);
-        info!(
-            container = request.container_id,
-            interface = request.ifname,
-            "detached"
-        );
+        let (container, interface) = (request.container_id.clone(), request.ifname.clone());
+        // Told after the answer, which is what somebody waits for.
+        tokio::spawn(async move { info!(container, interface, "detached") });
         Ok(())
+    }
+
+    /// Withdraws the endpoint's routes, and then removes its policy.
+    async fn remove_from_kernel(
+        &self,
+        request: &CniRequest,
+        endpoint: Option<&(ResourceKey, Revision)>,
+    ) -> Result<(), CniError> {
+        let Some((key, revision)) = endpoint else {
+            return Ok(());
+        };
+        let gone = self
+            .graph
+            .endpoint_gone(key.clone(), *revision, &request.container_id);
+        match tokio::time::timeout(PROGRAM_TIMEOUT, gone).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => {
+                warn!(%key, reason, "kernel state of an endpoint is left to be retried");
+                Ok(())
+            }
+            Err(_elapsed) => Err(CniError::new(
+                code::TRY_AGAIN_LATER,
+                "the kernel has not acknowledged the removal",
+            )),
+        }
     }
 
     /// The endpoint of this container's interface and the revision that last wrote it. One that is not

@@ -66,6 +66,10 @@ const IN_REPLAY: [&str; 5] = [
     "before-entry-removal",
 ];
 
+/// Addresses that are freed may be assigned again at once.
+const NO_REST: &str = "apiVersion: projectcalico.org/v3\nkind: IPAMConfiguration\nmetadata:\n  name: default\n\
+    spec:\n  ipCooldownSeconds: 0\n  strictAffinity: false\n  autoAllocateBlocks: true\n";
+
 fn config(rig: &Rig) -> Value {
     let mut config = rig.config(NETWORK);
     let (rate, burst) = (800_000_000, 8_000_000);
@@ -186,6 +190,25 @@ fn a_del_cut_off_at_any_step_is_finished_by_the_next_agent_in_etcd() {
 #[test]
 fn a_del_cut_off_at_any_step_is_finished_by_the_next_agent_in_a_file() {
     del_is_finished(&mut Rig::embedded(POOLS));
+}
+
+/// An address that may be anybody's at once is freed only after the kernel has let go of it.
+#[test]
+fn an_address_that_does_not_rest_is_freed_after_its_route_is_gone() {
+    let mut rig = Rig::with_etcd(&format!("{POOLS}---\n{NO_REST}"));
+    let other = rig.attach("other", NETWORK);
+    for point in ["after-policy", "after-route", "after-kernel-removal"] {
+        let sandbox = rig.sandbox(&format!("held-{point}"), NETWORK);
+        call(&rig, "ADD", &sandbox).ips();
+        rig.restart(&[("MARGAY_FAULT", point)]);
+        assert!(call(&rig, "DEL", &sandbox).ips().is_empty());
+        rig.ensure_died(point);
+        let etcd = rig.etcd.as_ref().unwrap();
+        let stored = etcd.ctl(&["get", "--prefix", "/calico/resources/v3/"]);
+        assert!(stored.unwrap().contains(&sandbox.id), "{point}: freed");
+        rig.restart(&[]);
+        ensure_exact(&rig, &[&other]);
+    }
 }
 
 #[test]
