@@ -11,10 +11,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 /// Names waiting; a full queue makes DEL wait, which is the right push back.
 const QUEUE_DEPTH: usize = 1024;
+
+/// How long names are gathered: the answers of their DELs go first, and a batch costs hardly more than one.
+const GATHER: Duration = Duration::from_millis(3);
 
 /// Pause after a removal that failed, so that a kernel that keeps refusing is not hammered.
 const RETRY: Duration = Duration::from_secs(1);
@@ -88,10 +92,16 @@ async fn run(
                 Some(message) => queued.take(message),
                 None => open = false,
             }
-            while let Ok(message) = messages.try_recv() {
-                queued.take(message);
-            }
             continue;
+        }
+        let end = Instant::now() + GATHER;
+        // Unless somebody waits for a name.
+        while open && queued.waiting.is_empty() {
+            match timeout_at(end, messages.recv()).await {
+                Ok(Some(message)) => queued.take(message),
+                Ok(None) => open = false,
+                Err(_elapsed) => break,
+            }
         }
         let mut under_way = std::mem::take(&mut queued);
         let names: Vec<String> = under_way.names.iter().cloned().collect();
@@ -190,12 +200,15 @@ mod tests {
     async fn a_removal_under_way_holds_up_no_other_name() {
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let wait = Mutex::new(wait);
-        let reaper = Reaper::spawn(move |_| {
+        let (tell, mut begun) = mpsc::unbounded_channel();
+        let reaper = Reaper::spawn(move |names| {
+            tell.send(names.to_vec()).unwrap();
             wait.lock().unwrap().recv().unwrap();
             Ok(())
         });
         reaper.remove("mgy1".into()).await;
         reaper.when_gone("mgy2").await;
+        assert_eq!(begun.recv().await.unwrap(), ["mgy1"]);
         reaper.remove("mgy2".into()).await;
         let second = reaper.when_gone("mgy2");
         let first = reaper.when_gone("mgy1");
@@ -207,6 +220,23 @@ mod tests {
         assert!(futures_util::poll!(&mut second).is_pending());
         go.send(()).unwrap();
         second.await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_are_gathered_unless_somebody_waits() {
+        let (tell, mut begun) = mpsc::unbounded_channel();
+        let reaper = Reaper::spawn(move |names| {
+            tell.send(names.to_vec()).unwrap();
+            Ok(())
+        });
+        reaper.remove("mgy1".into()).await;
+        tokio::time::sleep(GATHER / 2).await;
+        reaper.remove("mgy2".into()).await;
+        assert_eq!(begun.recv().await.unwrap(), ["mgy1", "mgy2"]);
+        let now = Instant::now();
+        reaper.remove("mgy3".into()).await;
+        reaper.when_gone("mgy3").await;
+        assert_eq!(now.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -223,11 +223,14 @@ async fn serve(stream: UnixStream, services: Services) -> io::Result<()> {
                 }
             }
         }
-        Request::Store(request) => serve_store_request(&services.store, request, &mut writer).await,
+        // In boxes, so that a connection for a call is small.
+        Request::Store(request) => {
+            Box::pin(serve_store_request(&services.store, request, &mut writer)).await
+        }
         Request::Bgp(refresh @ BgpRequest::Refresh { .. }) => {
             bgp_view::serve(services.status.bgp.as_ref(), refresh, &mut writer).await
         }
-        question => inform(&services.status, question, &mut writer).await,
+        question => Box::pin(inform(&services.status, question, &mut writer)).await,
     }
 }
 

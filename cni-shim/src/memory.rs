@@ -15,11 +15,11 @@ pub(crate) struct Piece {
     used: AtomicUsize,
 }
 
-// SAFETY: bytes are only handed out, each to one owner, by the atomic `used`.
 #[expect(
     unsafe_code,
     reason = "an allocator gives out one piece of memory to many"
 )]
+// SAFETY: bytes are only handed out, each to one owner, by the atomic `used`.
 unsafe impl Sync for Piece {}
 
 impl Piece {
@@ -44,8 +44,8 @@ impl Piece {
     }
 }
 
-// SAFETY: each place is handed out once, aligned and inside of the piece; what is from the C library goes back there.
 #[expect(unsafe_code, reason = "the trait of allocators is unsafe")]
+// SAFETY: each place is handed out once, aligned and inside of the piece; what is from the C library goes back there.
 unsafe impl GlobalAlloc for Piece {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let mut used = self.used.load(Ordering::Relaxed);

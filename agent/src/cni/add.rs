@@ -149,20 +149,17 @@ impl Cni {
             }
         };
         let programmed = match self.program(call, &spec, link, &written, budget).await {
-            Ok(link) => self
+            Ok(reply) => self
                 .announced(call, &written.ips, budget)
                 .await
-                .map(|()| link),
+                .map(|()| reply),
             failed => failed,
         };
-        match programmed {
-            Ok(link) => Ok(reply(call, &spec, &link, &written.ips)),
-            Err(error) => {
-                self.reaper.remove(spec.host_ifname).await;
-                self.undo(call, request, &written).await;
-                Err(error)
-            }
+        if programmed.is_err() {
+            self.reaper.remove(spec.host_ifname).await;
+            self.undo(call, request, &written).await;
         }
+        programmed
     }
 
     /// Address and endpoint, in one transaction.
@@ -206,8 +203,8 @@ impl Cni {
         written
     }
 
-    /// Policy and route on the one hand, the container's side on the other: at the same time, because
-    /// a container without policy can neither send nor be reached.
+    /// Policy and route on the one hand, the container's side and what is to be answered on the other: at the same
+    /// time, because a container without policy can neither send nor be reached.
     async fn program(
         &self,
         call: &Call,
@@ -215,7 +212,7 @@ impl Cni {
         link: Link,
         written: &Written,
         budget: Budget,
-    ) -> Result<Attached, CniError> {
+    ) -> Result<CniReply, CniError> {
         let link = match link {
             // Somebody else took them first, and the transaction was planned again.
             Link::Configured(_, planned) if planned != written.ips => {
@@ -237,21 +234,26 @@ impl Cni {
         let programmed = budget.within(late, programming);
         let ips = written.ips.clone();
         let configured = async {
-            match link {
-                Link::Configured(attached, _) => Ok(attached),
-                Link::Bare(pending) => attaching(move || configure(pending, &ips)).await,
-            }
+            let attached = match link {
+                Link::Configured(attached, _) => {
+                    // The kernel first.
+                    tokio::task::yield_now().await;
+                    attached
+                }
+                Link::Bare(pending) => attaching(move || configure(pending, &ips)).await?,
+            };
+            Ok(reply(call, spec, &attached, &written.ips))
         };
         let (programmed, configured) = tokio::join!(programmed, configured);
         fault::point("before-answer");
-        let link = configured?;
+        let reply = configured?;
         match programmed? {
             Ok(Ok(())) => {
                 let (container, interface) = (call.container_id.clone(), call.ifname.clone());
                 let ips = written.ips.clone();
                 // Told after the answer, which is what somebody waits for.
                 tokio::spawn(async move { info!(container, interface, ?ips, "attached") });
-                Ok(link)
+                Ok(reply)
             }
             Ok(Err(reason)) => Err(CniError::new(
                 code::ATTACH_FAILED,

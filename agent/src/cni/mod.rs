@@ -135,12 +135,13 @@ impl Cni {
         if let Err(error) = header.allows(&request.command) {
             return error.reply(&header.cni_version);
         }
+        // In boxes: what is handed from task to task is small then, whatever the largest of them is.
         let outcome = match request.command.as_str() {
-            "ADD" => self.add(&request, &header).await,
-            "DEL" => self.del(&request, &header).await,
-            "CHECK" => self.check(&request, &header).await,
+            "ADD" => Box::pin(self.add(&request, &header)).await,
+            "DEL" => Box::pin(self.del(&request, &header)).await,
+            "CHECK" => Box::pin(self.check(&request, &header)).await,
             "STATUS" => self.status(&request, &header).await,
-            "GC" => self.collect_garbage(&request, &header).await,
+            "GC" => Box::pin(self.collect_garbage(&request, &header)).await,
             other => Err(CniError::new(
                 code::INVALID_ENVIRONMENT,
                 format!("CNI_COMMAND {other} is not supported"),

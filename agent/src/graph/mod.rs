@@ -404,6 +404,12 @@ impl Graph {
             holders: overlay.holders,
             waiting: std::mem::take(&mut self.waiting),
         };
+        // First, so that the kernel thread works meanwhile. Whoever waits for it runs after this task, on the one
+        // worker that there is.
+        if !batch.is_empty() && self.outputs.kernel.send(batch).await.is_err() {
+            // The kernel thread ended; the agent is about to.
+            return;
+        }
         let worlds = [
             dirty.endpoints,
             dirty.reports,
@@ -412,10 +418,6 @@ impl Graph {
         ];
         if dirty.world || worlds.contains(&true) {
             self.refresh_world(dirty);
-        }
-        if !batch.is_empty() && self.outputs.kernel.send(batch).await.is_err() {
-            // The kernel thread ended; the agent is about to.
-            return;
         }
         if !self.resources_in_sync {
             // Peers withdraw what the speaker does not say before its End-of-RIB.
