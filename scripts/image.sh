@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a container image of the programs from nothing (no base image, no docker): an OCI layout in a tar, which
-# `podman load`, `ctr image import`, `skopeo copy oci-archive:...` and `docker load` (25 and later) take.
+# `podman load`, `ctr image import`, `skopeo copy oci-archive:...` and `docker load` (25 and later) take. When it builds the
+# programs by itself, it packs them, static as they are, into a .tar.gz beside it as well.
 #
 #   scripts/image.sh [DIRECTORY OF STATIC PROGRAMS] [DIRECTORY FOR THE IMAGE]
 #
@@ -23,8 +24,9 @@ if [ -z "$bin" ]; then
     target=$host
   fi
   RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
-    cargo build --release --locked --target "$target" -p margay-agent -p margay-ctl -p margay-cni-shim >&2
+    cargo build --release --locked --target "$target" -p margay-agent -p margay-ctl -p margay-cni-shim -p margay-speaker-daemon >&2
   bin=target/$target/release
+  static=1
 fi
 for program in margayd margayctl margay-cni; do
   [ -x "$bin/$program" ] || { echo "image: $bin/$program is not there" >&2; exit 1; }
@@ -98,3 +100,14 @@ mkdir -p "$out"
 image=$out/margay-$version-$arch.oci.tar
 archive "$layout" "$image"
 echo "$image"
+
+# The same programs by themselves, for any Linux with a kernel of this architecture.
+if [ "${static:-}" = 1 ]; then
+  programs=$work/margay-$version
+  install -Dm755 -t "$programs" "$bin"/{margayd,margayctl,margay-cni,margay-speaker}
+  install -Dm644 -t "$programs" LICENSE
+  mkdir "$work/programs" && mv "$programs" "$work/programs"
+  archive "$work/programs" "$work/programs.tar"
+  gzip -9nc "$work/programs.tar" >"$out/margay-$version-$arch-static.tar.gz"
+  echo "$out/margay-$version-$arch-static.tar.gz"
+fi
