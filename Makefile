@@ -7,7 +7,7 @@ DESTDIR ?=
 .PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic image sbom install test-fresh reproducible test-image test-skew test-vm
 
 help:
-	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (about 2 minutes)'
+	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (seconds, after the build)'
 	@echo 'make demo HOSTS=1    the short form: one host, no etcd, no router (also: make demo-single)'
 	@echo 'make demo KEEP=1     leaves the lab up and tells how to look around'
 	@echo 'make check           format, lints, unit tests'
