@@ -38,5 +38,6 @@ while read -r file; do
     echo "reproducible: DIFFERS  $file"
     differ=1
   fi
-done < <(find . -type f -printf '%P\n' | sort)
+# margay-demo is in no package: it runs from the sources, and knows where they are.
+done < <(find . -type f ! -name margay-demo -printf '%P\n' | sort)
 exit $differ
