@@ -147,10 +147,7 @@ fn an_agent_killed_under_ctr_leaves_nothing() {
         rack.ensure_clean(&[]);
     }
     // And while no agent is there, a container ends.
-    let id = format!("{}-c", rack.cluster.lab.name());
-    let mut task = start(&rack, 0, &containerd, &id);
-    let ip = address(&rack, &id);
-    rack.ensure_served(ip);
+    let (id, mut task, ip) = serving(&rack, &containerd);
     rack.cluster.agents[0].kill().unwrap();
     let kill = ["-n", NAMESPACE, "task", "kill", "-s", "SIGKILL", &id];
     run(containerd.ctr().args(kill)).unwrap();
@@ -186,16 +183,22 @@ fn a_ctr_and_a_containerd_killed_in_the_middle_of_an_add_leave_nothing() {
         rack.ensure_clean(&[]);
     }
     // Nor does one that runs, when both are killed.
-    let id = format!("{}-c", rack.cluster.lab.name());
-    let mut task = start(&rack, 0, &containerd, &id);
-    let ip = address(&rack, &id);
-    rack.ensure_served(ip);
+    let (id, mut task, ip) = serving(&rack, &containerd);
     task.process.kill().unwrap();
     containerd.kill();
     rack.ensure_served(ip);
     containerd.restart().unwrap();
     remove(&containerd, &id);
     rack.ensure_clean(&[ip]);
+}
+
+/// A container that answers: its id, its task and its address.
+fn serving(rack: &Rack, containerd: &Containerd) -> (String, Task, std::net::IpAddr) {
+    let id = format!("{}-c", rack.cluster.lab.name());
+    let task = start(rack, 0, containerd, &id);
+    let ip = address(rack, &id);
+    rack.ensure_served(ip);
+    (id, task, ip)
 }
 
 fn ended(task: &mut Task) {

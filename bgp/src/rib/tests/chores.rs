@@ -147,14 +147,27 @@ fn a_peer_that_is_removed_goes_in_portions_and_its_id_with_the_last() {
     assert!(free.contains(&feeder) && free.contains(&reader));
 }
 
+const KEEP: KeepStale = KeepStale {
+    families: Families::ALL,
+    restart_time: Duration::from_secs(120),
+    long_lived: [Duration::ZERO; 2],
+};
+
+/// The feeder's session when it is back, having forwarded all the while.
+fn restarted() -> SessionInfo {
+    SessionInfo {
+        restart: Some(PeerRestart {
+            restarting: true,
+            forwarding: Families::ALL,
+        }),
+        ..session(0)
+    }
+}
+
 #[test]
 fn routes_of_a_lost_peer_are_stale_in_portions_and_all_are_once_it_is_back() {
     let (mut rib, feeder, _, now) = rib();
-    let keep = Some(KeepStale {
-        families: Families::ALL,
-        restart_time: Duration::from_secs(120),
-        long_lived: [Duration::ZERO; 2],
-    });
+    let keep = Some(KEEP);
     let stale = |rib: &Rib| {
         rib.adj_in(feeder, V4, 0..u32::MAX)
             .filter(|r| r.stale)
@@ -163,15 +176,7 @@ fn routes_of_a_lost_peer_are_stale_in_portions_and_all_are_once_it_is_back() {
     rib.peer_down(feeder, keep, now);
     let first = stale(&rib);
     assert!(0 < first && first < ROUTES as usize, "{first} stale");
-    let restart = Some(PeerRestart {
-        restarting: true,
-        forwarding: Families::ALL,
-    });
-    let back = SessionInfo {
-        restart,
-        ..session(0)
-    };
-    rib.peer_up(feeder, back, now);
+    rib.peer_up(feeder, restarted(), now);
     assert_eq!(stale(&rib), ROUTES as usize);
     tell(&mut rib, feeder, 65001, 0..100);
     rib.handle_eor(feeder, V4);
@@ -220,21 +225,9 @@ fn filters_that_change_faster_than_they_are_applied_reach_every_route() {
 #[test]
 fn stale_routes_that_are_to_go_in_portions_never_outlive_another_loss() {
     let (mut rib, feeder, _, now) = rib();
-    let keep = Some(KeepStale {
-        families: Families::ALL,
-        restart_time: Duration::from_secs(120),
-        long_lived: [Duration::ZERO; 2],
-    });
+    let keep = Some(KEEP);
     rib.peer_down(feeder, keep, now);
-    let restart = Some(PeerRestart {
-        restarting: true,
-        forwarding: Families::ALL,
-    });
-    let back = SessionInfo {
-        restart,
-        ..session(0)
-    };
-    rib.peer_up(feeder, back, now);
+    rib.peer_up(feeder, restarted(), now);
     tell(&mut rib, feeder, 65001, 0..100);
     rib.handle_eor(feeder, V4);
     // Most of what was not repeated is still there when the session is lost once more.
