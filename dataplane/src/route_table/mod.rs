@@ -10,9 +10,9 @@
 //! it can stand beside another's for the same prefix (the lower metric wins); where another's has the very same metric,
 //! that is a [`ApplyReport::conflicts`], not overwritten, and tried again.
 
-mod dirty;
-mod installed;
+mod interfaces;
 mod kernel;
+mod prefixes;
 #[cfg(test)]
 mod tests;
 mod wanted;
@@ -21,12 +21,12 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use foldhash::{HashMap, HashMapExt, HashSet};
+use foldhash::{HashMap, HashMapExt};
 use ipnetwork::IpNetwork;
 
 use crate::netlink::{NetlinkError, RequestError, Socket};
-use dirty::Dirty;
-use installed::Installed;
+use interfaces::Interfaces;
+use prefixes::{Prefixes, Waiting};
 
 pub use kernel::{Action, Change, KernelHop, KernelRoute, RouteKernel, RouteMtu, has_route_of};
 pub(crate) use kernel::{decode_any, route_mtu};
@@ -132,14 +132,11 @@ impl Default for Config {
 pub struct RouteTable<K = Socket> {
     kernel: K,
     config: Config,
-    wanted: HashMap<IpNetwork, Route>,
-    /// Which of the wanted routes name an interface.
-    by_interface: HashMap<Arc<str>, HashSet<IpNetwork>>,
-    /// Our routes in the kernel, as far as is known, by prefix and metric.
-    installed: Installed,
+    /// What is wanted, and our routes in the kernel, as far as is known.
+    prefixes: Prefixes,
+    interfaces: Interfaces,
     /// Those of an earlier run that nobody has wanted yet, as they were last read.
     left: HashMap<(IpNetwork, u32), KernelRoute>,
-    dirty: Dirty,
     retries: HashMap<IpNetwork, Retry>,
     deletes_allowed: bool,
 }
@@ -168,11 +165,9 @@ impl<K: RouteKernel> RouteTable<K> {
         Self {
             kernel,
             config,
-            wanted: HashMap::new(),
-            by_interface: HashMap::new(),
-            installed: Installed::default(),
+            prefixes: Prefixes::default(),
+            interfaces: Interfaces::default(),
             left: HashMap::new(),
-            dirty: Dirty::default(),
             retries: HashMap::new(),
             deletes_allowed: false,
         }
@@ -180,78 +175,84 @@ impl<K: RouteKernel> RouteTable<K> {
 
     /// Wants a route. The host bits of the prefix do not count.
     pub fn set(&mut self, prefix: IpNetwork, route: Route) {
-        let prefix = masked(prefix);
-        if self.wanted.get(&prefix) == Some(&route) {
-            return;
-        }
-        for ifname in route.interfaces() {
-            match self.by_interface.get_mut(ifname) {
-                Some(prefixes) => drop(prefixes.insert(prefix)),
-                None => {
-                    let prefixes = std::iter::once(prefix).collect();
-                    self.by_interface.insert(Arc::clone(ifname), prefixes);
-                }
-            }
-        }
-        let before = self.wanted.insert(prefix, route);
-        self.forget_interfaces(prefix, before);
-        self.touch(prefix);
+        self.want(masked(prefix), Some(route));
     }
 
     /// Wants no route for this prefix.
     pub fn remove(&mut self, prefix: IpNetwork) {
-        let prefix = masked(prefix);
-        let before = self.wanted.remove(&prefix);
-        self.forget_interfaces(prefix, before);
-        self.touch(prefix);
+        self.want(masked(prefix), None);
+    }
+
+    fn want(&mut self, prefix: IpNetwork, route: Option<Route>) {
+        let names = route
+            .as_ref()
+            .is_some_and(|r| r.interfaces().next().is_some());
+        // Else it is wanted already.
+        if let Some(before) = self.prefixes.want(prefix, route) {
+            let named = before
+                .as_ref()
+                .is_some_and(|r| r.interfaces().next().is_some());
+            if names || named {
+                let prefixes = &self.prefixes;
+                self.interfaces
+                    .changed(prefix, before.as_ref(), |prefix| prefixes.route(prefix));
+            }
+            self.retries.remove(&prefix);
+        }
     }
 
     /// From here on everything wanted is known: routes of ours that nobody wants go, at the next `apply`.
     pub fn allow_deletes(&mut self) {
         self.deletes_allowed = true;
-        let installed = self.installed.prefixes();
-        let unwanted = installed.filter(|prefix| !self.wanted.contains_key(prefix));
-        self.dirty.extend(unwanted);
+        let all = self.prefixes.iter();
+        let unwanted =
+            all.filter(|(_, known)| known.wanted.is_none() && !known.installed.is_empty());
+        let unwanted: Vec<IpNetwork> = unwanted.map(|(prefix, _)| *prefix).collect();
+        for prefix in unwanted {
+            self.prefixes.mark(prefix);
+        }
     }
 
     /// An interface appeared, came up or went down, or lost an address: the kernel dropped routes through it without
     /// a word. The routes that name it are sent again at the next `apply`, and failed ones tried again. For an
     /// interface that leads to gateways of routes that name no interface, call [`RouteTable::resync`] too.
     pub fn on_link_event(&mut self, ifname: &str) {
-        if let Some(prefixes) = self.by_interface.get(ifname) {
-            self.dirty.extend(prefixes.iter().copied());
-            for prefix in prefixes {
+        for prefix in self.interfaces.of(ifname) {
+            let names = |route: &Route| route.interfaces().any(|name| &**name == ifname);
+            if self.prefixes.route(*prefix).is_some_and(names) {
+                self.prefixes.mark(*prefix);
                 self.retries.remove(prefix);
             }
         }
     }
 
     /// Number of wanted routes.
-    pub fn len(&self) -> usize {
-        self.wanted.len()
+    pub const fn len(&self) -> usize {
+        self.prefixes.wanted()
     }
 
     /// Whether no route is wanted.
-    pub fn is_empty(&self) -> bool {
-        self.wanted.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Whether an `apply` has something to do, now or later.
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || !self.retries.is_empty()
+        self.prefixes.any_waits() || !self.retries.is_empty()
     }
 
     /// All wanted routes, in no order.
     pub fn wanted(&self) -> impl Iterator<Item = (&IpNetwork, &Route)> {
-        self.wanted.iter()
+        let all = self.prefixes.iter();
+        all.filter_map(|(prefix, known)| Some((prefix, known.wanted.as_ref()?)))
     }
 
     /// Whether the kernel is known to have our route for this prefix, as wanted.
     pub fn is_installed(&self, prefix: IpNetwork) -> bool {
         let prefix = masked(prefix);
-        let metric = self.wanted.get(&prefix).map(|route| route.metric);
-        metric.is_some_and(|metric| self.installed.contains((prefix, metric)))
-            && !self.dirty.contains(prefix)
+        let known = self.prefixes.get(prefix);
+        known.is_some_and(prefixes::Known::has_wanted)
+            && !self.prefixes.waits(prefix)
             && !self.retries.contains_key(&prefix)
     }
 
@@ -264,9 +265,13 @@ impl<K: RouteKernel> RouteTable<K> {
     pub fn apply_now(&mut self, prefixes: &[IpNetwork]) -> ApplyReport {
         let prefixes: Vec<_> = prefixes.iter().map(|p| masked(*p)).collect();
         for prefix in &prefixes {
-            self.dirty.remove(*prefix);
+            self.prefixes.unmark(*prefix);
         }
-        self.bring(prefixes, Instant::now())
+        let due = Waiting {
+            direct: prefixes,
+            via: Vec::new(),
+        };
+        self.bring(due, Instant::now())
     }
 
     /// Whether the kernel has more routes of ours than this.
@@ -278,13 +283,13 @@ impl<K: RouteKernel> RouteTable<K> {
     /// Brings the routes to single addresses to what is wanted, and adopts those that are there, whatever else waits:
     /// for a start beside a table that takes long to read. Only for the main table.
     pub fn apply_hosts(&mut self) -> Result<ApplyReport, NetlinkError> {
-        let hosts = self.dirty.iter().filter(|prefix| is_host(**prefix));
-        let hosts: Vec<IpNetwork> = hosts.copied().collect();
+        let hosts = self.prefixes.waiting().filter(|prefix| is_host(*prefix));
+        let hosts: Vec<IpNetwork> = hosts.collect();
         let found = self.kernel.to_hosts(self.config.table, &hosts)?;
         let ours = |route: &KernelRoute| route.protocol == self.config.protocol;
         for route in found.into_iter().flatten().filter(ours) {
             let key = (route.prefix, route.metric);
-            self.installed.insert(key);
+            self.prefixes.install(route.prefix, route.metric);
             self.left.insert(key, route);
         }
         Ok(self.apply_now(&hosts))
@@ -298,48 +303,40 @@ impl<K: RouteKernel> RouteTable<K> {
             .dump(self.config.table, Some(self.config.protocol))?;
         let mut report = ResyncReport::default();
         let mut links = Links::default();
-        let known = mem::take(&mut self.installed);
+        self.prefixes.begin_read();
         self.left.clear();
         for route in &ours {
-            let key = (route.prefix, route.metric);
-            self.installed.insert(key);
-            match self.wanted.get(&route.prefix) {
-                None => {
-                    report.unwanted += 1;
-                    if self.deletes_allowed {
-                        self.dirty.insert(route.prefix);
-                    } else {
-                        self.left.insert(key, route.clone());
-                    }
+            let prefix = route.prefix;
+            let known = self.prefixes.install(prefix, route.metric);
+            let Some(wanted) = &known.wanted else {
+                report.unwanted += 1;
+                if self.deletes_allowed {
+                    self.prefixes.mark(prefix);
+                } else {
+                    self.left.insert((prefix, route.metric), route.clone());
                 }
-                Some(wanted) if wanted.metric != route.metric => {
-                    report.unwanted += 1;
-                    self.dirty.insert(route.prefix);
-                }
-                Some(wanted) => {
-                    let resolved = resolve(
-                        &mut self.kernel,
-                        &mut links,
-                        self.config,
-                        route.prefix,
-                        wanted,
-                    );
-                    if !resolved.is_ok_and(|w| wanted::same(&w, route)) {
-                        report.different += usize::from(!self.dirty.contains(route.prefix));
-                        self.dirty.insert(route.prefix);
-                    } else if !known.contains(key) {
-                        report.adopted += 1;
-                        self.dirty.remove(route.prefix);
-                        self.retries.remove(&route.prefix);
-                    }
-                }
+                continue;
+            };
+            if wanted.metric != route.metric {
+                report.unwanted += 1;
+                self.prefixes.mark(prefix);
+                continue;
+            }
+            let had = known.had();
+            let resolved = resolve(&mut self.kernel, &mut links, self.config, prefix, wanted);
+            if !resolved.is_ok_and(|w| wanted::same(&w, route)) {
+                report.different += usize::from(!self.prefixes.waits(prefix));
+                self.prefixes.mark(prefix);
+            } else if !had {
+                report.adopted += 1;
+                self.prefixes.unmark(prefix);
+                self.retries.remove(&prefix);
             }
         }
-        for (prefix, route) in &self.wanted {
-            let key = (*prefix, route.metric);
-            if !self.installed.contains(key) && !self.retries.contains_key(prefix) {
-                report.missing += usize::from(known.contains(key));
-                self.dirty.insert(*prefix);
+        for (prefix, had) in self.prefixes.end_read() {
+            if !self.retries.contains_key(&prefix) {
+                report.missing += usize::from(had);
+                self.prefixes.mark(prefix);
             }
         }
         report.repair = self.apply_at(now);
@@ -347,149 +344,179 @@ impl<K: RouteKernel> RouteTable<K> {
     }
 
     fn apply_at(&mut self, now: Instant) -> ApplyReport {
-        let mut due = self.dirty.take();
+        let prefixes = &self.prefixes;
         let retries = self.retries.iter().filter(|(_, retry)| retry.due <= now);
-        due.extend(retries.map(|(prefix, _)| *prefix));
-        due.sort_unstable();
-        due.dedup();
+        let retries = retries.filter(|(prefix, _)| !prefixes.waits(**prefix));
+        let retries: Vec<IpNetwork> = retries.map(|(prefix, _)| *prefix).collect();
+        let mut due = self.prefixes.take_waiting();
+        due.direct.extend(retries);
+        due.direct.sort_unstable();
+        due.via.sort_unstable();
         self.bring(due, now)
     }
 
-    /// Adds before it deletes, so a prefix whose metric changes is never without a route.
-    fn bring(&mut self, due: Vec<IpNetwork>, now: Instant) -> ApplyReport {
-        let mut report = ApplyReport::default();
-        let mut links = Links::default();
-        let mut failed = HashMap::new();
-        let mut puts = Vec::with_capacity(due.len().min(self.wanted.len()));
-        // Those that have other routes of ours than the wanted one.
-        let mut surplus = Vec::new();
-        for prefix in &due {
-            let wanted = self.wanted.get(prefix);
-            let keep = wanted.map(|route| route.metric);
-            let mut ours = false;
-            let mut others = false;
-            for metric in self.installed.of(*prefix) {
-                ours |= Some(metric) == keep;
-                others |= Some(metric) != keep;
+    /// Adds before it deletes, so a prefix whose metric changes is never without a route. What is on a link comes
+    /// before what is behind routers: IPv6 checks that when a route is added.
+    fn bring(&mut self, due: Waiting, now: Instant) -> ApplyReport {
+        let mut turn = Turn::default();
+        let Waiting {
+            mut direct,
+            mut via,
+        } = due;
+        let mut puts = Vec::with_capacity(BATCH.min(direct.len() + via.len()));
+        // What is tried again, or has come to lead through routers, is among the first.
+        direct.retain(|prefix| {
+            let done = self.put(*prefix, Target::is_direct, &mut puts, &mut turn);
+            via.extend((!done).then_some(*prefix));
+            done
+        });
+        for prefix in &via {
+            self.put(*prefix, |_| true, &mut puts, &mut turn);
+        }
+        self.send(&mut puts, &mut turn);
+        self.settle(&mut turn);
+        self.delete_surplus(&mut turn);
+        self.conclude(&Waiting { direct, via }, turn, now)
+    }
+
+    /// Puts the wanted route of a prefix among those to be sent, if its target is one that it is the turn of. False if
+    /// it is not.
+    fn put(
+        &mut self,
+        prefix: IpNetwork,
+        is_its_turn: impl Fn(&Target) -> bool,
+        puts: &mut Vec<Change>,
+        turn: &mut Turn,
+    ) -> bool {
+        let Some(known) = self.prefixes.get(prefix) else {
+            return true;
+        };
+        let target = known.wanted.as_ref().map(|route| &route.target);
+        if !target.is_none_or(is_its_turn) {
+            return false;
+        }
+        let keep = known.wanted.as_ref().map(|route| route.metric);
+        let is_other = |metric| Some(metric) != keep;
+        if known.installed.iter().any(is_other) {
+            turn.surplus.push(prefix);
+        }
+        let Some(route) = &known.wanted else {
+            if known.installed.is_empty() {
+                self.prefixes.forget(prefix);
             }
-            surplus.extend(others.then_some(*prefix));
-            let Some(route) = wanted else {
+            return true;
+        };
+        let ours = known.has_wanted();
+        match resolve(
+            &mut self.kernel,
+            &mut turn.links,
+            self.config,
+            prefix,
+            route,
+        ) {
+            Ok(route) => {
+                // Sent again it would be a change to whoever watches the kernel's routes.
+                let found = match self.left.is_empty() {
+                    true => None,
+                    false => self.left.remove(&(prefix, route.metric)),
+                };
+                if found.is_some_and(|found| wanted::same(&route, &found)) {
+                    return true;
+                }
+                let action = if ours { Action::Replace } else { Action::Add };
+                puts.push(Change { action, route });
+                if puts.len() == BATCH {
+                    self.send(puts, turn);
+                }
+            }
+            Err(reason) => {
+                turn.failed.insert(prefix, reason);
+            }
+        }
+        true
+    }
+
+    /// Takes away our routes that are not the wanted ones, but where a wanted one failed.
+    fn delete_surplus(&mut self, turn: &mut Turn) {
+        let surplus = mem::take(&mut turn.surplus);
+        let mut deletes = Vec::with_capacity(BATCH.min(surplus.len()));
+        for prefix in surplus {
+            if turn.failed.contains_key(&prefix) {
+                continue;
+            }
+            let Some(known) = self.prefixes.get(prefix) else {
                 continue;
             };
-            match resolve(&mut self.kernel, &mut links, self.config, *prefix, route) {
-                Ok(route) => {
-                    let key = (*prefix, route.metric);
-                    // Sent again it would be a change to whoever watches the kernel's routes.
-                    let found = match self.left.is_empty() {
-                        true => None,
-                        false => self.left.remove(&key),
-                    };
-                    if found.is_some_and(|found| wanted::same(&route, &found)) {
-                        continue;
-                    }
-                    let action = if ours { Action::Replace } else { Action::Add };
-                    puts.push(Change { action, route });
-                }
-                Err(reason) => {
-                    failed.insert(*prefix, reason);
-                }
+            let keep = known.wanted.as_ref().map(|route| route.metric);
+            let others = known
+                .installed
+                .iter()
+                .filter(|metric| Some(*metric) != keep);
+            for metric in others {
+                let route = Route::blackhole().with_metric(metric);
+                let route = wanted::bare(prefix, self.config.protocol, &route);
+                deletes.push(Change {
+                    action: Action::Delete,
+                    route,
+                });
+            }
+            if deletes.len() >= BATCH {
+                self.send(&mut deletes, turn);
             }
         }
-        // The gateways of others may be behind what is on a link: IPv6 checks that when a route is added.
-        let is_via = |put: &Change| put.route.hops.iter().any(|hop| hop.gateway.is_some());
-        if !puts.is_sorted_by_key(is_via) {
-            puts.sort_by_key(is_via);
-        }
-        let taken = self.send(puts, &mut report, &mut failed);
-        self.settle(taken, &mut report, &mut failed);
-        let deletes = self.unwanted_of(&surplus, &failed);
-        self.send(deletes, &mut report, &mut failed);
-        self.conclude(&due, failed, now, &mut report);
-        report
+        self.send(&mut deletes, turn);
     }
 
-    /// Our routes for these prefixes that are not the wanted ones.
-    fn unwanted_of(
-        &self,
-        surplus: &[IpNetwork],
-        failed: &HashMap<IpNetwork, FailureReason>,
-    ) -> Vec<Change> {
-        let mut deletes = Vec::with_capacity(surplus.len());
-        for prefix in surplus.iter().filter(|prefix| !failed.contains_key(prefix)) {
-            let keep = self.wanted.get(prefix).map(|route| route.metric);
-            for metric in self.installed.of(*prefix) {
-                if Some(metric) != keep {
-                    let route = Route::blackhole().with_metric(metric);
-                    let route = wanted::bare(*prefix, self.config.protocol, &route);
-                    deletes.push(Change {
-                        action: Action::Delete,
-                        route,
-                    });
+    /// Sends changes and notes what became of them, and which additions found their place taken.
+    fn send(&mut self, changes: &mut Vec<Change>, turn: &mut Turn) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut errors = match self.kernel.send(self.config.table, changes) {
+            Ok(errors) => errors.into_iter().peekable(),
+            Err(error) => {
+                let reason = FailureReason::Unknown(Arc::new(error));
+                let unknown = changes.drain(..).map(|c| (c.route.prefix, reason.clone()));
+                return turn.failed.extend(unknown);
+            }
+        };
+        for (place, change) in changes.drain(..).enumerate() {
+            match errors.next_if(|(p, _)| *p == place).map(|(_, error)| error) {
+                None => self.note_done(&change, &mut turn.report),
+                Some(error) if change.action == Action::Add && error.exists() => {
+                    turn.taken.push(change);
+                }
+                Some(error) if change.action == Action::Delete && error.is_missing() => {
+                    let (prefix, metric) = (change.route.prefix, change.route.metric);
+                    self.prefixes.uninstall(prefix, metric);
+                }
+                Some(error) => {
+                    let reason = FailureReason::Refused(error);
+                    turn.failed.insert(change.route.prefix, reason);
                 }
             }
         }
-        deletes
-    }
-
-    /// Sends changes in batches and notes what became of them. Returns the additions whose place was taken.
-    fn send(
-        &mut self,
-        changes: Vec<Change>,
-        report: &mut ApplyReport,
-        failed: &mut HashMap<IpNetwork, FailureReason>,
-    ) -> Vec<Change> {
-        let mut taken = Vec::new();
-        for batch in changes.chunks(BATCH) {
-            let mut errors = match self.kernel.send(self.config.table, batch) {
-                Ok(errors) => errors.into_iter().peekable(),
-                Err(error) => {
-                    let reason = FailureReason::Unknown(Arc::new(error));
-                    failed.extend(batch.iter().map(|c| (c.route.prefix, reason.clone())));
-                    continue;
-                }
-            };
-            for (place, change) in batch.iter().enumerate() {
-                match errors.next_if(|(p, _)| *p == place).map(|(_, error)| error) {
-                    None => self.note_done(change, report),
-                    Some(error) if change.action == Action::Add && error.exists() => {
-                        taken.push(change.clone());
-                    }
-                    Some(error) if change.action == Action::Delete && error.is_missing() => {
-                        self.installed
-                            .remove((change.route.prefix, change.route.metric));
-                    }
-                    Some(error) => {
-                        failed.insert(change.route.prefix, FailureReason::Refused(error));
-                    }
-                }
-            }
-        }
-        taken
     }
 
     fn note_done(&mut self, change: &Change, report: &mut ApplyReport) {
-        let key = (change.route.prefix, change.route.metric);
+        let (prefix, metric) = (change.route.prefix, change.route.metric);
         match change.action {
             Action::Add => {
                 report.added += 1;
-                self.installed.insert(key);
+                self.prefixes.install(prefix, metric);
             }
             Action::Replace => report.replaced += 1,
             Action::Delete => {
                 report.deleted += 1;
-                self.installed.remove(key);
-                self.left.remove(&key);
+                self.prefixes.uninstall(prefix, metric);
+                self.left.remove(&(prefix, metric));
             }
         }
     }
 
     /// Finds out whose the routes are that additions met: ours are replaced, others' are conflicts.
-    fn settle(
-        &mut self,
-        taken: Vec<Change>,
-        report: &mut ApplyReport,
-        failed: &mut HashMap<IpNetwork, FailureReason>,
-    ) {
+    fn settle(&mut self, turn: &mut Turn) {
+        let taken = mem::take(&mut turn.taken);
         if taken.is_empty() {
             return;
         }
@@ -497,8 +524,8 @@ impl<K: RouteKernel> RouteTable<K> {
             Ok(present) => present,
             Err(error) => {
                 let reason = FailureReason::Unknown(Arc::new(error));
-                failed.extend(taken.iter().map(|c| (c.route.prefix, reason.clone())));
-                return;
+                let unknown = taken.iter().map(|c| (c.route.prefix, reason.clone()));
+                return turn.failed.extend(unknown);
             }
         };
         let owner: HashMap<_, _> = present
@@ -508,46 +535,46 @@ impl<K: RouteKernel> RouteTable<K> {
         let mut puts = Vec::new();
         for Change { route, .. } in taken {
             let (prefix, metric) = (route.prefix, route.metric);
-            match owner.get(&(prefix, metric)) {
+            let action = match owner.get(&(prefix, metric)) {
                 Some(protocol) if *protocol != self.config.protocol => {
                     let protocol = *protocol;
-                    failed.insert(prefix, FailureReason::Conflict { protocol, metric });
+                    let reason = FailureReason::Conflict { protocol, metric };
+                    turn.failed.insert(prefix, reason);
+                    continue;
                 }
                 Some(_) => {
-                    self.installed.insert((prefix, metric));
-                    puts.push(Change {
-                        action: Action::Replace,
-                        route,
-                    });
+                    self.prefixes.install(prefix, metric);
+                    Action::Replace
                 }
                 // Gone meanwhile. Should it come back again, the retry sees to it.
-                None => puts.push(Change {
-                    action: Action::Add,
-                    route,
-                }),
+                None => Action::Add,
+            };
+            puts.push(Change { action, route });
+            if puts.len() == BATCH {
+                self.send(&mut puts, turn);
             }
         }
-        for change in self.send(puts, report, failed) {
+        self.send(&mut puts, turn);
+        for change in mem::take(&mut turn.taken) {
             let error = RequestError {
                 errno: libc::EEXIST,
                 text: None,
             };
-            failed.insert(change.route.prefix, FailureReason::Refused(error));
+            let reason = FailureReason::Refused(error);
+            turn.failed.insert(change.route.prefix, reason);
         }
     }
 
-    fn conclude(
-        &mut self,
-        due: &[IpNetwork],
-        mut failed: HashMap<IpNetwork, FailureReason>,
-        now: Instant,
-        report: &mut ApplyReport,
-    ) {
-        let due = match failed.is_empty() && self.retries.is_empty() {
-            true => &[],
-            false => due,
-        };
-        for prefix in due {
+    fn conclude(&mut self, due: &Waiting, turn: Turn, now: Instant) -> ApplyReport {
+        let Turn {
+            mut report,
+            mut failed,
+            ..
+        } = turn;
+        if failed.is_empty() && self.retries.is_empty() {
+            return report;
+        }
+        for prefix in due.direct.iter().chain(&due.via) {
             let Some(reason) = failed.remove(prefix) else {
                 self.retries.remove(prefix);
                 continue;
@@ -576,31 +603,20 @@ impl<K: RouteKernel> RouteTable<K> {
         }
         let next = self.retries.values().map(|retry| retry.due).min();
         report.retry_after = next.map(|due| due.saturating_duration_since(now));
+        report
     }
+}
 
-    fn touch(&mut self, prefix: IpNetwork) {
-        self.dirty.insert(prefix);
-        self.retries.remove(&prefix);
-    }
-
-    /// Drops the index entries of a former route, unless the wanted one names the interface too.
-    fn forget_interfaces(&mut self, prefix: IpNetwork, before: Option<Route>) {
-        let Some(before) = before else {
-            return;
-        };
-        let wanted = self.wanted.get(&prefix);
-        for ifname in before.interfaces() {
-            if wanted.is_some_and(|route| route.interfaces().any(|i| i == ifname)) {
-                continue;
-            }
-            if let Some(prefixes) = self.by_interface.get_mut(ifname) {
-                prefixes.remove(&prefix);
-                if prefixes.is_empty() {
-                    self.by_interface.remove(ifname);
-                }
-            }
-        }
-    }
+/// What one apply is about to do, and what has become of it so far.
+#[derive(Debug, Default)]
+struct Turn {
+    report: ApplyReport,
+    links: Links,
+    failed: HashMap<IpNetwork, FailureReason>,
+    /// Additions whose place was taken.
+    taken: Vec<Change>,
+    /// Prefixes that have other routes of ours than the wanted one.
+    surplus: Vec<IpNetwork>,
 }
 
 fn is_host(prefix: IpNetwork) -> bool {

@@ -34,6 +34,13 @@ pub enum Target {
     Blackhole,
 }
 
+impl Target {
+    /// On a link, or nowhere.
+    pub(super) const fn is_direct(&self) -> bool {
+        !matches!(self, Self::Via(_))
+    }
+}
+
 /// A router on the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextHop {
