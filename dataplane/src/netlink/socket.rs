@@ -166,7 +166,7 @@ impl Socket {
     /// Sends requests that the kernel takes as a whole or not at all, with the acknowledgement asked of the
     /// one at `acknowledged`. Everything the kernel says is there when the `send` returns. What it refused
     /// is in the errors, each with the place of its request; those of the frame have places too.
-    pub(crate) fn commit(
+    pub fn commit(
         &mut self,
         batch: &mut Batch,
         acknowledged: usize,

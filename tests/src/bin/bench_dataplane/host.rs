@@ -20,6 +20,11 @@ pub(crate) const POLICIES: usize = 50;
 /// Endpoints elsewhere that policies allow to come in.
 pub(crate) const MEMBERS: usize = 10_000;
 
+/// Policies of which all are in force, in place of [`POLICIES`].
+pub(crate) const MANY_POLICIES: usize = 10_000;
+
+/// What all keys begin with.
+pub(crate) const ROOT: &str = "/calico/";
 const RESOURCES: &str = "/calico/resources/v3/projectcalico.org";
 /// Writes in one transaction of etcd.
 const AT_ONCE: usize = 100;
@@ -35,7 +40,7 @@ pub(crate) struct BenchHost {
     store: EtcdStore,
     pub(crate) runtime: Runtime,
     outside: File,
-    _etcd: Etcd,
+    etcd: Etcd,
     pub(crate) lab: Lab,
 }
 
@@ -47,10 +52,7 @@ impl BenchHost {
         let ctl = Ctl::with_etcd(&host.netns, etcd.url(), lab.dir());
         ctl.apply(&pools_and_profile(false))?;
         let agent = Agent::prepare(host, &Datastore::Etcd(etcd.url().to_owned()))?;
-        let config = DatastoreConfig {
-            endpoints: vec![etcd.url().to_owned()],
-            ..DatastoreConfig::default()
-        };
+        let config = store_config(&etcd);
         let outside = File::open("/proc/thread-self/ns/net")?;
         let inside = File::open(host.netns.path())?;
         setns(inside, CloneFlags::CLONE_NEWNET).context("cannot enter the host's namespace")?;
@@ -61,7 +63,7 @@ impl BenchHost {
             store: EtcdStore::new(&config)?,
             runtime: runtime.enable_all().build()?,
             outside,
-            _etcd: etcd,
+            etcd,
             lab,
         };
         bench.interfaces()?;
@@ -108,6 +110,16 @@ impl BenchHost {
         self.put_all((0..MEMBERS).map(member))
     }
 
+    /// As many policies as a large cluster has, each for ten endpoints here.
+    pub(crate) fn fill_policies(&self) -> Result<()> {
+        self.put_all((POLICIES..MANY_POLICIES).map(|n| policy(n, 80)))
+    }
+
+    /// A client with a connection of its own.
+    pub(crate) fn store(&self) -> Result<EtcdStore> {
+        Ok(EtcdStore::new(&store_config(&self.etcd))?)
+    }
+
     fn put_all(&self, all: impl Iterator<Item = (String, String)>) -> Result<()> {
         let all: Vec<_> = all.collect();
         for some in all.chunks(AT_ONCE) {
@@ -119,8 +131,12 @@ impl BenchHost {
         Ok(())
     }
 
-    pub(crate) fn commit(&self, txn: Txn) -> Result<()> {
-        let done = self.runtime.block_on(self.store.txn(txn))?;
+    fn commit(&self, txn: Txn) -> Result<()> {
+        self.runtime.block_on(self.write(txn))
+    }
+
+    pub(crate) async fn write(&self, txn: Txn) -> Result<()> {
+        let done = self.store.txn(txn).await?;
         ensure!(
             matches!(done, TxnOutcome::Committed(_)),
             "a conflict without a condition"
@@ -156,7 +172,7 @@ impl BenchHost {
         Ok(took)
     }
 
-    fn stop_agent(&mut self) -> Result<()> {
+    pub(crate) fn stop_agent(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
             process.kill()?;
             process.wait()?;
@@ -172,6 +188,13 @@ impl Drop for BenchHost {
         }
         // What is left in the namespace when it goes is killed.
         setns(&self.outside, CloneFlags::CLONE_NEWNET).expect("back to where we came from");
+    }
+}
+
+fn store_config(etcd: &Etcd) -> DatastoreConfig {
+    DatastoreConfig {
+        endpoints: vec![etcd.url().to_owned()],
+        ..DatastoreConfig::default()
     }
 }
 

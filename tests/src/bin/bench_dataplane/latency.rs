@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::host::{BenchHost, MEMBERS, member, policy};
 
 /// No more events for so long: the change is done.
-const QUIET: Duration = Duration::from_millis(30);
+pub(crate) const QUIET: Duration = Duration::from_millis(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Median and 90th percentile in milliseconds.
@@ -55,15 +55,21 @@ impl Probe {
         for (key, value) in changes {
             self.settle(host);
             let begun = Instant::now();
-            host.commit(Txn::default().put(key, value))?;
-            let answered = begun.elapsed();
-            let heard = host.runtime.block_on(async {
-                timeout(PATIENCE, self.watch.changed(&Concern::our_table(None))).await
-            });
+            let written = async {
+                let written = host.write(Txn::default().put(key, value)).await;
+                written.map(|()| begun.elapsed())
+            };
+            let heard = async {
+                let concern = Concern::our_table(None);
+                let heard = timeout(PATIENCE, self.watch.changed(&concern)).await;
+                (heard, begun.elapsed())
+            };
+            let (answered, (heard, took)) = host
+                .runtime
+                .block_on(async { tokio::join!(written, heard) });
             heard.context("the kernel tells of no change")??;
-            let took = begun.elapsed();
             times.push(took);
-            since_answer.push(took.saturating_sub(answered));
+            since_answer.push(took.saturating_sub(answered?));
             events += 1 + self.settle(host);
         }
         let each = events as f64 / times.len() as f64;
@@ -74,8 +80,17 @@ impl Probe {
         ))
     }
 
+    /// Waits until the kernel tells of a change.
+    pub(crate) fn heard(&mut self, host: &BenchHost) -> Result<()> {
+        let concern = Concern::our_table(None);
+        let heard = host
+            .runtime
+            .block_on(async { timeout(PATIENCE, self.watch.changed(&concern)).await });
+        Ok(heard.context("the kernel tells of no change")??)
+    }
+
     /// Waits until the kernel has nothing more to tell; how many times it had.
-    fn settle(&mut self, host: &BenchHost) -> usize {
+    pub(crate) fn settle(&mut self, host: &BenchHost) -> usize {
         let mut heard = 0;
         let quiet = async {
             while let Ok(Ok(())) =

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "printing is what a benchmark does")]
 
 mod churn;
+mod floor;
 mod host;
 mod latency;
 mod usage;
@@ -59,6 +60,19 @@ fn run() -> Result<()> {
     println!("{}", probe.policies(&host, CHANGES)?);
     drop(probe);
     println!("{}", churn::run(&host, WATCHED)?);
+    host.stop_agent()?;
+    let mut probe = latency::Probe::open(&host)?;
+    println!("{}", floor::etcd(&host, CHANGES)?);
+    println!("{}", floor::kernel(&host, &mut probe, CHANGES)?);
+    drop(probe);
+
+    host.fill_policies()?;
+    println!("\nwith {} policies as well", host::MANY_POLICIES);
+    starts(&mut host, "start")?;
+    println!("{}", usage::of("idle", host.agent_pid()?, WATCHED)?);
+    let mut probe = latency::Probe::open(&host)?;
+    println!("{}", probe.members(&host, CHANGES)?);
+    println!("{}", probe.policies(&host, CHANGES)?);
     Ok(())
 }
 
