@@ -8,7 +8,7 @@ use super::{
     index::NONE,
     peers::Session,
     restart::RestartEvent,
-    table::{Key, Path, Source, Table},
+    table::{Age, Key, Path, Source, Table},
 };
 use crate::{
     policy::{Facts, Filter},
@@ -288,6 +288,9 @@ impl Rib {
             interface: interface.as_deref().unwrap_or_default(),
         };
         let add_path = self.identifies_paths(peer, P::FAMILY);
+        let age = self
+            .peer(peer)
+            .map_or(Age::Fresh, |p| p.age[P::FAMILY.index()]);
         let family = &mut self.families[P::FAMILY.index()];
         let mut added = 0;
         // The operations that the last prefix got, and the set that came of it.
@@ -309,7 +312,10 @@ impl Rib {
                     last.1
                 }
             };
-            let path = Path::fresh(peer.0, path_id, set, post);
+            let path = Path {
+                age,
+                ..Path::fresh(peer.0, path_id, set, post)
+            };
             added += u32::from(put(family, &mut self.attrs, id, path));
         }
         self.count(peer, P::FAMILY, |count| count + added);

@@ -13,7 +13,7 @@ pub(super) enum Chore {
     Import,
     /// The paths of the peer go.
     Drop(Doomed),
-    /// The paths of the peer, which is gone, become stale.
+    /// The paths of the peer, which is gone or says all of them again, become stale.
     Mark,
     /// The stale paths of the peer become long-lived stale ones.
     LongLived,
@@ -64,7 +64,8 @@ impl Rib {
     ///
     /// Between two calls anything may happen, updates of the peer concerned included.
     pub fn work(&mut self) -> bool {
-        if self.settle_some(self.limits.portion) {
+        let ordered = self.order_some();
+        if self.settle_some(self.limits.portion) || ordered {
             return true;
         }
         if self.chores.is_empty() {

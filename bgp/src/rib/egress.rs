@@ -33,6 +33,8 @@ pub(super) struct Limits {
     /// A log of more octets drops its slowest readers, who are then told anew what they missed.
     /// Far more than a socket buffer, so that only a peer that has stopped reading gets here.
     pub(super) log_bytes: usize,
+    /// Prefixes that are put in order at once, a few milliseconds; more are in portions.
+    pub(super) sort: usize,
     /// Prefixes that a portion of what concerns a whole table is about: a few milliseconds at the
     /// most, whatever the filters are.
     pub(super) portion: usize,
@@ -43,6 +45,7 @@ impl Default for Limits {
         Self {
             batch: 8192,
             log_bytes: 8 << 20,
+            sort: 64 << 10,
             portion: 4096,
         }
     }
@@ -73,15 +76,17 @@ impl Rib {
     pub fn poll_transmit(&mut self, peer: PeerId, out: &mut BytesMut, limit: usize) -> bool {
         let start = out.len();
         while out.len() - start < limit {
-            let Some(data) = self.poll_transmit_shared(peer) else {
-                break;
-            };
-            out.extend_from_slice(&data);
+            match self.poll_transmit_shared(peer) {
+                Some(data) => out.extend_from_slice(&data),
+                None if self.order_some() => {}
+                None => break,
+            }
         }
         out.len() > start
     }
 
-    /// The next whole messages for the peer, in memory shared with the other readers.
+    /// The next whole messages for the peer, in memory shared with the other readers. `None` as well
+    /// while [`Rib::work`] has to put in order what is next.
     pub fn poll_transmit_shared(&mut self, peer: PeerId) -> Option<Bytes> {
         if self.is_silent() {
             return None;
@@ -98,6 +103,12 @@ impl Rib {
             match group.read(peer.0) {
                 Next::Data(data) => return Some(data),
                 Next::Marker(marker) => return Some(marker_message(marker, family)),
+                Next::End if group.queue.is_to_be_ordered(self.limits.sort) => {
+                    if !self.to_order.contains(&at) {
+                        self.to_order.push_back(at);
+                    }
+                    return None;
+                }
                 Next::End if !group.queue.is_empty() => self.emit(at, peer.0),
                 Next::End => {
                     group.batch_done();
@@ -108,6 +119,31 @@ impl Rib {
                 }
             }
         }
+    }
+
+    /// A portion of what is to be put in order; `false` if nothing is.
+    pub(super) fn order_some(&mut self) -> bool {
+        let Some(&at) = self.to_order.front() else {
+            return false;
+        };
+        let Limits { sort, portion, .. } = self.limits;
+        let done = match self.groups.get_mut(at).and_then(Option::as_mut) {
+            Some(group) if group.queue.is_to_be_ordered(sort) => {
+                let table = &self.families[group.key.family.index()].table;
+                group.queue.order(portion, |id| table.dest(id).best)
+            }
+            // The group that was there is gone.
+            _ => true,
+        };
+        if done {
+            self.to_order.pop_front();
+        }
+        true
+    }
+
+    /// Whether some peer waits for [`Rib::work`] to put in order what it is told.
+    pub fn is_ordering(&self) -> bool {
+        !self.to_order.is_empty()
     }
 
     pub(super) fn group_key(&self, peer: PeerId, family: Family) -> Option<GroupKey> {

@@ -10,6 +10,7 @@ use super::{
     bits::Bits,
     handover::Before,
     held::{Held, Missed},
+    ordering::{self, Ordering},
     table::Source,
 };
 use crate::{
@@ -100,6 +101,8 @@ pub(super) struct Queue {
     head: usize,
     /// `ids[head..ordered]` are in order of attribute set.
     ordered: usize,
+    /// They are being put in order; none is taken meanwhile.
+    ordering: Option<Ordering>,
 }
 
 impl Queue {
@@ -125,15 +128,31 @@ impl Queue {
         &self.ids[self.head..]
     }
 
+    /// Whether more than `most` wait that are in no order: [`Queue::order`] comes first.
+    pub(super) fn is_to_be_ordered(&self, most: usize) -> bool {
+        self.ordering.is_some() || self.head >= self.ordered && self.len() > most
+    }
+
+    /// Puts all that wait in the order of `set_of`, a portion at a time; `true` once they are.
+    pub(super) fn order(&mut self, portion: usize, set_of: impl Fn(u32) -> u32) -> bool {
+        let ordering = self.ordering.get_or_insert_with(|| {
+            self.ids.drain(..self.head);
+            (self.head, self.ordered) = (0, self.ids.len());
+            Ordering::new(self.ordered, portion)
+        });
+        let done = ordering.work(&mut self.ids, set_of);
+        if done {
+            self.ordering = None;
+        }
+        done
+    }
+
     /// Takes up to `most` ids. Where more wait, they are put in the order of `set_of` first, so
     /// that prefixes with equal attributes leave in one message.
     pub(super) fn take(&mut self, most: usize, set_of: impl Fn(u32) -> u32) -> Vec<u32> {
         if self.head >= self.ordered && self.len() > most {
-            let by_set = |&id: &u32| u64::from(set_of(id)) << 32 | u64::from(id);
-            let mut keys: Vec<u64> = self.ids().iter().map(by_set).collect();
-            keys.sort_unstable();
-            self.ids.clear();
-            self.ids.extend(keys.into_iter().map(|key| key as u32));
+            self.ids.drain(..self.head);
+            ordering::sort(&mut self.ids, &set_of);
             (self.head, self.ordered) = (0, self.ids.len());
         }
         let batch = self.ids().iter().take(most).copied().collect::<Vec<_>>();

@@ -28,6 +28,7 @@ mod held;
 mod index;
 mod long_lived;
 mod next_hops;
+mod ordering;
 mod peers;
 mod restart;
 mod settle;
@@ -145,6 +146,8 @@ pub struct Rib {
     removed_peers: Vec<u16>,
     free_peers: Vec<u16>,
     groups: Vec<Option<Group>>,
+    /// Places of groups whose queues are to be put in order.
+    to_order: VecDeque<usize>,
     /// Counts encoded batches over all groups.
     emissions: u64,
     deferral: Option<Deferral>,
@@ -187,6 +190,7 @@ impl Rib {
             removed_peers: Vec::new(),
             free_peers: Vec::new(),
             groups: Vec::new(),
+            to_order: VecDeque::new(),
             emissions: 0,
             deferral: None,
             chores: Chores::default(),

@@ -64,6 +64,8 @@ pub(super) struct Peer {
     pub(super) grace: [Option<Grace>; 2],
     /// Whether paths of a family may be stale.
     pub(super) stale: [bool; 2],
+    /// The age of paths that it announces, by family.
+    pub(super) age: [Age; 2],
     /// Paths held by family.
     pub(super) paths: [u32; 2],
     pub(super) stats: PeerStats,
@@ -81,6 +83,7 @@ impl Rib {
             last: None,
             grace: [None; 2],
             stale: [false; 2],
+            age: [Age::Fresh; 2],
             paths: [0; 2],
             stats: PeerStats::default(),
             removed: false,
@@ -221,14 +224,14 @@ impl Rib {
         let before = self.peer(peer).and_then(|p| p.grace[family.index()]);
         if let Some(before) = before.filter(|g| g.is_long_lived() && !long.is_zero()) {
             // RFC 9494, section 4.2: neither the routes nor the timer of the last loss change.
-            self.mark_lost(peer, family);
+            self.mark_stale(peer, family);
             return self.begin_long_lived(peer, family, before.until);
         }
         if long.is_zero() {
             // RFC 4724, section 4.2: what was stale before does not survive a second loss.
             self.purge_stale(peer, family);
         }
-        self.mark_lost(peer, family);
+        self.mark_stale(peer, family);
         if self.prefix_count(peer, family) == 0 {
             return self.end_grace(peer, family);
         }

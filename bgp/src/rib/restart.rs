@@ -121,31 +121,32 @@ impl Rib {
         self.settle_some(self.limits.portion);
     }
 
-    /// The peer says all routes of a family again: what it has said becomes stale and goes unless it
-    /// is among them. The next message may repeat some, so all are marked at once.
+    /// All that the peer has said of a family becomes stale, in portions: it is gone, or says all of it
+    /// again, and what it does not repeat goes. What it says from here on is fresh.
     pub(super) fn mark_stale(&mut self, peer: PeerId, family: Family) {
-        self.mark_lost(peer, family);
-        self.finish_family(peer, family);
-    }
-
-    /// The peer is gone: all its routes of a family become stale, in portions, which end before it
-    /// can say anything again.
-    pub(super) fn mark_lost(&mut self, peer: PeerId, family: Family) {
         // Nothing that was to go before may be taken for what goes now.
         self.finish_family(peer, family);
         if let Some(state) = self.peer_mut(peer) {
-            state.stale[family.index()] = true;
+            let at = family.index();
+            state.stale[at] = true;
+            state.age[at] = match state.age[at] {
+                Age::Fresh => Age::Again,
+                _ => Age::Fresh,
+            };
         }
         self.begin(Some(peer), family, Chore::Mark);
     }
 
     /// Marks the paths of the peer for these prefixes.
     pub(super) fn mark_paths(&mut self, peer: PeerId, family: Family, ids: &[u32]) {
+        let Some(fresh) = self.peer(peer).map(|p| p.age[family.index()]) else {
+            return;
+        };
         let table = &mut self.families[family.index()].table;
         for &id in ids {
             let paths = table.paths_mut(id).iter_mut();
             for path in paths.filter(|p| p.source == peer.0) {
-                if path.age == Age::Fresh {
+                if path.age != fresh && !path.is_stale() {
                     path.age = Age::Stale;
                 }
             }

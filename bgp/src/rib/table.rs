@@ -33,6 +33,9 @@ pub(crate) struct Path {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Age {
     Fresh,
+    /// As fresh. What a peer says takes turns between the two, so that routes that it repeats while those
+    /// before are marked stale, in portions, are not taken for them.
+    Again,
     /// Kept from a lost session (RFC 4724, section 4.2) or awaiting a refresh.
     Stale,
     /// Kept beyond the restart time; `post` says so (RFC 9494, section 4.2).
@@ -53,7 +56,7 @@ impl Path {
     }
 
     pub(crate) fn is_stale(&self) -> bool {
-        self.age != Age::Fresh
+        matches!(self.age, Age::Stale | Age::LongStale)
     }
 
     /// What tells it from other paths of its destination.

@@ -271,6 +271,7 @@ impl Core {
             || !self.waiting.is_empty()
             || !self.ready.is_empty()
             || self.rib.is_undecided()
+            || self.rib.is_ordering()
     }
 
     /// Events, what was read if that is wanted, timers, and at the end of a round decisions, FIB and

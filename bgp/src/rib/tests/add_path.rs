@@ -215,6 +215,7 @@ impl World {
     fn new() -> Self {
         let mut rib = Rib::new(RibConfig::new(65000, Ipv4Addr::new(10, 0, 0, 99)));
         rib.limits = Limits {
+            sort: 4,
             batch: 2,
             log_bytes: 150,
             portion: 2,

@@ -11,8 +11,8 @@ use crate::{
     policy::Filter,
     prefix::{Family, Ipv4Prefix, Prefix},
     rib::{
-        Families, KeepStale, PeerId, PeerRestart, PeerRibConfig, Reachability, Rib, RibConfig,
-        SessionInfo, egress::Limits,
+        Families, KeepStale, PeerId, PeerRestart, PeerRibConfig, Reachability, RefreshKind, Rib,
+        RibConfig, SessionInfo, egress::Limits,
     },
     wire::{AsPath, AttrContext, PathAttrs, PeerKind},
 };
@@ -182,6 +182,87 @@ fn routes_of_a_lost_peer_are_stale_in_portions_and_all_are_once_it_is_back() {
     rib.handle_eor(feeder, V4);
     portions(&mut rib);
     assert_eq!((stale(&rib), best(&rib)), (0, 100));
+}
+
+#[test]
+fn rfc7313_4_what_is_said_again_is_marked_in_portions_and_what_is_repeated_meanwhile_stays() {
+    let (mut rib, feeder, reader, _) = rib();
+    let stale = |rib: &Rib| {
+        let all = rib.adj_in(feeder, V4, 0..u32::MAX);
+        all.filter(|r| r.stale).count()
+    };
+    for turn in 1..=3 {
+        rib.handle_refresh(feeder, V4, RefreshKind::Begin);
+        // Others have their turn.
+        let first = stale(&rib);
+        assert!(
+            0 < first && first <= PORTION,
+            "{first} stale in turn {turn}"
+        );
+        tell(&mut rib, reader, 65002, [5000].into_iter());
+        tell(&mut rib, feeder, 65001, (0..10).chain(900..910));
+        assert!(rib.work());
+        tell(&mut rib, feeder, 65001, 500..510);
+        if turn == 2 {
+            // Once more from the start: what was repeated so far does not count.
+            rib.handle_refresh(feeder, V4, RefreshKind::Begin);
+            tell(&mut rib, feeder, 65001, 500..505);
+        }
+        // The end comes before all are marked.
+        rib.handle_refresh(feeder, V4, RefreshKind::End);
+        assert!(portions(&mut rib) > 2);
+        let repeated = if turn == 2 { 5 } else { 30 };
+        assert_eq!((stale(&rib), rib.prefix_count(feeder, V4)), (0, repeated));
+        tell(&mut rib, feeder, 65001, 0..ROUTES);
+        portions(&mut rib);
+    }
+}
+
+#[test]
+fn what_a_late_peer_is_told_is_put_in_order_in_portions_between_which_others_are_told() {
+    let (mut rib, feeder, reader, now) = rib();
+    (rib.limits.sort, rib.limits.batch) = (2 * PORTION, ROUTES as usize / 10);
+    // Every tenth route has the same attributes.
+    for asn in 0..10 {
+        tell(
+            &mut rib,
+            feeder,
+            65010 + asn,
+            (0..ROUTES / 10).map(|n| n * 10 + asn),
+        );
+    }
+    portions(&mut rib);
+    let mut told = Receiver::default();
+    told.drain(&mut rib, reader, &EBGP);
+    let late = rib.add_peer(open_peer(PeerKind::Ebgp)).unwrap();
+    rib.peer_up(late, session(2), now);
+    assert!(rib.pending(late) && !rib.is_ordering());
+    // The other family has nothing but its End-of-RIB.
+    let mut messages = bytes::BytesMut::new();
+    messages.extend_from_slice(&rib.poll_transmit_shared(late).unwrap());
+    assert_eq!(rib.poll_transmit_shared(late), None);
+    let mut portions = 0;
+    while rib.is_ordering() {
+        let before = told.announced;
+        tell(&mut rib, feeder, 65001, [5000 + portions].into_iter());
+        assert!(rib.work());
+        assert!(told.read(&mut rib, reader, 1, &EBGP));
+        assert_eq!(told.announced, before + 1);
+        portions += 1;
+        if rib.is_ordering() {
+            assert_eq!(rib.poll_transmit_shared(late), None);
+            assert!(rib.pending(late));
+        }
+    }
+    assert_eq!(portions, 2 * ROUTES / PORTION as u32);
+    while let Some(more) = rib.poll_transmit_shared(late) {
+        messages.extend_from_slice(&more);
+    }
+    let mut heard = Receiver::default();
+    heard.take(messages, &EBGP);
+    assert_eq!(heard.routes, told.routes);
+    // A message for each set, one for what came meanwhile, and an End-of-RIB for each family.
+    assert_eq!(heard.updates, 10 + 1 + 2);
 }
 
 #[test]

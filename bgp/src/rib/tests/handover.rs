@@ -43,6 +43,7 @@ struct World {
 fn rib() -> Rib {
     let mut rib = Rib::new(RibConfig::new(65000, Ipv4Addr::new(10, 0, 0, 99)));
     rib.limits = Limits {
+        sort: 4,
         batch: 2,
         log_bytes: 200,
         portion: 2,

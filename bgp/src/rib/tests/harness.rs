@@ -155,6 +155,12 @@ impl Receiver {
     ) -> bool {
         let mut buf = BytesMut::new();
         let any = rib.poll_transmit(peer, &mut buf, limit);
+        self.take(buf, ctx);
+        any
+    }
+
+    /// Takes in messages.
+    pub(super) fn take(&mut self, mut buf: BytesMut, ctx: &AttrContext) {
         while let Some(message) = header::frame(&mut buf, false).unwrap() {
             match message.kind {
                 MessageType::Update => self.update(&message.body, ctx),
@@ -165,7 +171,6 @@ impl Receiver {
             }
         }
         assert!(buf.is_empty(), "only whole messages");
-        any
     }
 
     /// Reads all there is.

@@ -148,6 +148,11 @@ enum Op {
     Refresh {
         peer: usize,
     },
+    /// A refresh of its own begins, or ends (RFC 7313).
+    Repeat {
+        peer: usize,
+        begins: bool,
+    },
     Originate {
         prefix: usize,
         med: u8,
@@ -182,6 +187,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (peer(), 0usize..4).prop_map(|(peer, filter)| Op::Import { peer, filter }),
         1 => (peer(), 0usize..4).prop_map(|(peer, filter)| Op::Export { peer, filter }),
         1 => peer().prop_map(|peer| Op::Refresh { peer }),
+        3 => (peer(), any::<bool>()).prop_map(|(peer, begins)| Op::Repeat { peer, begins }),
         2 => (0usize..8, 0u8..3).prop_map(|(prefix, med)| Op::Originate { prefix, med }),
         2 => (0usize..8).prop_map(|prefix| Op::Unoriginate { prefix }),
         6 => Just(Op::Settle),
@@ -246,7 +252,8 @@ struct In {
 struct ModelPeer {
     up: bool,
     routes: BTreeMap<Prefix, In>,
-    timer: bool,
+    /// Stale routes go when the time is over, by family.
+    timer: [bool; 2],
     import: usize,
     export: usize,
 }
@@ -285,6 +292,7 @@ impl World {
         rib.limits = Limits {
             batch: 3,
             log_bytes: 150,
+            sort: 4,
             portion: 1,
         };
         let ids = (0..PEERS)
@@ -346,6 +354,7 @@ impl World {
                         self.rib.handle_eor(self.ids[peer], family);
                     }
                     self.peers[peer].routes.retain(|_, r| !r.stale);
+                    self.peers[peer].timer = [false; 2];
                 }
             }
             Op::Up { peer, forwarding } => self.up(peer, forwarding),
@@ -370,6 +379,7 @@ impl World {
                         .handle_refresh(self.ids[peer], family, RefreshKind::Request);
                 }
             }
+            Op::Repeat { peer, begins } => self.repeat(peer, begins),
             Op::Originate { prefix, med } => {
                 let route = LocalRoute {
                     med: (med > 0).then_some(med.into()),
@@ -435,13 +445,33 @@ impl World {
             .for_each(|p| drop(self.peers[peer].routes.remove(p)));
     }
 
+    fn repeat(&mut self, peer: usize, begins: bool) {
+        if !self.peers[peer].up {
+            return;
+        }
+        let kind = match begins {
+            true => RefreshKind::Begin,
+            false => RefreshKind::End,
+        };
+        for family in Family::ALL {
+            self.rib.handle_refresh(self.ids[peer], family, kind);
+        }
+        let routes = &mut self.peers[peer].routes;
+        if begins {
+            routes.values_mut().for_each(|r| r.stale = true);
+        } else {
+            routes.retain(|_, r| !r.stale);
+        }
+    }
+
     fn wait(&mut self) {
         self.now += Duration::from_secs(1000);
         self.rib.handle_timeout(self.now);
         assert_eq!(self.rib.poll_timeout(), None);
-        for peer in self.peers.iter_mut().filter(|p| p.timer) {
-            peer.timer = false;
-            peer.routes.retain(|_, r| !r.stale);
+        for peer in &mut self.peers {
+            let timer = std::mem::take(&mut peer.timer);
+            let is_over = |prefix: &Prefix| timer[prefix.family().index()];
+            peer.routes.retain(|p, r| !(r.stale && is_over(p)));
         }
     }
 
@@ -469,6 +499,7 @@ impl World {
         model.up = true;
         if !forwarding {
             model.routes.retain(|_, r| !r.stale);
+            model.timer = [false; 2];
         }
     }
 
@@ -488,7 +519,8 @@ impl World {
         model.up = false;
         model.routes.retain(|_, r| keep && !r.stale);
         model.routes.values_mut().for_each(|r| r.stale = true);
-        model.timer = keep;
+        let any = |family| model.routes.keys().any(|p| p.family() == family);
+        model.timer = Family::ALL.map(any);
     }
 
     fn reconfigure(&mut self, peer: usize) {
