@@ -2,6 +2,7 @@
 
 use margay_model::any::AnyResource;
 use margay_model::asn::Asn;
+use margay_model::bgp_peer::PeerAs;
 use margay_model::ippool::EncapMode;
 use margay_model::kind::Kind;
 use margay_model::policy::{GlobalNetworkPolicySpec, NetworkPolicySpec};
@@ -137,7 +138,7 @@ pub(crate) fn cell(resource: &AnyResource, heading: &str, asn: Asn) -> String {
                 let selected = res.spec.node.as_ref().or(res.spec.node_selector.as_ref());
                 selected.map_or_else(|| "(global)".to_owned(), Clone::clone)
             }
-            _ => res.spec.as_number.unwrap_or(Asn(0)).to_string(),
+            _ => res.spec.as_number.unwrap_or(PeerAs::Is(Asn(0))).to_string(),
         },
         AnyResource::BlockAffinity(res) => match heading {
             "CIDR" => res.spec.cidr.to_string(),

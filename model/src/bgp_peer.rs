@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::asn::Asn;
@@ -36,6 +37,96 @@ string_enum! {
         UseNodeIp = "UseNodeIP",
         /// What the kernel chooses.
         None = "None",
+    }
+}
+
+/// The AS of a peer: a number, or how it relates to the host's. The words are an extension of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerAs {
+    /// This one.
+    Is(Asn),
+    /// The host's.
+    Internal,
+    /// Any but the host's.
+    External,
+}
+
+impl PeerAs {
+    const INTERNAL: &str = "internal";
+    const EXTERNAL: &str = "external";
+}
+
+/// Text that does not say which AS a peer is in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("found \"{found}\", allowed: an AS number 0 to 4294967295, HIGH.LOW, internal or external")]
+pub struct ParsePeerAsError {
+    /// What was read.
+    pub found: String,
+}
+
+impl FromStr for PeerAs {
+    type Err = ParsePeerAsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            Self::INTERNAL => Ok(Self::Internal),
+            Self::EXTERNAL => Ok(Self::External),
+            _ => text
+                .parse()
+                .map(Self::Is)
+                .map_err(|_source| ParsePeerAsError {
+                    found: text.to_owned(),
+                }),
+        }
+    }
+}
+
+impl fmt::Display for PeerAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Is(asn) => asn.fmt(f),
+            Self::Internal => f.write_str(Self::INTERNAL),
+            Self::External => f.write_str(Self::EXTERNAL),
+        }
+    }
+}
+
+impl Serialize for PeerAs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Is(asn) => asn.serialize(serializer),
+            Self::Internal | Self::External => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PeerAs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PeerAsVisitor)
+    }
+}
+
+struct PeerAsVisitor;
+
+impl Visitor<'_> for PeerAsVisitor {
+    type Value = PeerAs;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an AS number, internal or external")
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<PeerAs, E> {
+        let number = u32::try_from(value).map(|asn| PeerAs::Is(Asn(asn)));
+        number.map_err(|_source| E::invalid_value(Unexpected::Unsigned(value), &self))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<PeerAs, E> {
+        let number = u32::try_from(value).map(|asn| PeerAs::Is(Asn(asn)));
+        number.map_err(|_source| E::invalid_value(Unexpected::Signed(value), &self))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<PeerAs, E> {
+        value.parse().map_err(E::custom)
     }
 }
 
@@ -79,7 +170,7 @@ pub struct BgpPeerSpec {
     pub peer_group: Option<String>,
     /// AS of the peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub as_number: Option<Asn>,
+    pub as_number: Option<PeerAs>,
     /// AS that the host shows this peer instead of its own.
     #[serde(
         rename = "localASNumber",
@@ -328,7 +419,7 @@ impl Serialize for PeerAddr {
 impl<'de> Deserialize<'de> for PeerAddr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        text.parse().map_err(de::Error::custom)
     }
 }
 
@@ -354,6 +445,22 @@ mod tests {
         );
         assert_eq!(all, shared);
         assert_eq!(peer.within(&BgpPeerSpec::default()), peer);
+    }
+
+    #[test]
+    fn the_as_of_a_peer_is_a_number_or_one_of_two_words() {
+        for (json, read, written) in [
+            ("65000", PeerAs::Is(Asn(65000)), "65000"),
+            ("\"1.10\"", PeerAs::Is(Asn(65546)), "65546"),
+            ("\"internal\"", PeerAs::Internal, "\"internal\""),
+            ("\"external\"", PeerAs::External, "\"external\""),
+        ] {
+            assert_eq!(serde_json::from_str::<PeerAs>(json).unwrap(), read);
+            assert_eq!(serde_json::to_string(&read).unwrap(), written);
+        }
+        for json in ["-1", "4294967296", "\"outside\"", "\"External\"", "[]"] {
+            assert!(serde_json::from_str::<PeerAs>(json).is_err(), "{json}");
+        }
     }
 
     #[test]

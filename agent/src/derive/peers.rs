@@ -8,7 +8,7 @@ use margay_bgp::prefix::Family;
 use margay_model::any::AnyResource;
 use margay_model::asn::Asn;
 use margay_model::bgp_configuration::BgpConfigurationSpec;
-use margay_model::bgp_peer::{BgpPeer, BgpPeerSpec, ReversePeering};
+use margay_model::bgp_peer::{BgpPeer, BgpPeerSpec, PeerAs, ReversePeering};
 use margay_model::kind::{Kind, ResourceKey};
 use margay_model::net::Cidr;
 use margay_model::node::Node;
@@ -207,7 +207,8 @@ fn explicit<'a>(
         }
         // What it leaves out is known of our own nodes.
         let node = nodes(cache).find(|node| is_own(node, address.addr));
-        let Some(remote_as) = spec.as_number.or(node.map(|node| as_of(cache, node))) else {
+        let of_node = || node.map(|node| as_of(cache, node).0.into());
+        let Some(remote_as) = spec.as_number.map(said).or_else(of_node) else {
             warn!(
                 peer = name,
                 "BGPPeer has no asNumber and its peerIP is no node's, ignored"
@@ -220,7 +221,7 @@ fn explicit<'a>(
         });
         let session = Peer {
             name: name.clone(),
-            remote_as: remote_as.0.into(),
+            remote_as,
             spec: Some(spec),
             node,
             families: Family::ALL.to_vec(),
@@ -274,13 +275,20 @@ fn on_interface<'a>(
 fn of_any_as<'a>(peer: &BgpPeer, spec: Cow<'a, BgpPeerSpec>) -> Peer<'a> {
     Peer {
         name: peer.metadata.name.clone(),
-        remote_as: spec
-            .as_number
-            .map_or(RemoteAs::External, |asn| asn.0.into()),
+        remote_as: spec.as_number.map_or(RemoteAs::External, said),
         spec: Some(spec),
         node: None,
         families: Family::ALL.to_vec(),
         reverse: false,
+    }
+}
+
+/// What asNumber asks for.
+fn said(asn: PeerAs) -> RemoteAs {
+    match asn {
+        PeerAs::Is(asn) => asn.0.into(),
+        PeerAs::Internal => RemoteAs::Internal,
+        PeerAs::External => RemoteAs::External,
     }
 }
 

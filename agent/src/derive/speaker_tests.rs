@@ -167,6 +167,27 @@ fn a_bgp_peer_is_for_all_nodes_for_one_or_for_those_selected() {
 }
 
 #[test]
+fn a_peer_with_an_address_may_be_in_our_as_or_in_any_other() {
+    let with = |asn: &str| {
+        let fields = format!("peerIP: 192.0.2.254, asNumber: {asn}");
+        only_peer(&[&node(1, ""), &peer("tor", &fields)])
+    };
+    let external = with("external");
+    assert_eq!(external.remote_as, RemoteAs::External);
+    assert!(external.max_prefixes.is_some());
+    assert_eq!(external.export.default, Action::Reject);
+    let internal = with("internal");
+    assert_eq!(internal.remote_as, RemoteAs::Internal);
+    assert_eq!(internal.max_prefixes, None);
+    assert_eq!(internal.export.default, Action::Accept);
+    // A group may say it as well.
+    let group = peer("spine", "asNumber: external");
+    let member = peer("tor", "peerIP: 192.0.2.254, peerGroup: spine");
+    let member = only_peer(&[&node(1, ""), &group, &member]);
+    assert_eq!(member.remote_as, RemoteAs::External);
+}
+
+#[test]
 fn a_peer_of_ours_needs_no_as_and_no_port_and_we_are_not_our_own_peer() {
     let nodes = three_nodes() + &mesh("nodeToNodeMeshEnabled: false, listenPort: 1790");
     let by_address =

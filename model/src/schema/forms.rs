@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Form;
 use crate::asn::Asn;
-use crate::bgp_peer::PeerAddr;
+use crate::bgp_peer::{PeerAddr, PeerAs};
 use crate::community::Community;
 use crate::duration::GoDuration;
 use crate::net::{AddrCidr, Cidr};
@@ -96,6 +96,15 @@ form!(
             Value::Number(number) => number.as_u64().is_some_and(|n| u32::try_from(n).is_ok()),
             other => parse::<Asn>(other).is_some(),
         }
+    }
+);
+form!(
+    PEER_AS,
+    "an AS number 0 to 4294967295, HIGH.LOW, internal or external",
+    r#""external""#,
+    |value| match value {
+        Value::Number(number) => number.as_u64().is_some_and(|n| u32::try_from(n).is_ok()),
+        other => parse::<PeerAs>(other).is_some(),
     }
 );
 form!(IP_VERSION, "4 or 6", "4", |value| matches!(

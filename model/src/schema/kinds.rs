@@ -24,6 +24,7 @@ const ADDR: Shape = Shape::Form(&forms::ADDR);
 const ADDR_V4: Shape = Shape::Form(&forms::ADDR_V4);
 const ADDR_V6: Shape = Shape::Form(&forms::ADDR_V6);
 const ASN: Shape = Shape::Form(&forms::ASN);
+const PEER_AS: Shape = Shape::Form(&forms::PEER_AS);
 const COMMUNITY: Shape = Shape::Form(&forms::COMMUNITY);
 const DURATION: Shape = Shape::Form(&forms::DURATION);
 const INTERFACE: Shape = Shape::Form(&forms::INTERFACE);
@@ -197,7 +198,7 @@ schema!(
         "node": NAME,
         "nodeSelector": SELECTOR,
         "peerIP": Shape::Form(&forms::PEER_ADDR),
-        "asNumber": ASN,
+        "asNumber": PEER_AS,
         "localASNumber": ASN,
         "peerSelector": SELECTOR,
         "keepOriginalNextHop": Bool,

@@ -3,7 +3,7 @@
 use crate::asn::Asn;
 use crate::bgp_configuration::{BgpConfiguration, BgpConfigurationSpec};
 use crate::bgp_filter::{BgpFilterSpec, FilterAction, FilterOperation, FilterRule};
-use crate::bgp_peer::BgpPeerSpec;
+use crate::bgp_peer::{BgpPeerSpec, PeerAs};
 use crate::community::Community;
 use crate::validate::{Findings, is_default, is_set};
 
@@ -85,7 +85,7 @@ fn check_for_all_hosts_only(spec: &BgpConfigurationSpec, findings: &mut Findings
 pub(super) fn check_peer(spec: &BgpPeerSpec, findings: &mut Findings<'_>) {
     let by_selector = is_set(spec.peer_selector.as_deref());
     let by_workload = is_set(spec.local_workload_selector.as_deref());
-    let asn = spec.as_number.filter(|asn| *asn != Asn(0));
+    let asn = spec.as_number.filter(|asn| *asn != PeerAs::Is(Asn(0)));
     if is_set(spec.node.as_deref()) && is_set(spec.node_selector.as_deref()) {
         let found = spec.node_selector.as_deref().unwrap_or_default();
         findings.text("spec.nodeSelector", found, "nothing, because node is set");

@@ -159,7 +159,15 @@ fn peers_say_one_thing() {
     assert_eq!(errors(Kind::BgpPeer, watched), [""; 0]);
     let range = json!({"peerCIDR": "10.0.0.0/24", "maxPeers": 5});
     assert_eq!(errors(Kind::BgpPeer, range), [""; 0]);
+    for word in ["internal", "external"] {
+        let by_word = json!({"peerIP": "10.0.0.1", "asNumber": word});
+        assert_eq!(errors(Kind::BgpPeer, by_word), [""; 0]);
+    }
     for (path, spec) in [
+        (
+            "spec.asNumber",
+            json!({"asNumber": "internal", "peerSelector": "all()"}),
+        ),
         (
             "spec.nodeSelector",
             json!({"node": "n", "nodeSelector": "all()"}),

@@ -13,6 +13,8 @@
 //!    each other.
 //! 5. A node with routeReflectorClusterID reflects (RFC 4456): its clients, which have no session with each other,
 //!    learn each other's containers by it, with the next hop unchanged (section 10), and lose them on DEL.
+//! 6. A router with an address need not have its AS written out: it is the host's own, or any other. One that is
+//!    in the wrong one is told so (RFC 4271, section 6.2), and no other session is touched.
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::resources::{HOST_AS, TOR_AS, pools_and_profile};
@@ -208,5 +210,79 @@ fn clients_of_a_reflector_learn_from_each_other() -> Result<()> {
     for address in gone {
         eventually(PROMPT, "withdrawn", || ensure_no_route(&h2.netns, address))?;
     }
+    Ok(())
+}
+
+/// A BGPPeer of all hosts.
+fn by_word(name: &str, address: &str, asn: &str) -> String {
+    format!(
+        "---\napiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata:\n  name: {name}\nspec:\n  \
+         peerIP: \"{address}\"\n  asNumber: {asn}\n"
+    )
+}
+
+#[test]
+fn a_router_with_an_address_may_be_in_our_as_or_in_any_other() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let host = &lab.hosts[0];
+    let (v4, v6) = (host.tor_v4.to_string(), host.tor_v6.to_string());
+    let session = |name: &str, channel: &str, local: &str, neighbor: &str| {
+        format!(
+            "protocol bgp {name} {{ local {local}; neighbor {neighbor}; direct; \
+             connect retry time 1; connect delay time 1; error wait time 1, 2; \
+             {channel} {{ import all; export none; }}; }}\n"
+        )
+    };
+    let config = [
+        "router id 198.51.100.1;\nprotocol device {}\n".to_owned(),
+        session(
+            "outside",
+            "ipv4",
+            &format!("{v4} as {TOR_AS}"),
+            &format!("{} external", host.v4),
+        ),
+        session(
+            "inside",
+            "ipv6",
+            &format!("{v6} as {HOST_AS}"),
+            &format!("{} internal", host.v6),
+        ),
+    ];
+    let resources = by_word("outside", &v4, "external") + &by_word("inside", &v6, "internal");
+    let rack = Rack::with(
+        lab,
+        &config.concat(),
+        &[pools_and_profile(false), resources],
+    )?;
+    let (h1, ctl) = (rack.agent(0), rack.cluster.ctl());
+    wait_for_sessions(h1, &["inside", "outside"])?;
+    let container = rack.cluster.attach(0, "c1")?;
+    let told = |route: String, attribute: String| {
+        eventually(PROMPT, "the router is told", || {
+            let table = rack.tor.ctl(&format!("show route {route} all"))?;
+            ensure!(table.contains(&attribute), "{attribute} is not in {table}");
+            Ok(())
+        })
+    };
+    let path = format!("BGP.as_path: {HOST_AS}\n");
+    told(format!("{}/32", container.v4()?), path)?;
+    let preference = "BGP.local_pref: 100".to_owned();
+    told(format!("{}/128", container.v6()?), preference)?;
+
+    ctl.apply(&by_word("outside", &v4, "internal"))?;
+    wait_for_sessions(h1, &["inside"])?;
+    eventually(SOON, "the router hears why", || {
+        let told = rack.tor.ctl("show protocols all outside")?;
+        ensure!(told.contains("Bad peer AS"), "{told}");
+        Ok(())
+    })?;
+    ctl.apply(&by_word("outside", &v4, "external"))?;
+    wait_for_sessions(h1, &["inside", "outside"])?;
+    ensure!(ups(h1, &v6)? == 1, "the other session was touched");
+    let listed = ctl.run("get bgppeers")?;
+    ensure!(
+        listed.contains("external") && listed.contains("internal"),
+        "{listed}"
+    );
     Ok(())
 }
