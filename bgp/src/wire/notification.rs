@@ -210,7 +210,10 @@ impl fmt::Display for Notification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.kind)?;
         if let Some(cause) = self.hard_reset_cause() {
-            return write!(f, " because of {}", cause.kind);
+            write!(f, " because of {}", cause.kind)?;
+            return cause
+                .shutdown_text()
+                .map_or(Ok(()), |text| write!(f, ": {text}"));
         }
         if let Some(text) = self.shutdown_text() {
             return write!(f, ": {text}");
@@ -252,6 +255,21 @@ mod tests {
         assert_eq!(bad_length.shutdown_text().unwrap(), "hi");
         let bad_utf8 = Notification::with_data(Kind::CEASE_ADMIN_SHUTDOWN, b"\x03a\xff\n");
         assert_eq!(bad_utf8.shutdown_text().unwrap(), "a\u{fffd} ");
+    }
+
+    #[test]
+    fn rfc9003_the_text_inside_a_hard_reset_is_told() {
+        let stop = Notification::cease_with_text(Kind::CEASE_ADMIN_SHUTDOWN, "new fans");
+        assert_eq!(
+            stop.clone().into_hard_reset().to_string(),
+            "cease: hard reset (6/9) because of cease: administrative shutdown (6/2): new fans"
+        );
+        // One in the other has no text.
+        let twice = stop.into_hard_reset().into_hard_reset();
+        assert_eq!(
+            twice.to_string(),
+            "cease: hard reset (6/9) because of cease: hard reset (6/9)"
+        );
     }
 
     #[test]

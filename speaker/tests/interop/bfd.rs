@@ -5,7 +5,7 @@
 //!    (RFC 5881, RFC 5882 section 4, RFC 9384).
 //! 2. FRR's operator takes BFD down and up again: BGP stays (RFC 5882 section 3.2).
 //! 3. The same with FRR, for IPv4, where both sides ask for different intervals (RFC 5880 section 6.8.3).
-//! 4. Over several hops (RFC 5883).
+//! 4. Over several hops (RFC 5883), over IPv4 and over IPv6.
 //! 5. With FRR on an interface without addresses: the path to whichever router is there.
 
 use std::{
@@ -42,6 +42,21 @@ fn watched(ttl: Ttl) -> SpeakerConfig {
     config
 }
 
+/// What is told on sessions over IPv6.
+const OVER_IPV6: &str = "2001:db8:beef::/48";
+
+/// Several hops away, by IPv6.
+fn over_ipv6() -> SpeakerConfig {
+    let mut config = watched(Ttl::Multihop);
+    config
+        .listen
+        .insert("[::]:179".parse().expect("an address"));
+    let peer = config.peers.pop_first().expect("one peer").1;
+    let key = "2001:db8::2".parse().expect("an address");
+    config.peers.insert(key, peer);
+    config
+}
+
 /// BIRD with BFD on its session; it restarts gracefully as well.
 fn bird_conf(interface: &str, bgp: &str) -> String {
     format!(
@@ -67,7 +82,11 @@ fn path_is(ours: &Ours, up: bool) -> Result<()> {
 /// Packets from them vanish, or not any more, while the link stays up.
 fn swallow(lab: &Lab, on: bool) -> Result<()> {
     let what = if on { "-I" } else { "-D" };
-    for (program, from) in [("iptables", "192.0.2.2"), ("ip6tables", "fe80::/10")] {
+    for (program, from) in [
+        ("iptables", "192.0.2.2"),
+        ("ip6tables", "fe80::/10"),
+        ("ip6tables", "2001:db8::/64"),
+    ] {
         run(Command::new("ip")
             .args(["netns", "exec", &lab.us, program, "-w"])
             .args([what, "INPUT", "-s", from, "-j", "DROP"]))?;
@@ -77,10 +96,15 @@ fn swallow(lab: &Lab, on: bool) -> Result<()> {
 
 /// The session ends well before any timer of BGP, and keeps nothing.
 fn fails_at_once(lab: &Lab, ours: &Ours) -> Result<()> {
+    fails_at_once_with(lab, ours, "10.1.0.0/24")
+}
+
+/// The same, where this is what it told.
+fn fails_at_once_with(lab: &Lab, ours: &Ours, route: &str) -> Result<()> {
     let start = Instant::now();
     swallow(lab, true)?;
     let status = ours.is_down()?;
-    ours.loses("10.1.0.0/24")?;
+    ours.loses(route)?;
     let took = start.elapsed();
     // 150 ms to notice; the rest is for a loaded machine, far from the hold time of 90 s.
     ensure!(took < Duration::from_secs(10), "{took:?}");
@@ -125,6 +149,68 @@ fn several_hops_are_watched_by_their_own_port_with_bird() -> Result<()> {
     path_is(&ours, true)?;
     bird.shows("show bfd sessions", "Up")?;
     fails_at_once(&lab, &ours)
+}
+
+/// Us and BIRD at IPv6 addresses, with IPv4 routes of its.
+#[test]
+fn rfc5883_several_hops_are_watched_over_ipv6_with_bird() -> Result<()> {
+    let lab = Lab::new()?;
+    let conf = bird_conf("multihop", "multihop 5;")
+        .replace("local 192.0.2.2", "local 2001:db8::2")
+        .replace("neighbor 192.0.2.1", "neighbor 2001:db8::1")
+        .replace(
+            "static s4 { ipv4; route 10.1.0.0/24",
+            "static s6 { ipv6; route 2001:db8:beef::/48",
+        )
+        .replace("ipv4 { import all", "ipv6 { import all");
+    let bird = lab.bird_with(&conf)?;
+    let ours = lab.speaker(&over_ipv6())?;
+    ours.is_up()?;
+    ours.learns(OVER_IPV6)?;
+    path_is(&ours, true)?;
+    let port = || -> Result<()> {
+        let sessions = bird.ask("show bfd sessions")?;
+        ensure!(
+            sessions.contains("2001:db8::1") && sessions.contains("Up"),
+            "{sessions}"
+        );
+        Ok(())
+    };
+    eventually(PATIENCE, "BIRD watches the path", port)?;
+    fails_at_once_with(&lab, &ours, OVER_IPV6)
+}
+
+/// The same with FRR, which is told by its `ebgp-multihop` that the path has several hops.
+#[test]
+fn rfc5883_several_hops_are_watched_over_ipv6_with_frr() -> Result<()> {
+    let lab = Lab::new()?;
+    let _frr = frr(
+        &lab,
+        "2001:db8::1",
+        "remote-as 65001\n neighbor 2001:db8::1 ebgp-multihop 5",
+    )?;
+    vtysh(
+        &lab,
+        &[
+            "configure terminal",
+            "router bgp 65002",
+            "address-family ipv6 unicast",
+            "neighbor 2001:db8::1 activate",
+            "network 2001:db8:beef::/48",
+        ],
+    )?;
+    let ours = lab.speaker(&over_ipv6())?;
+    ours.is_up()?;
+    ours.learns(OVER_IPV6)?;
+    path_is(&ours, true)?;
+    let show = || -> Result<()> {
+        let text = vtysh(&lab, &["show bfd peers"])?;
+        ensure!(text.contains("peer 2001:db8::1 multihop"), "{text}");
+        ensure!(text.contains("Status: up"), "{text}");
+        Ok(())
+    };
+    eventually(PATIENCE, "bfdd sees us", show)?;
+    fails_at_once_with(&lab, &ours, OVER_IPV6)
 }
 
 /// FRR's daemons, where Debian keeps them, with us as `neighbor` `remote`.

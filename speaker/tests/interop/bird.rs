@@ -355,3 +355,17 @@ fn ipv4_routes_go_both_ways_over_ipv6_next_hops() -> Result<()> {
     ours.originate(&["198.51.100.0/24"], false)?;
     bird.shows_no("show route", "198.51.100.0/24")
 }
+
+#[test]
+fn rfc9003_why_birds_operator_ends_the_session_is_shown() -> Result<()> {
+    let lab = Lab::new()?;
+    let bird = lab.bird("")?;
+    let ours = lab.speaker(&config(them()))?;
+    ours.is_up()?;
+    bird.ask("disable p1 \"ticket 4711\"")?;
+    ours.ended_by("received cease: administrative shutdown (6/2): ticket 4711")?;
+    bird.ask("enable p1")?;
+    ours.is_up()?;
+    bird.ask("restart p1 \"ticket 4712\"")?;
+    ours.ended_by("received cease: administrative reset (6/4): ticket 4712")
+}

@@ -2,7 +2,7 @@
 //! their own.
 //!
 //! 1. FRR's operator resets the session, softly as it is configured: its routes stay, stale. He shuts it,
-//!    which is a hard reset: they go at once.
+//!    which is a hard reset: they go at once, and what he said with it (RFC 9003) is shown.
 //! 2. Our hold timer expires: FRR keeps our routes, stale, until we are back; when we are stopped it gets a
 //!    hard reset and drops them.
 
@@ -92,9 +92,12 @@ fn rfc8538_what_frr_ends_hard_is_gone_and_what_it_ends_softly_stays() -> Result<
         ensure!(!ours.best("10.1.0.0/24")?.stale);
         Ok(())
     })?;
-    let shut = "neighbor 192.0.2.1 shutdown";
+    let shut = "neighbor 192.0.2.1 shutdown message ticket 4711";
     vtysh(&lab, &["configure terminal", "router bgp 65002", shut])?;
     ended_by(&ours, "received cease: hard reset")?;
+    ours.ended_by(
+        "received cease: hard reset (6/9) because of cease: administrative shutdown (6/2): ticket 4711",
+    )?;
     ours.loses("10.1.0.0/24")
 }
 

@@ -3,7 +3,8 @@
 //! 1. Routes go both ways, those of each family on a session of its own, with communities of all
 //!    three kinds, and are withdrawn (RFC 4760, RFC 1997, RFC 4360, RFC 8092).
 //! 2. Several paths of a prefix are sent to it (RFC 7911).
-//! 3. An administrative stop tells it why (RFC 9003), and it drops our routes.
+//! 3. An administrative stop tells it why (RFC 9003), and it drops our routes; what its operator says when he
+//!    takes the session down or clears it is shown here.
 
 use std::{path::PathBuf, process::Command};
 
@@ -83,6 +84,16 @@ allow to any
             .arg("-s")
             .arg(&self.socket)
             .args(command.split_whitespace()))
+    }
+
+    /// An operator's word on our session, with the reason.
+    fn neighbor(&self, verb: &str, why: &str) -> Result<String> {
+        run(Command::new("bgpctl").arg("-s").arg(&self.socket).args([
+            "neighbor",
+            "192.0.2.1",
+            verb,
+            why,
+        ]))
     }
 
     fn shows(&self, command: &str, text: &str, wanted: bool) -> Result<()> {
@@ -183,4 +194,19 @@ fn rfc9003_a_stop_tells_why() -> Result<()> {
     ours.runtime.block_on(ours.speaker.shutdown(why));
     bgpd.shows("show neighbor 192.0.2.1", "new fans", true)?;
     bgpd.shows("show rib", "198.51.100.0/24", false)
+}
+
+#[test]
+fn rfc9003_why_it_stops_is_shown_here() -> Result<()> {
+    let lab = Lab::new()?;
+    let bgpd = OpenBgpd::start(&lab, "")?;
+    let ours = lab.speaker(&config(them()))?;
+    ours.is_up()?;
+    bgpd.neighbor("down", "ticket 4711: neue Lüfter")?;
+    let shown = "received cease: administrative shutdown (6/2): ticket 4711: neue Lüfter";
+    ours.ended_by(shown)?;
+    bgpd.ask("neighbor 192.0.2.1 up")?;
+    ours.is_up()?;
+    bgpd.neighbor("clear", "ticket 4712")?;
+    ours.ended_by("received cease: administrative reset (6/4): ticket 4712")
 }

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use margay_lab::{Process, eventually, run};
 use margay_speaker::{
     FibReceiver, FilterConfig, Handover, LocalAction, LocalAttrs, LocalRouteChange, PeerConfig,
-    PeerKey, PeerStatus, RouteQuery, RouteView, Secret, Speaker, SpeakerConfig, State,
+    PeerEvent, PeerKey, PeerStatus, RouteQuery, RouteView, Secret, Speaker, SpeakerConfig, State,
 };
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
@@ -299,6 +299,17 @@ impl Ours {
             let status = self.status()?;
             ensure!(status.state != State::Established, "{status:?}");
             Ok(status)
+        })
+    }
+
+    /// The session has ended, and the event of that says so.
+    pub(crate) fn ended_by(&self, reason: &str) -> Result<()> {
+        eventually(PATIENCE, &format!("the session ends by `{reason}`"), || {
+            let events = self.runtime.block_on(self.speaker.queries().events())?;
+            let established = State::Established.to_string();
+            let is_it = |e: &PeerEvent| e.from.to_string() == established && e.reason == reason;
+            ensure!(events.iter().any(is_it), "{events:?}");
+            Ok(())
         })
     }
 

@@ -10,6 +10,8 @@
 //!    does taking it away again.
 //! 3. A host tells the router of its own containers only, never of what other hosts or the router told it.
 //! 4. Containers of a pool with disableBGPExport are told to nobody.
+//! 5. What lies in a prefix of BGPConfiguration's prefixAdvertisements is told with its communities, standard and
+//!    large (RFC 1997, RFC 8092), as they are at the time and without a reset; what lies elsewhere without.
 
 use anyhow::{Result, ensure};
 use margay_lab::resources::{HOST_AS, NETWORK, TOR_AS, bgp, pools_and_profile};
@@ -182,5 +184,54 @@ fn a_host_tells_the_router_of_its_own_containers_only() -> Result<()> {
         !rack.tor.ctl("show route")?.contains(&secret),
         "told to the router"
     );
+    Ok(())
+}
+
+/// BGPConfiguration with these communities for IPv4, and none for IPv6.
+fn advertising(communities: &str) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata:\n  name: default\nspec:\n  \
+         asNumber: {HOST_AS}\n  communities:\n  - {{name: red, value: \"65000:7\"}}\n  \
+         - {{name: large, value: \"65000:1:2\"}}\n  prefixAdvertisements:\n  \
+         - {{cidr: 10.65.0.0/16, communities: [{communities}]}}\n"
+    )
+}
+
+#[test]
+fn prefix_advertisements_have_their_communities_at_the_router() -> Result<()> {
+    let rack = rack()?;
+    let h1 = &rack.hosts()[0];
+    let ctl = rack.cluster.ctl();
+    let before = ups(rack.agent(0), h1.tor_v4)?;
+    ctl.apply(&advertising("red, large, \"65000:8\", \"4200000001:3:4\""))?;
+    let container = rack.cluster.attach(0, "c1")?;
+    // What the router has of a container's route, without blanks.
+    let told = |address: std::net::IpAddr| -> Result<Vec<String>> {
+        let table = rack.tor.ctl(&format!("show route for {address} all"))?;
+        ensure!(table.contains(&format!("{address}/")), "{table}");
+        let communities = table.lines().filter(|line| line.contains("community"));
+        let packed = communities.map(|line| line.split_whitespace().collect::<String>());
+        Ok(packed.collect())
+    };
+    let carries = |expected: [&str; 2]| {
+        eventually(PROMPT, "the router has the communities", || {
+            let found = told(container.v4()?)?;
+            ensure!(found == expected, "{found:?}");
+            Ok(())
+        })
+    };
+    carries([
+        "BGP.community:(65000,7)(65000,8)",
+        "BGP.large_community:(65000,1,2)(4200000001,3,4)",
+    ])?;
+    eventually(PROMPT, "the other family has none", || {
+        let found = told(container.v6()?)?;
+        ensure!(found.is_empty(), "{found:?}");
+        Ok(())
+    })?;
+    ctl.apply(&advertising("\"65000:9\", \"65000:5:6\""))?;
+    carries(["BGP.community:(65000,9)", "BGP.large_community:(65000,5,6)"])?;
+    let after = ups(rack.agent(0), h1.tor_v4)?;
+    ensure!(after == before, "{after} sessions, before {before}");
     Ok(())
 }
