@@ -20,7 +20,6 @@ mod docker;
 mod fault;
 mod flows;
 mod graph;
-mod handover;
 mod http;
 mod ipam_task;
 mod kernel;
@@ -51,7 +50,7 @@ use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 use config::{Config, LogFormat};
-use handover::ForImage;
+use margay_speaker::carry::{self, ForImage};
 use wiring::Ended;
 
 /// The Margay agent of one host.
@@ -65,7 +64,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     // Before anything else is opened.
-    let found = handover::find();
+    let found = carry::find();
     // Before an upgrade replaces the file: afterwards the name of a running program is another.
     let program = std::env::current_exe();
     let arguments = Arguments::parse();

@@ -12,6 +12,7 @@ use margay_model::ipam::IpamKeys;
 use margay_model::keys::Keys;
 use margay_speaker::Handover;
 use margay_speaker::bmp::{BmpConfig, Station};
+use margay_speaker::carry::{self, ForImage, Found, ServiceManager};
 use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,7 +33,6 @@ use crate::docker;
 use crate::fault;
 use crate::flows::Flows;
 use crate::graph::{Graph, Inputs, Outputs};
-use crate::handover::{self, ForImage, Found};
 use crate::http::Tls;
 use crate::kernel::{self, LEARNED, Setup};
 use crate::memory::{Memory, Remembered};
@@ -150,7 +150,7 @@ async fn run_until_signal(
         Some(_) => Told::Stop,
         None => signalled.await?,
     };
-    let goes_on = failed.is_none() && (told == Told::Reload || notify::has_manager());
+    let goes_on = failed.is_none() && (told == Told::Reload || ServiceManager::is_there());
     let left = match agent {
         Some(agent) => agent.leave(goes_on).await,
         None => None,
@@ -162,7 +162,7 @@ async fn run_until_signal(
         (Told::Reload, left) => Ended::Reload(ForImage::new(left)),
         (Told::Stop, None) => Ended::Stopped,
         (Told::Stop, Some(left)) => {
-            handover::keep(left).await;
+            carry::keep(left).await;
             Ended::Stopped
         }
     })

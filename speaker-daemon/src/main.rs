@@ -2,21 +2,29 @@
 //!
 //! It writes nothing to the kernel's routing table unless `kernel` is configured. SIGHUP reads the file
 //! again, SIGUSR1 writes the table to `mrt.table`; SIGTERM and SIGINT stop it: with a Cease, and without
-//! kernel routes, unless graceful restart is configured.
+//! kernel routes, unless graceful restart is configured. Then it leaves its sessions to the process that a
+//! service manager starts next, and on SIGUSR2 to its own program file, which it executes anew.
 
 mod kernel;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
 use margay_speaker::{
-    DaemonConfig, MrtConfig, Queries, Shutdown, Speaker,
+    DaemonConfig, Handover, MrtConfig, Queries, Shutdown, Speaker,
     bmp::Station,
+    carry::{self, ForImage, Found, ServiceManager},
     mrt::{self, UpdateLog},
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use kernel::{End, KernelRoutes};
@@ -47,16 +55,62 @@ impl Args {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+/// What it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Stop,
+    StartAnew,
+}
+
+/// How it has ended.
+#[derive(Debug)]
+enum Ended {
+    Stopped,
+    /// Its program file is to go on with what is left.
+    StartAnew(ForImage),
+}
+
+fn main() -> anyhow::Result<()> {
+    // Before anything else is opened.
+    let found = carry::find();
+    // Before an upgrade replaces the file: afterwards the name of a running program is another.
+    let program = std::env::current_exe();
     let args = Args::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(run(&args, found))?;
+    drop(runtime);
+    match ended {
+        Ended::Stopped => Ok(()),
+        Ended::StartAnew(left) => start_anew(&program?, &left),
+    }
+}
+
+/// In this process, with the same arguments. Returns only when it fails.
+fn start_anew(program: &Path, left: &ForImage) -> anyhow::Result<()> {
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1));
+    left.tell(&mut command);
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start {} anew", program.display()))
+}
+
+/// Speaks until a signal.
+async fn run(args: &Args, found: Found) -> anyhow::Result<Ended> {
     let mut config = args.read()?;
-    let (mut speaker, fib) = Speaker::spawn_with(config.speaker.clone(), config.local_routes())?;
+    let left = found.open();
+    if let Some(graceful) = &mut config.speaker.graceful_restart {
+        // Peers whose sessions cannot go on see a restart.
+        graceful.restarting |= left.is_some();
+    }
+    let (mut speaker, fib) =
+        Speaker::spawn_from(config.speaker.clone(), config.local_routes(), left)?;
     // Without the kernel nobody needs them: dropped, they are not kept either.
     let kernel = config
         .kernel
@@ -70,31 +124,25 @@ async fn main() -> anyhow::Result<()> {
         UpdateLog::spawn(path, move || Some(queries.clone()))
     });
 
-    let every = Duration::from_secs(config.mrt.table_interval_secs);
-    let mut table_due = tokio::time::interval(every.max(Duration::from_secs(1)));
-    table_due.reset();
-    let mut write = signal(SignalKind::user_defined1())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => match reload(&args, &mut speaker, &config).await {
-                Ok(new) => config = new,
-                Err(error) => error!("kept the configuration: {error:#}"),
-            },
-            _ = write.recv() => write_table(&config.mrt, &queries).await,
-            _ = table_due.tick(), if !every.is_zero() => write_table(&config.mrt, &queries).await,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+    let told = serve(args, &mut config, &mut speaker, &queries).await?;
+    let graceful = config.speaker.graceful_restart.is_some();
+    let left = match told {
+        Told::StartAnew => leave(speaker).await,
+        Told::Stop if graceful && ServiceManager::is_there() => leave(speaker).await,
+        Told::Stop => {
+            let how = match graceful {
+                true => Shutdown::Restart,
+                false => Shutdown::Administrative(String::new()),
+            };
+            speaker.shutdown(how).await;
+            None
         }
-    }
-    let (how, routes) = match config.speaker.graceful_restart {
-        Some(_) => (Shutdown::Restart, End::Leave),
-        None => (Shutdown::Administrative(String::new()), End::Remove),
     };
-    // Peers are told before there is no way left for what they send.
-    speaker.shutdown(how).await;
+    let routes = match graceful {
+        true => End::Leave,
+        false => End::Remove,
+    };
+    // Peers were told before there is no way left for what they send.
     if let Some(kernel) = kernel {
         kernel.stop(routes).await;
     }
@@ -102,7 +150,67 @@ async fn main() -> anyhow::Result<()> {
     for station in stations {
         station.shutdown().await;
     }
-    Ok(())
+    Ok(match (told, left) {
+        (Told::StartAnew, left) => Ended::StartAnew(ForImage::new(left)),
+        (Told::Stop, None) => Ended::Stopped,
+        (Told::Stop, Some(left)) => {
+            carry::keep(left).await;
+            Ended::Stopped
+        }
+    })
+}
+
+/// Does as signals say until one ends it.
+async fn serve(
+    args: &Args,
+    config: &mut DaemonConfig,
+    speaker: &mut Speaker,
+    queries: &Queries,
+) -> anyhow::Result<Told> {
+    let every = Duration::from_secs(config.mrt.table_interval_secs);
+    let mut table_due = tokio::time::interval(every.max(Duration::from_secs(1)));
+    table_due.reset();
+    let mut write = signal(SignalKind::user_defined1())?;
+    let mut anew = signal(SignalKind::user_defined2())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => match reload(args, speaker, config).await {
+                Ok(new) => *config = new,
+                Err(error) => error!("kept the configuration: {error:#}"),
+            },
+            _ = write.recv() => write_table(&config.mrt, queries).await,
+            _ = table_due.tick(), if !every.is_zero() => write_table(&config.mrt, queries).await,
+            _ = anew.recv() => match can_start_anew(args, config) {
+                Ok(()) => return Ok(Told::StartAnew),
+                Err(error) => error!("not started anew: {error:#}"),
+            },
+            _ = terminate.recv() => return Ok(Told::Stop),
+            _ = interrupt.recv() => return Ok(Told::Stop),
+        }
+    }
+}
+
+/// Whether the next image would start, and has what peers are to go by if it does not take over.
+fn can_start_anew(args: &Args, config: &DaemonConfig) -> anyhow::Result<()> {
+    ensure!(
+        config.speaker.graceful_restart.is_some(),
+        "speaker.graceful_restart is not set"
+    );
+    args.read().map(drop)
+}
+
+/// Takes what the speaker leaves to the next process.
+async fn leave(speaker: Speaker) -> Option<Handover> {
+    match speaker.hand_over().await {
+        Ok(left) => Some(left),
+        Err(error) => {
+            warn!(%error, "its sessions cannot be handed over");
+            None
+        }
+    }
 }
 
 fn stations(config: &DaemonConfig, queries: &Queries) -> Vec<Station> {

@@ -30,6 +30,7 @@
 
 mod bfd;
 pub mod bmp;
+pub mod carry;
 mod config;
 mod daemon;
 mod driver;

@@ -68,7 +68,7 @@ impl Manager {
 
     /// `program` with all that is kept, which stays kept until the program says otherwise. What is returned has to
     /// live until it runs.
-    pub(crate) fn pass_to(&self, program: &Command) -> Result<(Command, Vec<OwnedFd>)> {
+    pub fn pass_to(&self, program: &Command) -> Result<(Command, Vec<OwnedFd>)> {
         let mut aside = Vec::new();
         let mut script = String::new();
         let mut names = Vec::new();

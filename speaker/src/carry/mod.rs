@@ -1,4 +1,4 @@
-//! BGP sessions go on over a planned restart: the agent that ends leaves its connections, and what
+//! BGP sessions go on over a planned restart: the process that ends leaves its connections, and what
 //! belongs to them, to the one that follows.
 //!
 //! Two ways lead from one to the other. On a reload the process stays and its image is replaced
@@ -12,21 +12,29 @@
 //! that takes over from before.
 
 mod claim;
+mod manager;
 mod store;
 
-use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::Command;
+use std::{
+    fs::File,
+    io::{self, Read, Seek, Write},
+    os::fd::{AsRawFd, OwnedFd},
+    process::Command,
+};
 
-use anyhow::Context;
-use margay_speaker::Handover;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::{SFlag, fstat};
+use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        stat::{SFlag, fstat},
+    },
+};
 use tracing::{info, warn};
 
-pub(crate) use store::keep;
+pub use manager::ServiceManager;
+pub use store::keep;
+
+use crate::Handover;
 
 /// Names the descriptors for the service manager.
 const NAME: &str = "margay-handover";
@@ -42,9 +50,37 @@ const MANAGERS: [&str; 4] = [
     "LISTEN_PIDFDID",
 ];
 
+/// What is left does not reach the next process: its sessions start anew. Not worth a retry.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CarryError {
+    #[error("there is no service manager")]
+    NoManager,
+    #[error("the service manager cannot be told: {0}")]
+    Untold(#[source] io::Error),
+    #[error("the service manager does not answer")]
+    Silent,
+    #[error("there is no file with a state")]
+    NoState,
+    #[error("cannot {what} the state: {source}")]
+    File {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl CarryError {
+    fn file<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
+        move |source| Self::File {
+            what,
+            source: source.into(),
+        }
+    }
+}
+
 /// Descriptors that this process found open and that are meant for it.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub struct Found {
     descriptors: Vec<OwnedFd>,
     /// They are with the service manager as well.
     stored: bool,
@@ -52,7 +88,7 @@ pub(crate) struct Found {
 
 /// Takes the descriptors that another process has left for this one. To be called before anything is
 /// opened.
-pub(crate) fn find() -> Found {
+pub fn find() -> Found {
     let variable = |name: &str| std::env::var(name).ok();
     let own = std::process::id();
     if let Some(numbers) = variable(VARIABLE).and_then(|text| of_image(&text, own)) {
@@ -94,7 +130,7 @@ fn of_manager(own: u32, [pid, count, names, _]: [Option<String>; 4]) -> Vec<i32>
 
 impl Found {
     /// What the process before has left, if it did.
-    pub(crate) fn open(self) -> Option<Handover> {
+    pub fn open(self) -> Option<Handover> {
         if self.stored {
             // From here on a connection that we close is closed.
             store::forget();
@@ -105,7 +141,7 @@ impl Found {
         let (files, sockets): (Vec<_>, Vec<_>) = self.descriptors.into_iter().partition(is_file);
         let read = match files.into_iter().next() {
             Some(file) => take(file.into()),
-            None => Err(anyhow::anyhow!("there is none")),
+            None => Err(CarryError::NoState),
         };
         match read {
             Ok(state) if state.is_empty() => {
@@ -114,9 +150,8 @@ impl Found {
             }
             Ok(state) => Some(Handover { state, sockets }),
             Err(error) => {
-                let error = format!("{error:#}");
                 warn!(
-                    error,
+                    %error,
                     "no state of the process before, its sessions start anew"
                 );
                 None
@@ -131,20 +166,22 @@ fn is_file(descriptor: &OwnedFd) -> bool {
 }
 
 /// Reads the state, and empties the file.
-fn take(mut file: File) -> anyhow::Result<Vec<u8>> {
+fn take(mut file: File) -> Result<Vec<u8>, CarryError> {
     let mut state = Vec::new();
-    file.rewind().context("cannot go to its start")?;
-    file.read_to_end(&mut state).context("cannot read it")?;
-    file.set_len(0).context("cannot empty it")?;
+    file.rewind().map_err(CarryError::file("find"))?;
+    file.read_to_end(&mut state)
+        .map_err(CarryError::file("read"))?;
+    file.set_len(0).map_err(CarryError::file("empty"))?;
     Ok(state)
 }
 
 /// All that is left as descriptors: the state as a file in memory, and the sockets.
-fn descriptors(handover: Handover) -> anyhow::Result<Vec<OwnedFd>> {
-    let memory = memfd_create(NAME, MFdFlags::MFD_CLOEXEC).context("no file in memory")?;
+fn descriptors(handover: Handover) -> Result<Vec<OwnedFd>, CarryError> {
+    let memory =
+        memfd_create(NAME, MFdFlags::MFD_CLOEXEC).map_err(CarryError::file("make a file for"))?;
     let mut file = File::from(memory);
     file.write_all(&handover.state)
-        .context("cannot write the state")?;
+        .map_err(CarryError::file("write"))?;
     let mut all = handover.sockets;
     all.push(file.into());
     Ok(all)
@@ -153,23 +190,20 @@ fn descriptors(handover: Handover) -> anyhow::Result<Vec<OwnedFd>> {
 /// What the next image of this process finds by [`find`]: `command` is told of it, and it stays open.
 /// Without it the connections close.
 #[derive(Debug)]
-pub(crate) struct ForImage(Vec<OwnedFd>);
+pub struct ForImage(Vec<OwnedFd>);
 
 impl ForImage {
     /// Nothing is left, or cannot be.
-    pub(crate) fn new(handover: Option<Handover>) -> Self {
+    pub fn new(handover: Option<Handover>) -> Self {
         let all = handover.map(descriptors).transpose();
         Self(all.map(Option::unwrap_or_default).unwrap_or_else(|error| {
-            warn!(
-                error = format!("{error:#}"),
-                "sessions cannot be handed over"
-            );
+            warn!(%error, "sessions cannot be handed over");
             Vec::new()
         }))
     }
 
     /// Adds to the environment of `command`, which is to replace this process.
-    pub(crate) fn tell(&self, command: &mut Command) {
+    pub fn tell(&self, command: &mut Command) {
         // What the manager said was for this image.
         for name in MANAGERS.into_iter().chain([VARIABLE]) {
             command.env_remove(name);
