@@ -11,6 +11,11 @@ use std::{
 
 use margay_dataplane::filter::{Action, Backend, Direction, Filter};
 
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
 use crate::{
     BACKENDS, add_filler,
     lab::{
@@ -31,6 +36,11 @@ const FLOOD: Duration = Duration::from_millis(200);
 
 const ECHO: u16 = 80;
 const SINK: u16 = 81;
+
+/// Who waits for an answer and who gives it share a processor, so that a trip is the packets' way and no interrupt of
+/// another processor; what is sent in bulk goes to another one.
+const NEAR: usize = 0;
+const FAR: usize = 1;
 
 /// For one backend and number of policies.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -57,12 +67,12 @@ pub(crate) fn run() {
          routing, and to plain routing with connections tracked"
     );
     println!(
-        "{:<16} {:>8} {:>26} {:>26} {:>26}",
-        "", "policies", "round trip", "connection", "throughput"
+        "{:<16} {:>8} {:>26} {:>26} {:>26} {:>14}",
+        "", "policies", "round trip", "connection", "throughput", "put in place"
     );
     for backend in BACKENDS {
         for policies in POLICIES {
-            let [plain, tracked, ours] = compare(backend, policies);
+            let ([plain, tracked, ours], programmed) = compare(backend, policies);
             let told = |of: fn(&Summary) -> f64, unit: &str| {
                 let (ours, plain, tracked) = (of(&ours), of(&plain), of(&tracked));
                 format!(
@@ -72,25 +82,27 @@ pub(crate) fn run() {
                 )
             };
             println!(
-                "{:<16} {:>8} {:>26} {:>26} {:>26}",
+                "{:<16} {:>8} {:>26} {:>26} {:>26} {:>12.3} s",
                 backend.to_string(),
                 policies,
                 told(|s| s.round_trip, "us"),
                 told(|s| s.connection, "us"),
                 told(|s| s.throughput, "Gb/s"),
+                programmed.as_secs_f64(),
             );
         }
     }
 }
 
-/// Plain routing, the same with connections tracked, and ours.
-fn compare(backend: Backend, policies: u32) -> [Summary; 3] {
+/// Plain routing, the same with connections tracked, and ours; and how long it took to get there.
+fn compare(backend: Backend, policies: u32) -> ([Summary; 3], Duration) {
     let mut lab = Lab::new();
     let (a, b) = (lab.workload(1), lab.workload(2));
     serve(&b.netns);
     let probe = || probe(&a.netns, b.v4);
     let mut found: [Vec<Found>; 3] = [const { Vec::new() }; 3];
     let mut filter = filter(backend);
+    let mut programmed = Vec::new();
     let start = Instant::now();
     for round in 1..=ROUNDS {
         found[0].push(probe());
@@ -101,6 +113,9 @@ fn compare(backend: Backend, policies: u32) -> [Summary; 3] {
         found[1].push(probe());
         shell("nft delete table inet tracked");
         want(&mut filter, &a, &b, policies);
+        let begin = Instant::now();
+        apply(&mut filter);
+        programmed.push(begin.elapsed());
         found[2].push(probe());
         filter.clean().unwrap();
         if start.elapsed() > LIMIT {
@@ -108,7 +123,8 @@ fn compare(backend: Backend, policies: u32) -> [Summary; 3] {
             break;
         }
     }
-    found.map(|rounds| Summary::of(&rounds))
+    let found = found.map(|rounds| Summary::of(&rounds));
+    (found, median(programmed))
 }
 
 impl Summary {
@@ -143,7 +159,6 @@ fn want(filter: &mut Filter, a: &Workload, b: &Workload, policies: u32) {
         add_filler(filter, n, None);
     }
     filter.allow_deletes();
-    apply(filter);
 }
 
 /// Answers each byte with one, on the other port takes whatever comes and answers its end, until connections end.
@@ -151,6 +166,7 @@ fn serve(netns: &str) {
     let bind = |port: u16| inside(netns, || TcpListener::bind(("0.0.0.0", port)).unwrap());
     let (echo, sink) = (bind(ECHO), bind(SINK));
     thread::spawn(move || {
+        stay_on(NEAR);
         while let Ok((mut stream, _)) = echo.accept() {
             stream.set_nodelay(true).ok();
             let mut byte = [0];
@@ -158,6 +174,7 @@ fn serve(netns: &str) {
         }
     });
     thread::spawn(move || {
+        stay_on(FAR);
         let mut buffer = vec![0; 1 << 18];
         while let Ok((mut stream, _)) = sink.accept() {
             while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
@@ -168,6 +185,7 @@ fn serve(netns: &str) {
 
 fn probe(netns: &str, to: IpAddr) -> Found {
     inside(netns, || {
+        stay_on(NEAR);
         let mut stream = connect(to, ECHO);
         let trips = (0..ROUND_TRIPS).map(|_| trip(&mut stream)).collect();
         drop(stream);
@@ -182,6 +200,13 @@ fn probe(netns: &str, to: IpAddr) -> Found {
             throughput: flood(connect(to, SINK)),
         }
     })
+}
+
+/// Where there is but one processor, everything is there in any case.
+fn stay_on(processor: usize) {
+    let mut set = CpuSet::new();
+    set.set(processor).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &set).ok();
 }
 
 fn connect(to: IpAddr, port: u16) -> TcpStream {

@@ -101,11 +101,6 @@ impl<'a> Request<'a> {
         Self { bytes }
     }
 
-    /// Where the next attribute will begin.
-    pub(crate) const fn position(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// Attributes that were written apart.
     pub(crate) fn attributes(&mut self, written: &[u8]) {
         self.bytes.extend_from_slice(written);

@@ -4,6 +4,7 @@ use super::{
     driver::{BaseHook, Nftables},
     element::{self, Kind, Shape},
     plan::{About, Plan},
+    ports::Ports,
     read::FoundChain,
     render::{self, Rule},
     wire::{BigEndian, Message, TABLE_USERDATA, Transaction, chain, elements, rule, set},
@@ -38,6 +39,8 @@ impl Nftables {
         for name in &plan.make_sets {
             if let Some(kind) = self.sets.get(name).map(|set| set.kind) {
                 self.make_set(&mut out, About::Set(name.clone()), name, kind);
+            } else if let Some(ports) = self.ports.get(name).cloned() {
+                self.make_ports(&mut out, &ports);
             }
         }
         for (family, place) in &plan.make_maps {
@@ -109,6 +112,20 @@ impl Nftables {
         });
     }
 
+    fn make_ports(&mut self, out: &mut Transaction<About>, ports: &Ports) {
+        let (id, name) = (self.new_id(), ports.name());
+        let about = || About::Set(name.to_owned());
+        out.push(about(), Message::NewSet, libc::NLM_F_CREATE, |m| {
+            m.string(set::NAME, name);
+            m.be32(set::ID, id);
+            Ports::describe(m);
+        });
+        out.push(about(), Message::NewElements, libc::NLM_F_CREATE, |m| {
+            m.string(elements::SET, name);
+            m.nest(elements::LIST, &[], |l| ports.write(l));
+        });
+    }
+
     fn change_members(&self, out: &mut Transaction<About>, plan: &Plan) {
         for (name, changes) in &plan.sets {
             let Some(shape) = self.sets.get(name).map(|set| set.kind.shape) else {
@@ -156,7 +173,7 @@ impl Nftables {
     }
 
     /// Takes the rules of a chain away and writes these.
-    fn write_rules(&mut self, out: &mut Transaction<About>, name: &str, rules: &[Rule]) {
+    fn write_rules(&self, out: &mut Transaction<About>, name: &str, rules: &[Rule]) {
         let about = || About::Chain(name.to_owned());
         let has_rules = |chain: &FoundChain| !chain.hashes.is_empty();
         if self.kernel.get(name).is_some_and(has_rules) {
@@ -165,24 +182,9 @@ impl Nftables {
             });
         }
         for one in rules {
-            let mut expressions = one.expressions.clone();
-            for (at, ports) in one.set_ids.iter().zip(&one.ports) {
-                let id = self.new_id();
-                expressions[*at..*at + 4].copy_from_slice(&id.to_be_bytes());
-                out.push(about(), Message::NewSet, libc::NLM_F_CREATE, |m| {
-                    m.string(set::NAME, render::ANONYMOUS);
-                    m.be32(set::ID, id);
-                    element::describe_ports(m);
-                });
-                out.push(about(), Message::NewElements, libc::NLM_F_CREATE, |m| {
-                    m.string(elements::SET, render::ANONYMOUS);
-                    m.be32(elements::SET_ID, id);
-                    m.nest(elements::LIST, &[], |l| element::write_ports(l, ports));
-                });
-            }
             out.push(about(), Message::NewRule, APPEND, |m: &mut Request<'_>| {
                 m.string(rule::CHAIN, name);
-                m.nest(rule::EXPRESSIONS, &[], |e| e.attributes(&expressions));
+                m.nest(rule::EXPRESSIONS, &[], |e| e.attributes(&one.expressions));
                 m.bytes(rule::USERDATA, &one.userdata);
             });
         }

@@ -12,6 +12,7 @@ use super::{
     names,
     parts::Parted,
     plan::{About, Backoff, Plan, blame},
+    ports::PortSets,
     read::{Found, FoundChain, FoundSet, Hook},
     render::{self, Rule},
     set::Set,
@@ -116,7 +117,8 @@ pub(crate) struct Nftables {
     pub(super) dispatch: BTreeMap<Family, Dispatch>,
     /// What there is of each set of addresses.
     pub(super) parts: Parted,
-    /// Chains that refer to such sets.
+    pub(super) ports: PortSets,
+    /// Chains that refer to sets of addresses.
     pub(super) programs: BTreeMap<String, (Family, Chain)>,
     /// What was read of sets and maps that nobody wants yet.
     pub(super) found: Found,
@@ -152,6 +154,7 @@ impl Nftables {
             sets: BTreeMap::new(),
             dirty_sets: BTreeSet::new(),
             parts: Parted::default(),
+            ports: PortSets::default(),
             programs: BTreeMap::new(),
             found: Found::default(),
             strangers: BTreeSet::new(),
@@ -210,11 +213,15 @@ impl Nftables {
             true => self.dirty.remove(&name),
             false => self.dirty.insert(name.clone()),
         };
-        self.desired.insert(name, desired);
+        self.ports.hold(&desired.rules);
+        if let Some(before) = self.desired.insert(name, desired) {
+            self.ports.release(&before.rules);
+        }
     }
 
     pub(super) fn unwant_chain(&mut self, name: String) {
-        if self.desired.remove(&name).is_some() {
+        if let Some(before) = self.desired.remove(&name) {
+            self.ports.release(&before.rules);
             self.refused.remove(&About::Chain(name.clone()));
             match self.kernel.contains_key(&name) {
                 true => self.dirty.insert(name),
@@ -323,6 +330,9 @@ impl Nftables {
             }
         }
         self.sets.retain(|_, set| set.wanted);
+        let (changed, damaged) = self.ports.adopt(&mut found.sets);
+        drift += changed;
+        self.misshapen |= damaged;
         let strangers: BTreeSet<String> = found.sets.keys().cloned().collect();
         drift += strangers.difference(&self.strangers).count();
         self.strangers = strangers;
@@ -458,6 +468,7 @@ impl Nftables {
             self.dirty.remove(&name);
         }
         for name in plan.make_sets {
+            self.ports.note(&name, true);
             self.edit(name, |set| set.exists = true);
         }
         for (name, changes) in plan.sets {
@@ -467,6 +478,7 @@ impl Nftables {
         self.dirty_sets
             .retain(|name| sets.get(name).is_some_and(|set| !set.in_sync()));
         for name in plan.delete_sets {
+            self.ports.note(&name, false);
             self.sets.remove(&name);
             self.dirty_sets.remove(&name);
             self.strangers.remove(&name);
@@ -500,7 +512,10 @@ impl Nftables {
         match about {
             About::Table => !self.table,
             About::Chain(name) => self.dirty.contains(name),
-            About::Set(name) => self.dirty_sets.contains(name) || self.strangers.contains(name),
+            About::Set(name) => {
+                let others = &self.strangers;
+                self.dirty_sets.contains(name) || others.contains(name) || self.ports.is_dirty(name)
+            }
             About::Map(family, _) => {
                 let dispatch = self.dispatch.get(family);
                 dispatch.is_some_and(|dispatch| !dispatch.in_sync())

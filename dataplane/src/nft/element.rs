@@ -18,7 +18,7 @@ use crate::{
 const TYPE_IPV4: u32 = 7;
 const TYPE_IPV6: u32 = 8;
 const TYPE_PROTOCOL: u32 = 12;
-const TYPE_SERVICE: u32 = 13;
+pub(super) const TYPE_SERVICE: u32 = 13;
 const TYPE_IFNAME: u32 = 41;
 const TYPE_BITS: u32 = 6;
 
@@ -104,7 +104,7 @@ impl Kind {
 }
 
 /// Userdata by which `nft` knows the byte order of keys: tag, length, `BYTEORDER_BIG_ENDIAN`.
-const KEY_IN_NETWORK_ORDER: [u8; 6] = [0, 4, 2, 0, 0, 0];
+pub(super) const KEY_IN_NETWORK_ORDER: [u8; 6] = [0, 4, 2, 0, 0, 0];
 
 fn key(entry: &Entry, address: IpAddr) -> Vec<u8> {
     let (bytes, length) = ip_bytes(address);
@@ -139,7 +139,7 @@ fn successor(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-fn nested_key(m: &mut Request<'_>, kind: u16, key: &[u8]) {
+pub(super) fn nested_key(m: &mut Request<'_>, kind: u16, key: &[u8]) {
     m.nest(kind, &[], |d| d.bytes(DATA_VALUE, key));
 }
 
@@ -169,41 +169,11 @@ pub(super) fn write(m: &mut Request<'_>, shape: Shape, entry: &Entry, goto: Opti
     }
 }
 
-fn write_end(m: &mut Request<'_>, key: &[u8]) {
+pub(super) fn write_end(m: &mut Request<'_>, key: &[u8]) {
     m.nest(LIST_ELEMENT, &[], |e| {
         nested_key(e, elements::KEY, key);
         e.be32(elements::FLAGS, elements::INTERVAL_END);
     });
-}
-
-/// Ranges of ports, which need not be in order nor apart, as intervals.
-pub(super) fn write_ports(m: &mut Request<'_>, ranges: &[std::ops::RangeInclusive<u16>]) {
-    let mut sorted: Vec<(u16, u16)> = ranges.iter().map(|r| (*r.start(), *r.end())).collect();
-    sorted.sort_unstable();
-    let mut merged: Vec<(u16, u16)> = Vec::new();
-    for (first, last) in sorted {
-        match merged.last_mut() {
-            Some((_, until)) if first <= until.saturating_add(1) => *until = last.max(*until),
-            _ => merged.push((first, last)),
-        }
-    }
-    for (first, last) in merged {
-        m.nest(LIST_ELEMENT, &[], |e| {
-            nested_key(e, elements::KEY, &first.to_be_bytes());
-        });
-        if let Some(end) = last.checked_add(1) {
-            write_end(m, &end.to_be_bytes());
-        }
-    }
-}
-
-/// The attributes of a set of ports that belongs to one rule.
-pub(super) fn describe_ports(m: &mut Request<'_>) {
-    let flags = set::ANONYMOUS | set::CONSTANT | set::INTERVAL;
-    m.be32(set::FLAGS, flags);
-    m.be32(set::KEY_TYPE, TYPE_SERVICE);
-    m.be32(set::KEY_LEN, 2);
-    m.bytes(set::USERDATA, &KEY_IN_NETWORK_ORDER);
 }
 
 /// An element as read.
@@ -217,6 +187,15 @@ pub(super) struct Raw {
 }
 
 impl Raw {
+    pub(super) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Not in the set any more, but the first behind an interval.
+    pub(super) const fn is_end(&self) -> bool {
+        self.is_end
+    }
+
     pub(super) fn parse(element: &[u8]) -> Option<Self> {
         let attributes = Attributes::nested(element);
         let value = |kind: u16| {

@@ -85,20 +85,10 @@ pub(super) enum Device {
     Out,
 }
 
-/// A set in a lookup.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum SetRef<'a> {
-    Named(&'a str),
-    /// One that is made together with the rule; its number is filled in later.
-    Anonymous,
-}
-
 /// The expressions of one rule, as attributes.
 #[derive(Debug, Default)]
 pub(super) struct Expressions {
     pub(super) bytes: Vec<u8>,
-    /// Where the numbers of anonymous sets belong, in order.
-    pub(super) set_ids: Vec<usize>,
     family_checked: bool,
 }
 
@@ -237,14 +227,14 @@ impl Expressions {
         });
     }
 
-    pub(super) fn port_in(&mut self, side: Side, not: bool) {
+    pub(super) fn port_in(&mut self, side: Side, set: &str, not: bool) {
         self.load_port(side, FIRST);
-        self.lookup(SetRef::Anonymous, not);
+        self.lookup(set, not);
     }
 
     pub(super) fn address_in(&mut self, family: Family, side: Side, set: &str, not: bool) {
         self.address(family, side, FIRST);
-        self.lookup(SetRef::Named(set), not);
+        self.lookup(set, not);
     }
 
     /// Address, protocol and port together.
@@ -256,7 +246,7 @@ impl Expressions {
         };
         self.meta(META_L4PROTO, behind);
         self.load_port(side, behind + 1);
-        self.lookup(SetRef::Named(set), not);
+        self.lookup(set, not);
     }
 
     fn workload(&mut self, family: Family, side: Side) {
@@ -271,7 +261,7 @@ impl Expressions {
     /// Interface and address together, of the sender or of the receiver.
     pub(super) fn workload_in(&mut self, family: Family, side: Side, set: &str, not: bool) {
         self.workload(family, side);
-        self.lookup(SetRef::Named(set), not);
+        self.lookup(set, not);
     }
 
     /// Goes where a verdict map says for interface and address.
@@ -284,23 +274,14 @@ impl Expressions {
         });
     }
 
-    fn lookup(&mut self, set: SetRef<'_>, not: bool) {
-        let mut id_at = None;
+    fn lookup(&mut self, set: &str, not: bool) {
         self.push("lookup", |e| {
-            match set {
-                SetRef::Named(name) => e.string(1, name),
-                SetRef::Anonymous => {
-                    e.string(1, super::render::ANONYMOUS);
-                    id_at = Some(e.position() + 4);
-                    e.be32(4, 0);
-                }
-            }
+            e.string(1, set);
             e.be32(2, FIRST);
             if not {
                 e.be32(5, 1);
             }
         });
-        self.set_ids.extend(id_at);
     }
 
     /// All of the bits are set in the mark, or none.

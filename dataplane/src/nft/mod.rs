@@ -5,7 +5,8 @@
 //! `v4-policy-in/NetworkPolicy/shop/web`). Two verdict maps a family lead from (interface, address) to the
 //! chain of the endpoint's group, so that a packet costs the same whatever the number of endpoints; maps
 //! with prefixes beside them serve endpoints that may use whole networks and are empty otherwise. Members
-//! of selectors are in sets by hash, and their networks in sets with intervals beside them; named ports in sets of (address, protocol, port).
+//! of selectors are in sets by hash, and their networks in sets with intervals beside them; named ports in sets of
+//! (address, protocol, port). Rules that match several ports look them up in a set that all of those ports share.
 //!
 //! **Changes.** Everything that differs goes into one transaction, which the kernel takes as a whole or
 //! refuses as a whole and then says which messages it minded. Their objects are left out, a chain that is
@@ -25,6 +26,7 @@ mod expression;
 mod names;
 mod parts;
 mod plan;
+mod ports;
 mod read;
 mod render;
 mod set;

@@ -232,6 +232,16 @@ impl Nftables {
                 plan.sets.push((name.clone(), changes));
             }
         }
+        for (name, wanted) in self.ports.dirty() {
+            if !due(&About::Set(name.clone())) {
+                continue;
+            }
+            match wanted {
+                true => plan.make_sets.push(name.clone()),
+                false if may_delete => plan.delete_sets.push(name.clone()),
+                false => {}
+            }
+        }
         if may_delete {
             let strangers = self.strangers.iter();
             let strangers = strangers.filter(|name| due(&About::Set((*name).clone())));

@@ -1,7 +1,5 @@
 //! The rule program as rules of nf_tables.
 
-use std::ops::RangeInclusive;
-
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
@@ -9,6 +7,7 @@ use super::{
     expression::{Device, Expressions, Verdict},
     names,
     parts::Parted,
+    ports::Ports,
 };
 use crate::{
     filter::{
@@ -23,9 +22,6 @@ use crate::{
     iptables::{Rank, Table},
 };
 
-/// How the kernel is told to number a set that belongs to one rule.
-pub(super) const ANONYMOUS: &str = "__set%d";
-
 /// Bits of `ct state`.
 const INVALID: u32 = 1;
 const ESTABLISHED: u32 = 2;
@@ -39,13 +35,11 @@ const COMMENT_LEN: usize = 120;
 pub(super) const HASH_LEN: usize = 16;
 
 /// A rule as it is sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) expressions: Vec<u8>,
-    /// Where in `expressions` the numbers of `ports` belong.
-    pub(super) set_ids: Vec<usize>,
-    /// Sets of ports that belong to the rule.
-    pub(super) ports: Vec<Vec<RangeInclusive<u16>>>,
+    /// The sets of ports that it refers to.
+    pub(super) ports: Vec<Ports>,
     pub(super) userdata: Vec<u8>,
     /// Covers the rules above it too: the last one stands for the chain.
     pub(super) hash: String,
@@ -163,17 +157,12 @@ impl Hashed {
         digest.update(note.as_bytes());
         digest.update([0]);
         digest.update(&renderer.out.bytes);
-        for range in renderer.ports.iter().flatten() {
-            digest.update(range.start().to_be_bytes());
-            digest.update(range.end().to_be_bytes());
-        }
         let mut hash = URL_SAFE_NO_PAD.encode(digest.finalize());
         hash.truncate(HASH_LEN);
         self.hash.clone_from(&hash);
         let userdata = userdata(note, &hash);
         self.rules.push(Rule {
             expressions: renderer.out.bytes,
-            set_ids: renderer.out.set_ids,
             ports: renderer.ports,
             userdata,
             hash,
@@ -200,7 +189,7 @@ struct Renderer {
     family: Family,
     table: Table,
     out: Expressions,
-    ports: Vec<Vec<RangeInclusive<u16>>>,
+    ports: Vec<Ports>,
 }
 
 impl Renderer {
@@ -266,13 +255,14 @@ impl Renderer {
             } => self.out.icmp(*not, *icmp_type, *code),
             Match::Ports {
                 side, not, ranges, ..
-            } => match ranges.as_slice() {
-                [range] => self.out.port(*side, *not, *range.start(), *range.end()),
-                ranges => {
-                    self.ports.push(ranges.to_vec());
-                    self.out.port_in(*side, *not);
+            } => {
+                let ports = Ports::new(ranges);
+                if let Some((first, last)) = ports.single() {
+                    return self.out.port(*side, *not, first, last);
                 }
-            },
+                self.out.port_in(*side, ports.name(), *not);
+                self.ports.push(ports);
+            }
             Match::Opening => self.out.opens(),
             Match::Set {
                 side,

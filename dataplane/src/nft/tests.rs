@@ -43,8 +43,14 @@ enum Fault {
 struct Faulty {
     kernel: Kernel,
     faults: Arc<Mutex<VecDeque<Fault>>>,
-    /// Every message about a chain of such a name is refused.
+    /// Every message about a chain or a set of such a name is refused.
     poison: &'static str,
+}
+
+impl Faulty {
+    fn poisons(&self, name: &str) -> bool {
+        !self.poison.is_empty() && name.contains(self.poison)
+    }
 }
 
 impl Edge for Faulty {
@@ -69,18 +75,25 @@ impl Edge for Faulty {
         let refused = |place, errno| (place, RequestError { errno, text: None });
         let places = 1..;
         let abouts = places.map_while(|place| Some((place, transaction.about(place)?.clone())));
+        let abouts: Vec<(usize, About)> = abouts.collect();
+        let sets = abouts.iter().filter_map(|(place, about)| match about {
+            About::Set(name) if self.poisons(name) => Some(*place),
+            _ => None,
+        });
+        let sets: Vec<usize> = sets.collect();
         let chains: Vec<(usize, String)> = abouts
+            .into_iter()
             .filter_map(|(place, about)| match about {
                 About::Chain(name) => Some((place, name)),
                 _ => None,
             })
             .collect();
-        let is_poison = |name: &str| !self.poison.is_empty() && name.contains(self.poison);
         let poisoned = chains.iter().filter(|(_, name)| {
             // A chain that only drops takes three messages at most.
-            is_poison(name) && chains.iter().filter(|(_, other)| other == name).count() > 3
+            self.poisons(name) && chains.iter().filter(|(_, other)| other == name).count() > 3
         });
-        let poisoned: Vec<usize> = poisoned.map(|(place, _)| *place).collect();
+        let poisoned = poisoned.map(|(place, _)| *place);
+        let poisoned: Vec<usize> = sets.into_iter().chain(poisoned).collect();
         if !poisoned.is_empty() {
             return Ok(poisoned
                 .into_iter()
@@ -278,6 +291,38 @@ fn a_policy_that_the_kernel_refuses_drops_and_keeps_no_other_out() {
         let refused = "drop comment \"not accepted by the kernel\"";
         assert!(chain.unwrap().contains(refused), "{chains}");
         filter.set_policy("poison".into(), rules(Vec::new()));
+        settle(&mut filter);
+        assert!(!listing(&ns).contains("not accepted"));
+        assert!(filter.in_force(&"b".into()));
+    });
+}
+
+#[test]
+fn rules_whose_set_of_ports_is_refused_drop_and_keep_no_other_out() {
+    let ns = NetNs::new();
+    ns.run(|| {
+        let Rig { mut filter, .. } = rig("ports/443_8443");
+        let several = |ports: &[u16]| {
+            let mut rule = from_set(80);
+            rule.dst.ports = ports.iter().map(|port| *port..=*port).collect();
+            rules(vec![rule])
+        };
+        filter.set_ipset("s".into(), set(&["10.1.0.0/16"]));
+        filter.set_policy("good".into(), several(&[80, 443]));
+        filter.set_policy("bad".into(), several(&[443, 8443]));
+        filter.set_endpoint("a".into(), endpoint("good")).unwrap();
+        filter.set_endpoint("b".into(), endpoint("bad")).unwrap();
+        let report = filter.apply();
+        let objects: Vec<&str> = report.failures.iter().map(|f| f.object.as_str()).collect();
+        let expected = [
+            "nftables chain v4-policy-in/bad",
+            "nftables chain v6-policy-in/bad",
+            "nftables set ports/443_8443",
+        ];
+        assert_eq!(objects, expected);
+        assert!(filter.in_force(&"a".into()) && !filter.in_force(&"b".into()));
+        assert!(listing(&ns).contains("drop comment \"not accepted by the kernel\""));
+        filter.set_policy("bad".into(), several(&[80, 443]));
         settle(&mut filter);
         assert!(!listing(&ns).contains("not accepted"));
         assert!(filter.in_force(&"b".into()));

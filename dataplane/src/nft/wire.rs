@@ -90,7 +90,6 @@ pub(super) mod set {
 pub(super) mod elements {
     pub(crate) const SET: u16 = 2;
     pub(crate) const LIST: u16 = 3;
-    pub(crate) const SET_ID: u16 = 4;
 
     pub(crate) const KEY: u16 = 1;
     pub(crate) const DATA: u16 = 2;

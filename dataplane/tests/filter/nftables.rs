@@ -1,6 +1,6 @@
 //! Our table in nf_tables: how it reads, how it is repaired, how little a change writes.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, process::Command, time::Duration};
 
 use ipnetwork::IpNetwork;
 use margay_dataplane::filter::{
@@ -129,7 +129,7 @@ fn the_table_reads_well() {
     for expected in [
         "chain v4-policy-in/NetworkPolicy/shop/web {",
         "ip saddr 10.0.0.0/8",
-        "tcp dport { 80, 443 }",
+        "tcp dport @ports/80_443",
         "comment \"web from inside\"",
         "jump v4-policy-in/NetworkPolicy/shop/web comment \"NetworkPolicy/shop/web\"",
         "comment \"end of tier default\"",
@@ -147,6 +147,46 @@ fn the_table_reads_well() {
         !listing.contains("@nh") && !listing.contains("@th"),
         "{listing}"
     );
+}
+
+#[test]
+fn rules_for_the_same_ports_share_a_set_that_nobody_can_change() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.workload(1), lab.workload(2));
+    let _server = serve(&b.netns, &[80, 81]);
+    // What somebody made by that name before there was an agent.
+    run("nft add table inet margay; nft 'add set inet margay ports/80_443 { type inet_service; }'");
+    let mut filter = filter(NFTABLES);
+    desired(&mut filter, &a, &b);
+    let allow = |ports: &[u16]| ingress(vec![tcp(Action::Allow, ports)]);
+    filter.set_policy("web".into(), allow(&[443, 80]));
+    filter.set_policy("also".into(), allow(&[80, 443]));
+    let both = endpoint(&b, tier(&["web", "also"]), Direction::default());
+    filter.set_endpoint(id(&b), both).unwrap();
+    filter.allow_deletes();
+    apply(&mut filter);
+    let sets = || save(NFTABLES).matches("set ports/").count();
+    assert_eq!(sets(), 1);
+    let only_80 = || reaches(&a.netns, b.v4, 80) && !reaches(&a.netns, b.v4, 81);
+    assert!(only_80());
+    let opened = Command::new("nft")
+        .args(["add element inet margay ports/80_443 { 81 }"])
+        .output();
+    assert!(!opened.unwrap().status.success());
+    filter.set_policy("also".into(), allow(&[8080]));
+    apply(&mut filter);
+    assert!(sets() == 1 && only_80());
+    filter.set_policy("web".into(), allow(&[8080]));
+    apply(&mut filter);
+    assert!(sets() == 0 && !reaches(&a.netns, b.v4, 80));
+    // An earlier agent's: the next one has no use for it.
+    filter.set_policy("web".into(), allow(&[80, 443]));
+    apply(&mut filter);
+    let mut filter = crate::lab::filter(NFTABLES);
+    desired(&mut filter, &a, &b);
+    filter.allow_deletes();
+    apply(&mut filter);
+    assert_eq!(sets(), 0);
 }
 
 #[test]
