@@ -8,6 +8,8 @@ pub mod attach;
 pub mod bandwidth;
 pub mod clean;
 pub mod conntrack;
+#[cfg(test)]
+mod faults;
 pub mod filter;
 pub mod ipset;
 pub mod iptables;

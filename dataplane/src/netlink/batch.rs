@@ -68,6 +68,13 @@ impl Batch {
         self.starts.clear();
     }
 
+    /// Makes a request one that no kernel knows.
+    #[cfg(test)]
+    pub(crate) fn spoil(&mut self, place: usize) {
+        let start = self.starts[place];
+        self.bytes[start + 4..start + 6].copy_from_slice(&0x7fff_u16.to_ne_bytes());
+    }
+
     /// Numbers the requests from `first` on and asks for an acknowledgement of the last.
     pub(crate) fn seal(&mut self, first: u32) -> &[u8] {
         let last = self.starts.len().saturating_sub(1);

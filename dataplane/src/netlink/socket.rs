@@ -129,6 +129,14 @@ impl Socket {
 
     /// Sends a batch and reads everything the kernel says about it. An error of one request leaves the others alone.
     pub fn transact(&mut self, batch: &mut Batch) -> Result<Outcome, NetlinkError> {
+        #[cfg(test)]
+        if let Some((place, fault)) = crate::faults::strike(batch.len()) {
+            return fault.in_batch(place, batch, self, Self::converse);
+        }
+        self.converse(batch)
+    }
+
+    fn converse(&mut self, batch: &mut Batch) -> Result<Outcome, NetlinkError> {
         let mut outcome = Outcome::default();
         let count = batch.len() as u32;
         if count == 0 {
@@ -290,6 +298,11 @@ impl Socket {
         batch: &mut Batch,
         read: &mut dyn FnMut(u16, &[u8]),
     ) -> Result<bool, NetlinkError> {
+        #[cfg(test)]
+        if let Some((_, fault)) = crate::faults::strike(1) {
+            let refused = |errno| RequestError { errno, text: None }.into();
+            return Err(fault.errno().map_or(NetlinkError::Overrun, refused));
+        }
         let sequence = self.advance(1);
         self.send(batch.seal(sequence))?;
         let mut whole = true;

@@ -14,6 +14,8 @@
 
 mod device;
 mod entries;
+#[cfg(test)]
+mod fault_tests;
 mod host_traffic;
 mod ipip;
 #[cfg(test)]

@@ -50,7 +50,7 @@ fn v6() -> VxlanSpec {
     }
 }
 
-fn both() -> Wanted {
+pub(super) fn both() -> Wanted {
     Wanted {
         vxlan_v4: Some(v4()),
         vxlan_v6: Some(v6()),
@@ -59,7 +59,7 @@ fn both() -> Wanted {
 }
 
 /// A host with an uplink.
-fn host() -> NetNs {
+pub(super) fn host() -> NetNs {
     let ns = NetNs::new();
     ns.ip("link add up0 type veth peer name far0");
     ns.ip("link set far0 up");
