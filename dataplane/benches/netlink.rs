@@ -90,6 +90,7 @@ fn spec(container: &Container, host_ifname: &str) -> AttachSpec {
         container_ifname: "eth0".into(),
         host_ifname: host_ifname.into(),
         mtu: Some(1450),
+        mtu_follows: false,
         container_mac: None,
         allow_spoofing: false,
         container_forwarding: None,

@@ -7,6 +7,7 @@
 //! What comes out of a veth has no queue of its own, so the second way goes over a device that has. It is called after
 //! the host end ([`ifb_name`]) and goes with it ([`crate::attach::remove_many`]).
 
+use crate::attach::Record;
 use crate::link::{self, Link};
 use crate::netlink::{Attributes, Batch, NetlinkError, RequestError, Socket, ifinfomsg, u32_from};
 
@@ -19,6 +20,13 @@ pub struct Limit {
     pub burst: u32,
     /// How fast a burst may pass; as fast as the interface is if none.
     pub peak: Option<Peak>,
+}
+
+impl Limit {
+    /// Its rate, and that of its bursts or 0.
+    fn rates(&self) -> (u64, u64) {
+        (self.rate, self.peak.map_or(0, |peak| peak.rate))
+    }
 }
 
 /// A second, smaller bucket that a burst passes through.
@@ -55,6 +63,13 @@ pub struct BandwidthError {
     ifname: String,
     #[source]
     source: NetlinkError,
+}
+
+impl BandwidthError {
+    pub(crate) fn is_missing(&self) -> bool {
+        let refused = self.source.refused();
+        refused.is_some_and(RequestError::is_missing)
+    }
 }
 
 /// How long a packet may wait in a queue, as the reference plugin has it.
@@ -132,19 +147,20 @@ pub fn remove_orphan(index: u32) -> Result<(), NetlinkError> {
     }
 }
 
-/// Limits a host end that has no queues yet. What a failure leaves goes with the host end.
+fn failed(action: &'static str, ifname: &str) -> impl FnOnce(NetlinkError) -> BandwidthError {
+    move |source| BandwidthError {
+        action,
+        ifname: ifname.to_owned(),
+        source,
+    }
+}
+
+/// Limits a host end that has no queues yet, and notes on it by what. What a failure leaves goes with the host end.
 ///
 /// # Errors
 /// What the kernel refused.
 pub fn limit(host_ifname: &str, bandwidth: &Bandwidth) -> Result<(), BandwidthError> {
-    let fail = |action| {
-        let ifname = host_ifname.to_owned();
-        move |source| BandwidthError {
-            action,
-            ifname,
-            source,
-        }
-    };
+    let fail = |action| failed(action, host_ifname);
     let action = "open a netlink socket";
     let mut socket = Socket::route().map_err(fail(action))?;
     let host = link_of(&mut socket, host_ifname).map_err(fail("find the host end"))?;
@@ -162,7 +178,71 @@ pub fn limit(host_ifname: &str, bandwidth: &Bandwidth) -> Result<(), BandwidthEr
         push_redirection(&mut batch, host.index, ifb);
         send(&mut socket, &mut batch).map_err(fail("limit what is sent"))?;
     }
+    // Last: from here on the queues are put back when somebody takes them away.
+    if let Some(record) = Record::of(&host) {
+        let record = Record {
+            bandwidth: *bandwidth,
+            ..record
+        };
+        let written = record.write(&mut socket, host.index);
+        written.map_err(fail("note the limits"))?;
+    }
     Ok(())
+}
+
+/// Puts back what somebody took away or changed of the queues of a host end. For how many ways that was.
+pub(crate) fn repair(host: &Link, bandwidth: &Bandwidth) -> Result<usize, BandwidthError> {
+    let fail = |action| failed(action, &host.name);
+    let largest = host.mtu + ETHERNET_HEADER;
+    let look = "look at the queues";
+    let mut socket = Socket::route().map_err(fail(look))?;
+    let mut repaired = 0;
+    if let Some(limit) = bandwidth.to_container
+        && rates_of(&mut socket, host.index).map_err(fail(look))? != Some(limit.rates())
+    {
+        let mut batch = Batch::new();
+        push_bucket(&mut batch, host.index, limit, largest);
+        send(&mut socket, &mut batch).map_err(fail("limit what is received"))?;
+        repaired += 1;
+    }
+    if let Some(limit) = bandwidth.from_container {
+        let name = ifb_name(&host.name);
+        let ifb = link::find(&mut socket, &name).map_err(fail(look))?;
+        let ifb = ifb.filter(|ifb| ifb.up && ifb.kind == "ifb");
+        let is_whole = match &ifb {
+            Some(ifb) => {
+                rates_of(&mut socket, ifb.index).map_err(fail(look))? == Some(limit.rates())
+                    && is_redirected(&mut socket, host.index).map_err(fail(look))?
+            }
+            None => false,
+        };
+        if !is_whole {
+            let ifb = match ifb {
+                Some(ifb) => ifb.index,
+                None => make_ifb(&mut socket, &name).map_err(fail("make the IFB device"))?,
+            };
+            let mut batch = Batch::new();
+            push_bucket(&mut batch, ifb, limit, largest);
+            send(&mut socket, &mut batch).map_err(fail("limit what is sent"))?;
+            redirect_anew(&mut socket, host.index, ifb).map_err(fail("limit what is sent"))?;
+            repaired += 1;
+        }
+    }
+    Ok(repaired)
+}
+
+/// What is there may lead to a device that is gone.
+fn redirect_anew(socket: &mut Socket, index: u32, ifb: u32) -> Result<(), NetlinkError> {
+    let mut batch = Batch::new();
+    let header = tcmsg(index, INGRESS, TC_H_INGRESS, 0);
+    let gone = batch.push(libc::RTM_DELQDISC, 0, &header, |_| {});
+    push_redirection(&mut batch, index, ifb);
+    let outcome = socket.transact(&mut batch)?;
+    // That there was none is said in several ways.
+    match outcome.errors.into_iter().find(|(place, _)| *place != gone) {
+        None => Ok(()),
+        Some((_, error)) => Err(error.into()),
+    }
 }
 
 /// What differs from these limits, in words.
@@ -170,19 +250,25 @@ pub fn limit(host_ifname: &str, bandwidth: &Bandwidth) -> Result<(), BandwidthEr
 /// # Errors
 /// When it cannot be looked.
 pub fn check(host_ifname: &str, bandwidth: &Bandwidth) -> Result<Vec<String>, BandwidthError> {
-    let look = |source| BandwidthError {
-        action: "look at the queues",
-        ifname: host_ifname.to_owned(),
-        source,
+    let look = |source| failed("look at the queues", host_ifname)(source);
+    let mut socket = Socket::route().map_err(look)?;
+    let mut index_of = |ifname: &str| {
+        let found = link::find(&mut socket, ifname);
+        Ok(found.map_err(look)?.map(|link| link.index))
     };
     let ifb = ifb_name(host_ifname);
+    let (host_index, ifb_index) = (index_of(host_ifname)?, index_of(&ifb)?);
     let mut found = Vec::new();
-    for (ifname, wanted, what) in [
-        (host_ifname, bandwidth.to_container, "received"),
-        (ifb.as_str(), bandwidth.from_container, "sent"),
+    for (ifname, index, wanted, what) in [
+        (host_ifname, host_index, bandwidth.to_container, "received"),
+        (ifb.as_str(), ifb_index, bandwidth.from_container, "sent"),
     ] {
         let Some(wanted) = wanted else { continue };
-        let Some((rate, peak)) = rates_of(ifname).map_err(look)? else {
+        let rates = match index {
+            Some(index) => rates_of(&mut socket, index).map_err(look)?,
+            None => None,
+        };
+        let Some((rate, peak)) = rates else {
             found.push(format!("what is {what} is not limited on {ifname}"));
             continue;
         };
@@ -192,14 +278,18 @@ pub fn check(host_ifname: &str, bandwidth: &Bandwidth) -> Result<Vec<String>, Ba
                 wanted.rate
             ));
         }
-        let wanted = wanted.peak.map_or(0, |peak| peak.rate);
+        let (_, wanted) = wanted.rates();
         if peak != wanted {
             found.push(format!(
                 "bursts of what is {what} pass at {peak} bytes a second on {ifname}, not at {wanted} (0 is no limit)"
             ));
         }
     }
-    if bandwidth.from_container.is_some() && !is_redirected(host_ifname).map_err(look)? {
+    let is_redirected = match host_index {
+        Some(index) => is_redirected(&mut socket, index).map_err(look)?,
+        None => false,
+    };
+    if bandwidth.from_container.is_some() && !is_redirected {
         found.push(format!("what is sent does not go over {ifb}"));
     }
     Ok(found)
@@ -340,13 +430,9 @@ fn redirect_to(index: u32) -> [u8; 28] {
 }
 
 /// The rate of the token bucket at the root of an interface, and that of its bursts or 0.
-fn rates_of(ifname: &str) -> Result<Option<(u64, u64)>, NetlinkError> {
-    let mut socket = Socket::route()?;
-    let Some(link) = link::find(&mut socket, ifname)? else {
-        return Ok(None);
-    };
-    let header = tcmsg(link.index, 0, 0, 0);
-    let read = |_, message: &[u8]| bucket_rates(message, link.index);
+fn rates_of(socket: &mut Socket, index: u32) -> Result<Option<(u64, u64)>, NetlinkError> {
+    let header = tcmsg(index, 0, 0, 0);
+    let read = |_, message: &[u8]| bucket_rates(message, index);
     let rates = socket.dump(libc::RTM_GETQDISC, &header, |_| {}, read)?;
     Ok(rates.into_iter().next())
 }
@@ -370,12 +456,8 @@ fn bucket_rates(message: &[u8], index: u32) -> Option<(u64, u64)> {
 }
 
 /// Whether anything takes what comes in on the interface elsewhere.
-fn is_redirected(ifname: &str) -> Result<bool, NetlinkError> {
-    let mut socket = Socket::route()?;
-    let Some(link) = link::find(&mut socket, ifname)? else {
-        return Ok(false);
-    };
-    let header = tcmsg(link.index, 0, INGRESS, 0);
+fn is_redirected(socket: &mut Socket, index: u32) -> Result<bool, NetlinkError> {
+    let header = tcmsg(index, 0, INGRESS, 0);
     let read = |_, message: &[u8]| {
         let kind = Attributes::after(message, TCMSG_LEN).find(TCA_KIND)?;
         (kind == b"u32\0").then_some(())

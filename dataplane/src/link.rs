@@ -35,6 +35,8 @@ pub struct Link {
     pub peer_netns_id: Option<i32>,
     /// The kind the kernel was asked for, such as `veth` or `bridge`; empty for physical interfaces.
     pub kind: String,
+    /// What somebody wrote on it; mostly empty.
+    pub alias: String,
 }
 
 impl Link {
@@ -51,12 +53,14 @@ impl Link {
             peer_index: None,
             peer_netns_id: None,
             kind: String::new(),
+            alias: String::new(),
         };
         for (kind, value) in Attributes::after(message, IFINFOMSG_LEN) {
             match kind {
                 libc::IFLA_IFNAME => link.name = string_from(value),
                 libc::IFLA_ADDRESS => link.mac = value.try_into().ok(),
                 libc::IFLA_MTU => link.mtu = u32_from(value)?,
+                libc::IFLA_IFALIAS => link.alias = string_from(value),
                 libc::IFLA_LINK => link.peer_index = u32_from(value),
                 libc::IFLA_LINK_NETNSID => link.peer_netns_id = u32_from(value).map(|v| v as i32),
                 libc::IFLA_LINKINFO => {

@@ -47,6 +47,8 @@ pub enum Event {
     RouteGone(KernelRoute),
     /// A neighbour or an entry of a forwarding table changed on the interface of this index.
     Neighbour(u32),
+    /// A queue changed on the interface of this index.
+    Queue(u32),
     /// Events were lost.
     Resync,
 }
@@ -111,6 +113,11 @@ impl Monitor {
         self.socket.socket_mut().add_membership(libc::RTNLGRP_NEIGH)
     }
 
+    /// Hears of queues, and of what leads packets into them, from here on.
+    pub fn hear_queues(&mut self) -> io::Result<()> {
+        self.socket.socket_mut().add_membership(libc::RTNLGRP_TC)
+    }
+
     /// The next event. Cancel safe: an event is taken only when it is returned.
     pub async fn next(&mut self) -> io::Result<Event> {
         loop {
@@ -167,6 +174,9 @@ fn event(kind: u16, payload: &[u8]) -> Option<Event> {
         libc::RTM_DELROUTE => decode_any(payload).map(Event::RouteGone),
         libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
             payload.get(4..).and_then(u32_from).map(Event::Neighbour)
+        }
+        libc::RTM_NEWQDISC | libc::RTM_DELQDISC | libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER => {
+            payload.get(4..).and_then(u32_from).map(Event::Queue)
         }
         _ => None,
     }
@@ -256,6 +266,30 @@ mod tests {
                 |e| matches!(e, Event::LinkGone(l) if l.name == "mgy0"),
             )
             .await;
+        });
+    }
+
+    #[test]
+    fn queues_are_reported_by_their_interface_once_asked_for() {
+        let ns = NetNs::new();
+        in_netns(&ns, async || {
+            let mut monitor = Monitor::open(ALL).unwrap();
+            monitor.hear_queues().unwrap();
+            ns.ip("link add mgy0 up type veth peer name up0");
+            let is = |e: &Event| matches!(e, Event::Link(l) if l.name == "mgy0");
+            let seen = until(&mut monitor, is).await;
+            let Some(Event::Link(link)) = seen.last() else {
+                panic!("{seen:?}")
+            };
+            let index = link.index;
+            for changed in [
+                "tc qdisc add dev mgy0 root pfifo",
+                "tc qdisc del dev mgy0 root",
+                "tc qdisc add dev mgy0 ingress",
+            ] {
+                ns.command(changed);
+                until(&mut monitor, |e| *e == Event::Queue(index)).await;
+            }
         });
     }
 

@@ -45,16 +45,23 @@ impl SysctlError {
 
 /// Writes a key such as `net/ipv4/ip_forward`. Keys take slashes because interface names may contain dots.
 pub fn write(key: &str, value: &str) -> Result<(), SysctlError> {
+    put(key, value).map_err(|source| SysctlError::Write {
+        key: key.into(),
+        value: value.into(),
+        source,
+    })
+}
+
+fn put(key: &str, value: &str) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some((_, fault)) = crate::faults::strike(1) {
+        return Err(io::Error::from_raw_os_error(
+            fault.errno().unwrap_or(libc::EIO),
+        ));
+    }
     // Plain `fs::write` would ask to create the file, and /proc then says "permission denied" for a missing key.
-    fs::OpenOptions::new()
-        .write(true)
-        .open(path(key))
-        .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
-        .map_err(|source| SysctlError::Write {
-            key: key.into(),
-            value: value.into(),
-            source,
-        })
+    let mut file = fs::OpenOptions::new().write(true).open(path(key))?;
+    io::Write::write_all(&mut file, value.as_bytes())
 }
 
 /// Reads a key, without the line end.
@@ -77,12 +84,14 @@ pub fn host_forwarding_on() -> Result<(), SysctlError> {
 }
 
 /// Switches that the host end of a workload's interface has from its attachment.
-const OF_WORKLOAD: [(&str, &str, &str); 8] = [
+const OF_WORKLOAD: [(&str, &str, &str); 10] = [
     ("net/ipv4/conf", "forwarding", "1"),
     ("net/ipv4/conf", "proxy_arp", "1"),
     ("net/ipv4/conf", "route_localnet", "1"),
     ("net/ipv4/neigh", "proxy_delay", "0"),
+    ("net/ipv6/conf", "accept_dad", "0"),
     ("net/ipv6/conf", "accept_ra", "0"),
+    ("net/ipv6/conf", "addr_gen_mode", "0"),
     ("net/ipv6/conf", "disable_ipv6", "0"),
     ("net/ipv6/conf", "forwarding", "1"),
     ("net/ipv6/conf", "proxy_ndp", "1"),
@@ -102,7 +111,10 @@ pub fn repair_workload(ifname: &str, ipv6: bool) -> Result<usize, SysctlError> {
     repair(wanted.map(|(base, name, value)| (format!("{base}/{ifname}/{name}"), value)))
 }
 
-fn repair(wanted: impl Iterator<Item = (String, &'static str)>) -> Result<usize, SysctlError> {
+/// How many of these keys were otherwise; those that do not exist are left out.
+pub(crate) fn repair(
+    wanted: impl Iterator<Item = (String, &'static str)>,
+) -> Result<usize, SysctlError> {
     let mut repaired = 0;
     for (key, value) in wanted {
         let found = match read(&key) {

@@ -52,6 +52,7 @@ impl Cni {
             container_ifname: call.ifname.clone(),
             host_ifname: spec.interface_name.clone(),
             mtu: call.mtu,
+            mtu_follows: false,
             container_mac: parse_mac(&spec.mac),
             allow_spoofing: world.allow_spoofing,
             container_forwarding: None,

@@ -73,6 +73,7 @@ impl Cni {
             container_ifname: call.ifname.clone(),
             host_ifname: host_ifname(&world.interface_prefix, &call.container_id, &call.ifname),
             mtu: call.mtu.or_else(|| *self.mtu.borrow()),
+            mtu_follows: call.mtu.is_none(),
             // Chosen here rather than by the kernel, so that the endpoint can be written while the
             // interface is being made.
             container_mac: Some(call.mac.unwrap_or_else(random_mac)),

@@ -68,6 +68,7 @@ impl Driver {
             netns: Default::default(),
             container_ifname: format!("{TEMPORARY}{digits}"),
             mtu: mtu.or_else(|| *self.mtu.borrow()),
+            mtu_follows: mtu.is_none(),
             container_mac: parse_mac(&endpoint.mac),
             allow_spoofing: world.allow_spoofing,
             container_forwarding: None,

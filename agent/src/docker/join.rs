@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use margay_dataplane::attach::{self, GATEWAYS, gateways};
 use margay_model::net::Cidr;
@@ -56,8 +57,11 @@ impl Driver {
         let spec = self.pair(&world, &call.endpoint_id, &known.resource.spec, network.mtu);
         self.make_pair(spec.clone()).await?;
         let (host_ifname, ipv6) = (spec.host_ifname.clone(), spec.ipv6);
-        let served =
-            tokio::task::spawn_blocking(move || attach::serve_gateways(&host_ifname, number, ipv6));
+        let netns = PathBuf::from(&call.sandbox_key);
+        let served = tokio::task::spawn_blocking(move || {
+            attach::serve_gateways(&host_ifname, number, ipv6)?;
+            attach::moves_to(&host_ifname, &netns)
+        });
         served
             .await
             .map_err(|panic| DockerError::Failed(panic.to_string()))??;

@@ -1,6 +1,6 @@
 //! When the kernel's state is looked at: what its events say of it, and the times at which it is read back whatever they say.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
@@ -14,6 +14,7 @@ use margay_policy::program::EndpointPlan;
 use tracing::{debug, info, warn};
 
 use super::Kernel;
+use crate::causes::in_full;
 use crate::meters::Meters;
 
 /// How often rules and sets go that no endpoint needs any more. Until then the next container that needs
@@ -25,6 +26,29 @@ const SETTLE: Duration = Duration::from_millis(50);
 
 /// Between two looks at rules in iptables because of what others do there, since each runs a program for each family.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The kind of the devices that what containers send is queued on.
+const IFB: &str = "ifb";
+
+/// What is known of the interfaces of containers.
+#[derive(Default)]
+pub(super) struct Interfaces {
+    /// When to look, after somebody changed one or took away a queue, or the path got smaller.
+    pub(super) look_at: Option<Instant>,
+    /// The MTU of the path to other hosts at the last slow look.
+    path_mtu: Option<u32>,
+    /// That at the last look of any kind.
+    followed: Option<u32>,
+    /// What was not as it should be, in words.
+    refused: BTreeSet<String>,
+}
+
+impl Interfaces {
+    /// Whether the path to other hosts takes less than at the last look.
+    pub(super) fn are_behind(&self, path_mtu: Option<u32>) -> bool {
+        path_mtu.is_some_and(|path| self.followed.is_none_or(|followed| path < followed))
+    }
+}
 
 /// What the monitor told of at once.
 #[derive(Default)]
@@ -55,16 +79,14 @@ impl Heard {
 
 impl Kernel {
     pub(super) fn notice(&mut self, event: Event) {
+        if self.concerns_interfaces(&event) {
+            self.look_at_interfaces_soon();
+        }
         match event {
             // A container's interface leads nowhere else: its own routes are all that can be lost with it.
             Event::Link(link) | Event::LinkGone(link)
                 if link.name.starts_with(&self.interface_prefix) =>
             {
-                let is_ours = |plan: &Arc<EndpointPlan>| plan.admin_up && plan.ifname == link.name;
-                if !link.up && self.plans.values().any(is_ours) {
-                    self.interface_is_down = true;
-                    self.apply_soon();
-                }
                 if self.routes.on_link_event(&link.name) {
                     self.apply_soon();
                 }
@@ -82,6 +104,7 @@ impl Kernel {
                     self.apply_soon();
                 }
             }
+            Event::Queue(_) => {}
             // What an attachment brings about: the gateway's address, and the kernel's own routes for it.
             Event::Address(address) | Event::AddressGone(address)
                 if address.address.ip() == GATEWAY_V6 => {}
@@ -116,6 +139,30 @@ impl Kernel {
         self.look_at_rules = Some(soon.max(self.looked_at_rules + pause));
     }
 
+    /// Whether somebody may have changed an interface of a container, or its queues.
+    fn concerns_interfaces(&self, event: &Event) -> bool {
+        match event {
+            Event::Queue(_) => true,
+            // What a container sends may be queued on it: then all of that is dropped now.
+            Event::LinkGone(link) => link.kind == IFB,
+            Event::Link(link) if link.kind == IFB => !link.up,
+            Event::Link(link) => attach::is_amiss(link).is_some_and(|name| self.is_wanted(&name)),
+            _ => false,
+        }
+    }
+
+    /// Whether a container is to be behind a host end of this name.
+    fn is_wanted(&self, ifname: &str) -> bool {
+        let mut plans = self.plans.values();
+        plans.any(|plan| plan.admin_up && plan.ifname == ifname)
+    }
+
+    pub(super) fn look_at_interfaces_soon(&mut self) {
+        self.interfaces
+            .look_at
+            .get_or_insert(Instant::now() + SETTLE);
+    }
+
     pub(super) fn apply_soon(&mut self) {
         let soon = Instant::now() + SETTLE;
         self.retry = Some(self.retry.map_or(soon, |retry| retry.min(soon)));
@@ -128,11 +175,11 @@ impl Kernel {
             self.look_at_routes = now;
             self.look_at_rules = Some(now);
             self.overlay.invalidate();
-            self.look_at_interfaces();
+            self.look_at_interfaces(true);
             self.look_at_switches();
         }
-        if self.interface_is_down {
-            self.look_at_interfaces();
+        if self.interfaces.look_at.is_some_and(|at| now >= at) {
+            self.look_at_interfaces(false);
         }
         if self.look_at_rules.is_some_and(|at| now >= at) {
             self.look_at_rules = None;
@@ -165,19 +212,60 @@ impl Kernel {
         self.apply();
     }
 
-    /// Before the switches: interfaces lose some of them when they go down.
-    fn look_at_interfaces(&mut self) {
-        self.interface_is_down = false;
-        let up = self.plans.values().filter(|plan| plan.admin_up);
-        let wanted = up.map(|plan| (plan.ifname.as_str(), has_ipv6(plan)));
-        match attach::repair(&wanted.collect()) {
-            Ok(0) => {}
-            Ok(parts) => {
-                self.meters.interface_drift.add(parts as u64);
-                info!(parts, "interfaces of containers differed and were repaired");
-            }
-            Err(error) => warn!(%error, "interfaces of containers cannot be looked at"),
+    /// Before the switches: interfaces lose some of them when they go down. Where the path to other hosts gets smaller,
+    /// containers follow at once; where it gets larger, at the second slow look that finds it so, for a path that is lost
+    /// for a moment is none that takes more.
+    fn look_at_interfaces(&mut self, is_slow: bool) {
+        self.interfaces.look_at = None;
+        let path_mtu = self.overlay.path_mtu().filter(|_| self.in_sync);
+        let may_grow = is_slow && self.interfaces.path_mtu == path_mtu;
+        if is_slow {
+            self.interfaces.path_mtu = path_mtu;
         }
+        self.interfaces.followed = path_mtu;
+        let up = self.plans.values().filter(|plan| plan.admin_up);
+        let ends = up.map(|plan| (plan.ifname.as_str(), has_ipv6(plan)));
+        let wanted = attach::Wanted {
+            ends: ends.collect(),
+            path_mtu,
+            may_grow,
+        };
+        let repaired = match attach::repair(&wanted) {
+            Ok(repaired) => repaired,
+            Err(error) => {
+                warn!(%error, "interfaces of containers cannot be looked at");
+                return;
+            }
+        };
+        let attach::Repaired {
+            parts,
+            switches,
+            followed: containers,
+            refused,
+        } = repaired;
+        self.meters.interface_drift.add(parts as u64);
+        self.meters.switch_drift.add(switches as u64);
+        if parts + switches > 0 {
+            info!(
+                parts,
+                switches, "interfaces of containers differed and were repaired"
+            );
+        }
+        if containers > 0 {
+            info!(
+                containers,
+                mtu = path_mtu,
+                "containers have the MTU of the path to other hosts"
+            );
+        }
+        let refused: BTreeSet<String> = refused.iter().map(|error| in_full(error)).collect();
+        for problem in refused.difference(&self.interfaces.refused) {
+            warn!(
+                problem,
+                "an interface of a container is not as it should be"
+            );
+        }
+        self.interfaces.refused = refused;
     }
 
     fn look_at_switches(&self) {

@@ -50,7 +50,7 @@ pub(crate) use handle::{
 };
 use hosts::Hosts;
 use local::LocalPrefixes;
-use look::{Heard, SWEEP, changed_by_others};
+use look::{Heard, Interfaces, SWEEP, changed_by_others};
 use overlay::Overlay;
 use routes::Routes;
 
@@ -137,6 +137,7 @@ fn run(
         })?;
         monitor.ignore_port(routes.port());
         monitor.ignore_port(overlay.port());
+        monitor.hear_queues()?;
         let watch = match Watch::open() {
             Ok(watch) => Some(watch),
             Err(error) => {
@@ -172,7 +173,7 @@ fn run(
             backend_fixed: setup.policy_backend.is_some(),
             nflog: setup.nflog,
             look_at_rules: None,
-            interface_is_down: false,
+            interfaces: Interfaces::default(),
             looked_at_rules: Instant::now(),
             look_at_routes: Instant::now() + RESYNC,
             look_at_all: Instant::now() + RESYNC,
@@ -219,8 +220,7 @@ struct Kernel {
     nflog: Option<Nflog>,
     /// When to read rules and sets back, after somebody else changed them.
     look_at_rules: Option<Instant>,
-    /// Somebody took an interface of a container down.
-    interface_is_down: bool,
+    interfaces: Interfaces,
     looked_at_rules: Instant,
     look_at_routes: Instant,
     look_at_all: Instant,
@@ -274,7 +274,8 @@ impl Kernel {
                 hears_neighbours = true;
             }
             let look = self.look_at_routes.min(self.look_at_all);
-            let look = self.look_at_rules.map_or(look, |rules| rules.min(look));
+            let soon = [self.look_at_rules, self.interfaces.look_at];
+            let look = soon.into_iter().flatten().fold(look, Instant::min);
             let concern = self.filter.concern();
             let wake = self.retry.map_or(look, |retry| retry.min(look));
             let connections = self.denied.due().filter(|_| self.in_sync);
@@ -415,6 +416,7 @@ impl Kernel {
             self.denied.all_changed();
             self.overlay.allow_deletes();
             self.allow_route_deletes();
+            self.look_at_interfaces_soon();
         }
         self.try_again_for(&waiting);
         self.apply();
@@ -540,6 +542,9 @@ impl Kernel {
         let waits = [filter.retry_in, routes.retry_after];
         let wait = waits.into_iter().flatten().chain(retry_tunnels).min();
         self.retry = wait.map(|wait| Instant::now() + wait);
+        if self.in_sync && self.interfaces.are_behind(self.overlay.path_mtu()) {
+            self.look_at_interfaces_soon();
+        }
         fault::point("after-route");
         self.advertise();
         fault::point("after-announcement");

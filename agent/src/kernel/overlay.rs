@@ -139,6 +139,11 @@ impl Overlay {
         }
     }
 
+    /// The largest packet in bytes that reaches every other host whole; none while that is not known.
+    pub(super) fn path_mtu(&self) -> Option<u32> {
+        *self.mtu.borrow()
+    }
+
     /// The devices that encrypt and that metrics are to tell of.
     pub(super) fn encrypted_devices(&mut self) -> Vec<(String, DeviceState)> {
         let told = self.tunnels.wireguard.iter().flatten();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ipnetwork::Ipv6Network;
 use sha2::{Digest, Sha256};
 
-use super::{AttachError, AttachSpec, Attached, GATEWAY_V6, HOST_MAC};
+use super::{AttachError, AttachSpec, Attached, GATEWAY_V6, HOST_MAC, Record};
 use crate::bandwidth::ifb_name;
 use crate::link::{self, Link};
 use crate::netlink::{
@@ -31,6 +31,8 @@ const ADDR_GEN_NONE: u8 = 1;
 const DOOMED_GROUP: u32 = 0x6d67_7900;
 /// A `send` is limited by the socket's buffer (about 200 kB); a request here is about 60 bytes.
 const REMOVE_BATCH: usize = 256;
+/// Ethernet's, which a veth has by itself.
+const DEFAULT_MTU: u32 = 1500;
 const CARRIER_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) fn create_link(
@@ -42,7 +44,7 @@ pub(super) fn create_link(
     let container_mac = spec.container_mac.unwrap_or_else(|| mac_of(name));
     let mut batch = Batch::new();
     push_veth(&mut batch, spec, netns, container_mac);
-    let v6 = push_switches(&mut batch, spec);
+    let v6 = push_switches(&mut batch, spec, netns.is_some());
     // Asked before the interface is up: reading the state of one that is up without a carrier makes the kernel
     // deactivate it, which waits for a grace period of its readers.
     let query = batch.push(libc::RTM_GETLINK, 0, &ifinfomsg(0, 0, 0), |m| {
@@ -52,7 +54,17 @@ pub(super) fn create_link(
         m.string(libc::IFLA_IFNAME, name)
     });
     let send = AttachError::kernel("create the veth pair", name);
-    let outcome = socket.transact(&mut batch).map_err(send)?;
+    let outcome = match socket.transact(&mut batch) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            // Nobody knows whether it was made. That of an ADD before this one has a carrier.
+            let found = link::find(socket, name);
+            if found.is_ok_and(|link| link.is_some_and(|link| !link.running)) {
+                discard(name);
+            }
+            return Err(send(error));
+        }
+    };
     if let Some(error) = outcome.error(0) {
         return Err(not_created(socket, spec, error));
     }
@@ -214,9 +226,7 @@ fn push_veth(batch: &mut Batch, spec: &AttachSpec, netns: Option<&File>, contain
         let queues = spec.queues.unwrap_or(1);
         m.u32(libc::IFLA_NUM_TX_QUEUES, queues);
         m.u32(libc::IFLA_NUM_RX_QUEUES, queues);
-        if let Some(mtu) = spec.mtu {
-            m.u32(libc::IFLA_MTU, mtu);
-        }
+        m.u32(libc::IFLA_MTU, spec.mtu.unwrap_or(DEFAULT_MTU));
     };
     batch.push(libc::RTM_NEWLINK, flags, &ifinfomsg(0, 0, 0), |m| {
         end(m, &spec.host_ifname, &HOST_MAC);
@@ -235,9 +245,19 @@ fn push_veth(batch: &mut Batch, spec: &AttachSpec, netns: Option<&File>, contain
 }
 
 /// Returns the place of the IPv6 request, which a kernel without IPv6 refuses.
-fn push_switches(batch: &mut Batch, spec: &AttachSpec) -> usize {
+fn push_switches(batch: &mut Batch, spec: &AttachSpec, has_netns: bool) -> usize {
+    let record = Record {
+        ifname: spec.host_ifname.clone(),
+        mtu: spec.mtu.unwrap_or(DEFAULT_MTU),
+        follows: spec.mtu_follows,
+        any_source: spec.allow_spoofing,
+        netns: has_netns.then(|| spec.netns.clone()),
+        ..Record::default()
+    };
     batch.push(libc::RTM_SETLINK, 0, &ifinfomsg(0, 0, 0), |m| {
         m.string(libc::IFLA_IFNAME, &spec.host_ifname);
+        // While the interface is down nobody is told of it.
+        m.bytes(libc::IFLA_IFALIAS, record.text().as_bytes());
         m.nest(libc::IFLA_AF_SPEC, &[], |m| {
             m.nest(libc::AF_INET as u16, &[], |m| {
                 m.nest(IFLA_INET_CONF, &[], |m| {

@@ -18,8 +18,10 @@
 mod check;
 mod container;
 mod host;
+mod mtu;
 mod netns;
 mod pair;
+mod record;
 mod repair;
 #[cfg(test)]
 mod tests;
@@ -28,15 +30,19 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use crate::bandwidth::BandwidthError;
 use crate::link;
-use crate::netlink::{NetlinkError, Socket};
+use crate::netlink::{NetlinkError, RequestError, Socket};
 use crate::sysctl::SysctlError;
 use netns::Netns;
 
 pub use check::check;
 pub use host::{remove, remove_many};
-pub use pair::{GATEWAYS, add_host_address, create_pair, gateways, is_here, serve_gateways};
-pub use repair::repair;
+pub use pair::{
+    GATEWAYS, add_host_address, create_pair, gateways, is_here, moves_to, serve_gateways,
+};
+pub(crate) use record::Record;
+pub use repair::{Repaired, Wanted, is_amiss, repair};
 
 /// The hardware address of every host end.
 pub const HOST_MAC: [u8; 6] = [0xee; 6];
@@ -56,6 +62,8 @@ pub struct AttachSpec {
     pub host_ifname: String,
     /// MTU of both ends in bytes; the kernel's default (1500) if none.
     pub mtu: Option<u32>,
+    /// Whether that is the MTU of the path to other hosts, which [`repair`] has both ends follow.
+    pub mtu_follows: bool,
     /// The container's hardware address; made from `host_ifname` if none, so that it stays the same.
     pub container_mac: Option<[u8; 6]>,
     /// Whether the container may send from addresses that are not its own: strict reverse path filtering is then off.
@@ -137,6 +145,23 @@ pub enum AttachError {
     /// A kernel switch could not be set.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
+    /// The file is of another namespace than the container's end is in.
+    #[error("the other end of {ifname} is no longer in {netns}")]
+    OtherNetns {
+        /// The file.
+        netns: PathBuf,
+        /// The host end.
+        ifname: String,
+    },
+    /// Nobody knows which namespace the container's end is in.
+    #[error("it is not known which namespace the other end of {ifname} is in")]
+    UnknownNetns {
+        /// The host end.
+        ifname: String,
+    },
+    /// Queues could not be put right.
+    #[error(transparent)]
+    Bandwidth(#[from] BandwidthError),
     /// No thread could be started or it could not enter the namespace.
     #[error("cannot enter network namespace {netns}")]
     Enter {
@@ -157,6 +182,16 @@ pub enum AttachError {
 }
 
 impl AttachError {
+    /// What was to be changed is gone.
+    fn is_missing(&self) -> bool {
+        match self {
+            Self::Kernel { source, .. } => source.refused().is_some_and(RequestError::is_missing),
+            Self::Bandwidth(error) => error.is_missing(),
+            Self::Sysctl(error) => error.is_missing(),
+            _ => false,
+        }
+    }
+
     fn kernel(action: &'static str, ifname: &str) -> impl FnOnce(NetlinkError) -> Self + use<> {
         let ifname = ifname.to_owned();
         move |source| Self::Kernel {

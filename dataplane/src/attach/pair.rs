@@ -6,8 +6,9 @@
 //! gateway on two interfaces exclude each other: each attachment has gateways of its own.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
-use super::{AttachError, AttachSpec, Attached, GATEWAY_V4, GATEWAY_V6, host};
+use super::{AttachError, AttachSpec, Attached, GATEWAY_V4, GATEWAY_V6, Record, host};
 use crate::link;
 use crate::netlink::{NetlinkError, Socket};
 
@@ -65,6 +66,22 @@ pub fn serve_gateways(host_ifname: &str, number: u8, ipv6: bool) -> Result<(), A
         Some(link) => host::add_gateway(&mut socket, link.index, v6).map_err(fail()),
         None => Ok(()),
     }
+}
+
+/// Whoever has the pair is about to move the container's end into this namespace. A host end that is gone, or has nothing
+/// written on it, is nobody's.
+pub fn moves_to(host_ifname: &str, netns: &Path) -> Result<(), AttachError> {
+    let fail = || AttachError::kernel("note the namespace of the other end", host_ifname);
+    let mut socket = Socket::route().map_err(|e| fail()(e))?;
+    let found = link::find(&mut socket, host_ifname).map_err(fail())?;
+    let Some((link, record)) = found.and_then(|link| Record::of(&link).map(|r| (link, r))) else {
+        return Ok(());
+    };
+    let record = Record {
+        netns: Some(netns.into()),
+        ..record
+    };
+    record.write(&mut socket, link.index).map_err(fail())
 }
 
 /// Gives the host an address that only it and its containers can reach. One that is there already is success.

@@ -7,12 +7,13 @@ use crate::link::{self, Link};
 use crate::netlink::Socket;
 use crate::route_table::{Config, Route, RouteTable};
 
-fn spec(netns: &NetNs, host_ifname: &str) -> AttachSpec {
+pub(super) fn spec(netns: &NetNs, host_ifname: &str) -> AttachSpec {
     AttachSpec {
         netns: netns.path(),
         container_ifname: "eth0".into(),
         host_ifname: host_ifname.into(),
         mtu: Some(1450),
+        mtu_follows: false,
         container_mac: None,
         allow_spoofing: false,
         container_forwarding: None,
@@ -21,12 +22,12 @@ fn spec(netns: &NetNs, host_ifname: &str) -> AttachSpec {
     }
 }
 
-fn ips(addresses: &[&str]) -> Vec<IpAddr> {
+pub(super) fn ips(addresses: &[&str]) -> Vec<IpAddr> {
     addresses.iter().map(|a| a.parse().unwrap()).collect()
 }
 
 /// What the agent does: attach, then the host's routes.
-fn attach(spec: &AttachSpec, addresses: &[IpAddr]) -> Attached {
+pub(super) fn attach(spec: &AttachSpec, addresses: &[IpAddr]) -> Attached {
     let link = create(spec, addresses).unwrap();
     let mut routes = RouteTable::open(Config::default()).unwrap();
     for address in addresses {
@@ -40,7 +41,7 @@ fn attach(spec: &AttachSpec, addresses: &[IpAddr]) -> Attached {
     link
 }
 
-fn host_link(name: &str) -> Option<Link> {
+pub(super) fn host_link(name: &str) -> Option<Link> {
     link::find(&mut Socket::route().unwrap(), name).unwrap()
 }
 
@@ -497,43 +498,4 @@ fn two_interfaces_of_a_container_are_both_reached() {
         assert_eq!(check(&second, &two).unwrap(), Vec::<String>::new());
     });
     assert_eq!(c.ip("route show default").lines().count(), 1);
-}
-
-#[test]
-fn what_somebody_changed_of_a_host_end_is_put_right_and_counted() {
-    let (host, c) = (NetNs::new(), NetNs::new());
-    let addresses = ips(&["10.65.0.1", "fd00:65::1"]);
-    host.run(|| {
-        let spec = spec(&c, "mgya");
-        attach(&spec, &addresses);
-        let mut routes = RouteTable::open(Config::default()).unwrap();
-        for ip in &addresses {
-            routes.set((*ip).into(), Route::device("mgya"));
-        }
-        routes.apply();
-        let wanted = [("mgya", true), ("mgygone", true)].into();
-        assert_eq!(repair(&wanted).unwrap(), 0);
-        for (broken, count) in [
-            ("link set mgya down", 1),
-            ("link set mgya address 02:00:00:00:00:01", 1),
-            ("addr del fe80::ecee:eeff:feee:eeee/64 dev mgya", 1),
-            ("addr flush dev mgya", 1),
-        ] {
-            host.ip(broken);
-            assert_eq!(repair(&wanted).unwrap(), count, "{broken}");
-            assert_eq!(repair(&wanted).unwrap(), 0, "{broken}");
-            routes.on_link_event("mgya");
-            assert!(routes.apply().failed.is_empty(), "{broken}");
-            host.ip("addr replace 192.0.2.1/32 dev lo");
-            host.ip("addr replace 2001:db8::1/128 dev lo");
-            for to in ["192.0.2.1", "2001:db8::1"] {
-                // The kernel's own address may still be tentative.
-                let (passed, output) = c.command(&format!("ping -c 1 -w 5 {to}"));
-                assert!(passed, "{broken}: {to}: {output}");
-            }
-        }
-        // Who has no IPv6 needs no gateway for it.
-        host.ip("addr flush dev mgya");
-        assert_eq!(repair(&[("mgya", false)].into()).unwrap(), 0);
-    });
 }

@@ -1,5 +1,6 @@
 use super::*;
-use crate::attach::{self, AttachSpec};
+use crate::attach::{self, AttachSpec, Wanted};
+use crate::faults::{self, FAULTS};
 use crate::lab::NetNs;
 use crate::sysctl;
 
@@ -9,6 +10,7 @@ fn attach(container: &NetNs, host_ifname: &str) {
         container_ifname: "eth0".into(),
         host_ifname: host_ifname.into(),
         mtu: None,
+        mtu_follows: false,
         container_mac: None,
         allow_spoofing: false,
         container_forwarding: None,
@@ -138,6 +140,85 @@ fn the_device_goes_with_its_host_end_and_one_left_over_is_in_nobodys_way() {
             check("mgy00000000002", &slow()).unwrap(),
             Vec::<String>::new()
         );
+    });
+}
+
+#[test]
+fn queues_that_somebody_takes_away_or_changes_are_put_back_and_counted() {
+    let (host, c) = (NetNs::new(), NetNs::new());
+    host.run(|| {
+        sysctl::host_forwarding_on().unwrap();
+        attach(&c, "mgy00000000001");
+        let wanted = Wanted {
+            ends: [("mgy00000000001", false)].into(),
+            ..Wanted::default()
+        };
+        let repaired = || {
+            let repaired = attach::repair(&wanted).unwrap();
+            assert!(repaired.refused.is_empty(), "{:?}", repaired.refused);
+            repaired.parts
+        };
+        assert_eq!(repaired(), 0);
+        limit("mgy00000000001", &slow()).unwrap();
+        assert_eq!(repaired(), 0);
+        host.ip("addr add 192.0.2.1/32 dev lo");
+        host.ip("route add 10.65.0.1 dev mgy00000000001 src 192.0.2.1");
+        for broken in [
+            "tc qdisc del dev mgy00000000001 root",
+            "tc qdisc replace dev mgy00000000001 root pfifo",
+            "tc qdisc change dev mgy00000000001 root tbf rate 9mbit burst 20kb latency 9ms",
+            "tc qdisc del dev mgy00000000001 ingress",
+            "tc filter del dev mgy00000000001 parent ffff:",
+            "tc qdisc del dev ifb00000000001 root",
+            "tc qdisc replace dev ifb00000000001 root pfifo",
+            "ip link set ifb00000000001 down",
+            "ip link del ifb00000000001",
+        ] {
+            let (done, said) = host.command(broken);
+            assert!(done, "{broken}: {said}");
+            assert_eq!(repaired(), 1, "{broken}");
+            assert_eq!(repaired(), 0, "{broken}");
+            let left = check("mgy00000000001", &slow()).unwrap();
+            assert_eq!(left, Vec::<String>::new(), "{broken}");
+            let before = sent(&host, "ifb00000000001");
+            let (passed, output) = host.command("ping -c 1 -w 5 10.65.0.1");
+            assert!(passed, "{broken}: {output}");
+            assert!(sent(&host, "ifb00000000001") > before, "{broken}");
+        }
+    });
+}
+
+#[test]
+fn whatever_the_kernel_refuses_once_queues_are_put_back() {
+    let (host, c) = (NetNs::new(), NetNs::new());
+    host.run(|| {
+        attach(&c, "mgy00000000001");
+        limit("mgy00000000001", &slow()).unwrap();
+        let wanted = Wanted {
+            ends: [("mgy00000000001", false)].into(),
+            ..Wanted::default()
+        };
+        let round = || attach::repair(&wanted).is_ok_and(|done| done.refused.is_empty());
+        for fault in FAULTS {
+            for nth in 0.. {
+                host.command("tc qdisc del dev mgy00000000001 root");
+                host.ip("link del ifb00000000001");
+                faults::plan(nth, fault);
+                let mut is_settled = round();
+                let struck = faults::struck();
+                for _ in 0..3 {
+                    is_settled = is_settled || round();
+                }
+                assert!(is_settled, "{fault:?} at {nth}");
+                let left = check("mgy00000000001", &slow()).unwrap();
+                assert_eq!(left, Vec::<String>::new(), "{fault:?} at {nth}");
+                assert_eq!(attach::repair(&wanted).unwrap().parts, 0);
+                if !struck {
+                    assert!(nth > 10, "only {nth} things were asked");
+                    break;
+                }
+            }
+        }
     });
 }
 

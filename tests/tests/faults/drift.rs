@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::{eventually, ping, run};
+use serde_json::json;
 
 use crate::rig::{NETWORK, POOLS, Rig, SOON, Sandbox};
 
@@ -41,7 +42,15 @@ impl Scene {
              spec: {{nftablesMode: {mode}{looks}}}\n"
         );
         let rig = Rig::embedded(&[POOLS, "---\n", POLICY, &felix].concat());
-        let (a, b) = (rig.attach("a", NETWORK), rig.attach("b", NETWORK));
+        let mut a = rig.sandbox("a", NETWORK);
+        let mut config = rig.config(NETWORK);
+        config["runtimeConfig"] = json!({"bandwidth": {
+            "ingressRate": 80_000_000, "ingressBurst": 8_000_000,
+            "egressRate": 80_000_000, "egressBurst": 8_000_000,
+        }});
+        let netns = a.netns.path();
+        a.ips = rig.plugin("ADD", "a", netns.to_str(), &config).ips();
+        let b = rig.attach("b", NETWORK);
         let route = rig.host().netns.ip(&format!("-o route show {}", a.v4()));
         let route = route.unwrap();
         let end = route.split(' ').skip_while(|word| *word != "dev").nth(1);
@@ -134,6 +143,26 @@ fn what_is_broken_by_hand_is_mended_and_counted_with_nftables() {
             "ip -o link show END | grep -o ee:ee:ee:ee:ee:ee",
         ),
         (
+            "ip link set END name lost0",
+            "interfaces",
+            "ip -o link show END | grep -o ' END@'",
+        ),
+        (
+            "ip link set END mtu 1300",
+            "interfaces",
+            "ip -o link show END | grep -o 'mtu [0-9]*'",
+        ),
+        (
+            "sysctl -qw net.ipv4.conf.END.rp_filter=0",
+            "switches",
+            "sysctl net.ipv4.conf.END.rp_filter",
+        ),
+        (
+            "sysctl -qw net.ipv6.conf.END.accept_dad=1",
+            "switches",
+            "sysctl net.ipv6.conf.END.accept_dad",
+        ),
+        (
             "ip addr flush dev END",
             "interfaces",
             "ip -o addr show dev END | grep -o fe80::ecee:eeff:feee:eeee",
@@ -159,6 +188,39 @@ fn what_is_broken_by_hand_is_mended_and_counted_with_iptables() {
         ("ipset flush mgy6-wl", "rules", "ipset list mgy6-wl | sort"),
     ] {
         scene.is_mended(broken, what, state);
+    }
+}
+
+/// The slow look is a minute away.
+#[test]
+fn what_somebody_does_to_an_interface_is_heard_of() {
+    let scene = Scene::new("Enabled", "");
+    let queue = "tc qdisc show dev END root | grep -o 'tbf.*rate.*' | cut -d: -f2";
+    let redirection = "tc filter show dev END ingress | grep -o 'ifb[0-9a-f]*'";
+    for (broken, state) in [
+        ("ip link set END down", "ip -o link show END | grep -o ,UP,"),
+        (
+            "ip link set END address 02:00:00:00:00:01",
+            "ip -o link show END | grep -o ee:ee:ee:ee:ee:ee",
+        ),
+        (
+            "ip link set END mtu 1300",
+            "ip -o link show END | grep -o 'mtu [0-9]*'",
+        ),
+        (
+            "ip link set END name lost0",
+            "ip -o link show END | grep -o ' END@'",
+        ),
+        ("tc qdisc del dev END root", queue),
+        ("tc qdisc replace dev END root pfifo", queue),
+        ("tc qdisc del dev END ingress", redirection),
+        ("tc filter del dev END parent ffff:", redirection),
+        ("ip link del IFB", redirection),
+        ("ip link set IFB down", "ip -o link show IFB | grep -o ,UP,"),
+        ("tc qdisc del dev IFB root", &queue.replace("END", "IFB")),
+    ] {
+        let queues = |text: &str| text.replace("IFB", &scene.end.replace("mgy", "ifb"));
+        scene.is_mended(&queues(broken), "interfaces", &queues(state));
     }
 }
 

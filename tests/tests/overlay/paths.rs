@@ -1,8 +1,9 @@
 //! 1. Hosts without IPv4 need none: neither for tunnels nor for BGP.
 //! 2. Containers get the MTU that reaches every host; routes over a path that takes less than the tunnel's device have a
 //!    limit of their own, locked, and so have routes that BGP learned.
-//! 3. Where a path gets smaller, new connections of containers that were there before need no ICMP to find out, unless
-//!    that is switched off.
+//! 3. Where a path gets smaller or larger, containers that were there before follow, and their connections go on without
+//!    any ICMP; those whose network says which MTU they have keep it.
+//! 4. New connections of these need no ICMP either, unless that is switched off.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
@@ -55,8 +56,7 @@ fn the_size_of_packets_is_that_of_the_path_to_each_host() -> Result<()> {
     ensure!(mtu == "1430", "{mtu}");
 
     let h1 = &lab.hosts[0].netns;
-    h1.ip("route add 192.0.2.128/25 via 192.0.2.1 mtu lock 1400")?;
-    h1.ip("-6 route add 2001:db8:0:2::/64 via 2001:db8:0:1::ff mtu lock 1400")?;
+    narrow(h1, 1400)?;
     for (family, limit, device, at_most) in [
         ("-4", 1350, DEVICES[0], 1450),
         ("-6", 1330, DEVICES[1], 1430),
@@ -94,6 +94,121 @@ fn the_size_of_packets_is_that_of_the_path_to_each_host() -> Result<()> {
     Ok(())
 }
 
+/// A host's own route to the others' subnet, which takes packets of this size.
+fn narrow(h1: &NetNs, mtu: u32) -> Result<()> {
+    h1.ip(&format!(
+        "route replace 192.0.2.128/25 via 192.0.2.1 mtu lock {mtu}"
+    ))?;
+    h1.ip(&format!(
+        "-6 route replace 2001:db8:0:2::/64 via 2001:db8:0:1::ff mtu lock {mtu}"
+    ))?;
+    Ok(())
+}
+
+/// The same on the other side of the router.
+fn narrow_back(h3: &NetNs, mtu: u32) -> Result<()> {
+    h3.ip(&format!(
+        "route replace 192.0.2.0/25 via 192.0.2.129 mtu lock {mtu}"
+    ))?;
+    h3.ip(&format!(
+        "-6 route replace 2001:db8:0:1::/64 via 2001:db8:0:2::ff mtu lock {mtu}"
+    ))?;
+    Ok(())
+}
+
+/// Nothing tells it that a packet was too large.
+fn deaf(container: &NetNs) -> Result<()> {
+    container.sysctl("net.ipv4.tcp_mtu_probing", "0")?;
+    container.exec("iptables-nft -A INPUT -p icmp --icmp-type 3 -j DROP")?;
+    container.exec("ip6tables-nft -A INPUT -p icmpv6 --icmpv6-type 2 -j DROP")?;
+    Ok(())
+}
+
+/// A connection that is used both ways.
+struct Talk {
+    near: TcpStream,
+    far: TcpStream,
+}
+
+impl Talk {
+    fn between(near: &NetNs, far: (&NetNs, IpAddr)) -> Result<Self> {
+        let listener = far.0.within(|| Ok(TcpListener::bind((far.1, 0))?))?;
+        let at = listener.local_addr()?;
+        let near = near.within(|| Ok(TcpStream::connect_timeout(&at, SOON)?))?;
+        let (far, _) = listener.accept()?;
+        for end in [&near, &far] {
+            end.set_read_timeout(Some(SOON))?;
+            end.set_write_timeout(Some(SOON))?;
+        }
+        Ok(Self { near, far })
+    }
+
+    /// 200 kB each way get through.
+    fn goes_on(&self) -> Result<()> {
+        const LENGTH: usize = 200_000;
+        for (from, mut to) in [(&self.near, &self.far), (&self.far, &self.near)] {
+            let mut from = from;
+            std::thread::scope(|scope| {
+                // Where nothing gets through, writing ends with an error as well.
+                scope.spawn(move || drop(from.write_all(&vec![7; LENGTH])));
+                to.read_exact(&mut vec![0; LENGTH])
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn containers_and_their_connections_follow_a_path_that_changes() -> Result<()> {
+    let lab = TwoSubnets::new(&[
+        mesh(false),
+        pools("Always"),
+        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\n\
+         spec: {mssClamping: Disabled, routeRefreshInterval: 1s}\n"
+            .to_owned(),
+    ])?;
+    lab.everyone_reaches_everyone()?;
+    let (h1, h3) = (&lab.hosts[0].netns, &lab.hosts[2].netns);
+    let (near, far) = (&lab.containers[0], &lab.containers[2]);
+    let fixed = lab.attach_with_mtu(0, "fixed", 1430)?;
+    deaf(&near.netns)?;
+    deaf(&far.netns)?;
+    let mut talks = Vec::new();
+    for address in &far.addresses {
+        talks.push(Talk::between(&near.netns, (&far.netns, *address))?);
+    }
+    let ends = || -> Result<[bool; 2]> {
+        let mut links = String::new();
+        for (host, container) in [(h1, near), (h3, far)] {
+            links += &host.ip("-o link show type veth")?;
+            links += &container.netns.ip("-o link show dev eth0")?;
+        }
+        let fixed = fixed.netns.ip("-o link show dev eth0")?;
+        ensure!(fixed.contains(" mtu 1430 "), "{fixed}");
+        // Both ends of both, and of the one that keeps its own the host's.
+        let count = |mtu: u32| links.matches(&format!(" mtu {mtu} ")).count();
+        Ok([count(1330) == 4, count(1430) == 5])
+    };
+    ensure!(ends()? == [false, true], "{:?}", ends()?);
+    for (path, expected) in [
+        (1400, [true, false]),
+        (1500, [false, true]),
+        (1400, [true, false]),
+    ] {
+        narrow(h1, path)?;
+        narrow_back(h3, path)?;
+        eventually(SOON, &format!("a path of {path}"), || {
+            let found = ends()?;
+            ensure!(found == expected, "{found:?}");
+            Ok::<_, anyhow::Error>(())
+        })?;
+        for talk in &talks {
+            talk.goes_on()?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether 200 kB get from one container to another.
 fn arrives(from: &NetNs, to: (&NetNs, IpAddr), within: Duration) -> Result<bool> {
     const LENGTH: usize = 200_000;
@@ -117,8 +232,8 @@ fn connections_over_a_path_that_got_smaller_need_no_icmp() -> Result<()> {
     let lab = TwoSubnets::new(&[mesh(false), pools("Always")])?;
     lab.everyone_reaches_everyone()?;
     let h1 = &lab.hosts[0].netns;
-    h1.ip("route add 192.0.2.128/25 via 192.0.2.1 mtu lock 1400")?;
-    h1.ip("-6 route add 2001:db8:0:2::/64 via 2001:db8:0:1::ff mtu lock 1400")?;
+    let near = &lab.attach_with_mtu(0, "fixed", 1430)?;
+    narrow(h1, 1400)?;
     for (family, device) in [("-4", DEVICES[0]), ("-6", DEVICES[1])] {
         eventually(SOON, "a limit of the route's own", || {
             let text = h1.ip(&format!("{family} -o route show dev {device}"))?;
@@ -126,13 +241,9 @@ fn connections_over_a_path_that_got_smaller_need_no_icmp() -> Result<()> {
             Ok::<_, anyhow::Error>(())
         })?;
     }
-    let (near, far) = (&lab.containers[0], &lab.containers[2]);
-    for container in [near, far] {
-        let netns = &container.netns;
-        netns.sysctl("net.ipv4.tcp_mtu_probing", "0")?;
-        netns.exec("iptables-nft -A INPUT -p icmp --icmp-type 3 -j DROP")?;
-        netns.exec("ip6tables-nft -A INPUT -p icmpv6 --icmpv6-type 2 -j DROP")?;
-    }
+    let far = &lab.containers[2];
+    deaf(&near.netns)?;
+    deaf(&far.netns)?;
     let all = |within| -> Result<Vec<bool>> {
         let addresses = far.addresses.iter();
         let tried = addresses.map(|to| arrives(&near.netns, (&far.netns, *to), within));

@@ -150,6 +150,15 @@ impl TwoSubnets {
         Ok(container)
     }
 
+    /// A container whose network says which MTU it has.
+    pub(crate) fn attach_with_mtu(&self, host: usize, id: &str, mtu: u32) -> Result<Container> {
+        let mut plugin = Plugin::new(&self.agents[host], &self.hosts[host], NETWORK)?;
+        plugin.config["mtu"] = mtu.into();
+        let mut container = Container::new(&self.lab, id, plugin)?;
+        container.cni_add()?;
+        Ok(container)
+    }
+
     /// Waits until each container reaches each other one in both families.
     pub(crate) fn everyone_reaches_everyone(&self) -> Result<()> {
         for from in &self.containers {

@@ -116,6 +116,7 @@ fn of_kernel(host: &BenchHost, callers: usize) -> Result<AtOnce> {
         container_ifname: "eth0".into(),
         host_ifname: format!("floor{n}"),
         mtu: None,
+        mtu_follows: false,
         container_mac: None,
         allow_spoofing: false,
         container_forwarding: None,
