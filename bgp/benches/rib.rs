@@ -11,13 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput};
 use margay_bgp::{
     policy::Filter,
-    prefix::Family,
+    prefix::{Family, Ipv4Prefix},
     rib::{Families, PeerId, PeerRibConfig, Rib, RibConfig, SessionInfo},
-    wire::{NextHop, PeerKind, UpdateFrame},
+    wire::{
+        MAX_LEN, NextHop, PeerKind, UpdateFrame, header,
+        update_encode::{announce_v4, withdraw_v4},
+    },
 };
 
 const LOCAL_AS: u32 = 65000;
@@ -54,14 +57,14 @@ fn join(rib: &mut Rib, peer: PeerId, n: u32) {
 }
 
 /// Takes updates in, settling after each piece as a read loop would.
-fn apply(rib: &mut Rib, peer: PeerId, bodies: &[bytes::Bytes]) {
+fn apply(rib: &mut Rib, peer: PeerId, bodies: &[Bytes]) {
     for piece in bodies.chunks(512) {
         take_in(rib, peer, piece);
         rib.settle();
     }
 }
 
-fn take_in(rib: &mut Rib, peer: PeerId, bodies: &[bytes::Bytes]) {
+fn take_in(rib: &mut Rib, peer: PeerId, bodies: &[Bytes]) {
     for body in bodies {
         let frame = UpdateFrame::split(body).expect("made by our encoder");
         rib.handle_update(peer, &frame)
@@ -206,6 +209,59 @@ fn best_path(c: &mut Criterion) {
     group.finish();
 }
 
+/// What is decided is encoded: once for all readers that are told the same, who then share the octets.
+fn export(c: &mut Criterion) {
+    let bodies = feed::announcements(65001, ROUTES);
+    let mut group = c.benchmark_group("rib_export");
+    group.sample_size(10).warm_up_time(Duration::from_secs(1));
+    group.throughput(Throughput::Elements(ROUTES.into()));
+    for readers in [1, 10, 100] {
+        let decided = || {
+            let (mut rib, source, readers) = start(readers);
+            apply(&mut rib, source, &bodies);
+            (rib, readers)
+        };
+        group.bench_function(format!("to_{readers}"), |b| {
+            b.iter_batched_ref(
+                decided,
+                |(rib, readers)| black_box(transmit(rib, readers)),
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// One route comes and goes through a loaded table, from octets to octets.
+fn one_route(c: &mut Criterion) {
+    let (mut rib, source, readers) = start(1);
+    apply(&mut rib, source, &feed::announcements(65001, ROUTES));
+    transmit(&mut rib, &readers);
+    let changes: Vec<Bytes> = (0..1000).flat_map(host_route).collect();
+    let mut changes = changes.iter().cycle();
+    let mut group = c.benchmark_group("rib_one_route");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("through_100k", |b| {
+        b.iter(|| {
+            let change = changes.next().map(std::slice::from_ref);
+            take_in(&mut rib, source, change.unwrap_or_default());
+            while rib.work() {}
+            black_box(transmit(&mut rib, &readers))
+        });
+    });
+    group.finish();
+}
+
+/// The UPDATE bodies that announce and withdraw the `n`th host route, which is none of the feed's.
+fn host_route(n: u32) -> [Bytes; 2] {
+    let prefix = Ipv4Prefix::new(n, 32);
+    let (mut comes, mut goes) = (BytesMut::new(), BytesMut::new());
+    let attrs = feed::octets(&feed::attrs(65001, 1));
+    announce_v4(&attrs, prefix, MAX_LEN, &mut comes).expect("short attributes");
+    withdraw_v4(prefix, MAX_LEN, &mut goes);
+    [comes, goes].map(|message| message.freeze().slice(header::HEADER_LEN..))
+}
+
 /// One run with a million routes to two readers: time by phase, and memory.
 #[expect(clippy::print_stderr, reason = "a benchmark reports to its user")]
 fn million() {
@@ -266,5 +322,7 @@ fn main() {
     benches(&mut criterion);
     interning(&mut criterion);
     best_path(&mut criterion);
+    export(&mut criterion);
+    one_route(&mut criterion);
     criterion.final_summary();
 }
