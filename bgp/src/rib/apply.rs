@@ -46,18 +46,22 @@ pub enum RefreshKind {
 /// Prefixes with their hashes.
 type Hashed<P> = SmallVec<[(Nlri<P>, u32); 64]>;
 
-/// The prefixes of a list with their hashes; none of a list with an error in it. `add_path` tells
-/// whether each stands behind a path identifier (RFC 7911, section 3).
+/// Fills an empty `list` with the prefixes of `nlri` and their hashes; what it holds after an error counts for
+/// nothing. `add_path` tells whether each stands behind a path identifier (RFC 7911, section 3).
+///
+/// The list is the caller's, so that it is not moved.
 fn approach<P: NlriPrefix + Key>(
     table: &Table,
     nlri: &[u8],
     add_path: bool,
-) -> Result<Hashed<P>, WireError> {
-    let list = NlriIter::<P>::new(nlri, add_path)
-        .map(|item| item.map(|nlri| (nlri, table.hash(nlri.prefix))))
-        .collect::<Result<Hashed<P>, _>>()?;
+    list: &mut Hashed<P>,
+) -> Result<(), WireError> {
+    for item in NlriIter::<P>::new(nlri, add_path) {
+        let nlri = item?;
+        list.push((nlri, table.hash(nlri.prefix)));
+    }
     table.touch(list.iter().map(|&(_, hash)| hash));
-    Ok(list)
+    Ok(())
 }
 
 /// Puts a path in, with its references, and marks the prefix if anything changed; `true` if it is
@@ -186,10 +190,15 @@ impl Rib {
         peer: PeerId,
         nlri: &[u8],
     ) -> Result<(), WireError> {
+        if nlri.is_empty() {
+            return Ok(());
+        }
         let add_path = self.identifies_paths(peer, P::FAMILY);
         let family = &mut self.families[P::FAMILY.index()];
         let mut gone = 0;
-        for (Nlri { prefix, path_id }, hash) in approach::<P>(&family.table, nlri, add_path)? {
+        let mut list = Hashed::<P>::new();
+        approach(&family.table, nlri, add_path, &mut list)?;
+        for &(Nlri { prefix, path_id }, hash) in &list {
             if let Some(id) = family.table.find_hashed(prefix, hash) {
                 let path = (peer.0, path_id);
                 gone += u32::from(take(family, &mut self.attrs, id, path));
@@ -295,7 +304,9 @@ impl Rib {
         let mut added = 0;
         // The operations that the last prefix got, and the set that came of it.
         let mut last = (Filter::PLAIN, set);
-        for (Nlri { prefix, path_id }, hash) in approach::<P>(&family.table, nlri, add_path)? {
+        let mut list = Hashed::<P>::new();
+        approach(&family.table, nlri, add_path, &mut list)?;
+        for &(Nlri { prefix, path_id }, hash) in &list {
             let id = family.table.find_or_insert_hashed(prefix, hash);
             let rule = if looped {
                 None

@@ -220,7 +220,7 @@ impl Rib {
                 self.groups.push(None);
                 self.groups.len() - 1
             });
-        self.groups[at] = Some(group);
+        self.groups[at] = Some(Box::new(group));
         self.set_group(peer, family, Some(at));
     }
 
@@ -328,7 +328,8 @@ impl Rib {
         let Some(own) = self.groups[at].as_ref().filter(|g| !g.main) else {
             return;
         };
-        let is_main = |g: &Option<Group>| g.as_ref().is_some_and(|g| g.main && g.key == own.key);
+        let is_main =
+            |g: &Option<Box<Group>>| g.as_ref().is_some_and(|g| g.main && g.key == own.key);
         match self.groups.iter().position(is_main) {
             None => {
                 if let Some(own) = &mut self.groups[at] {
@@ -380,6 +381,13 @@ impl Rib {
         }
     }
 }
+
+/// Room for messages from the start, as a rule enough: what one takes at most with few attributes, ...
+const MESSAGE_OCTETS: usize = 128;
+/// ... what a route more takes, its share of the attributes included, ...
+const ROUTE_OCTETS: usize = 16;
+/// ... and one that is withdrawn.
+const GONE_OCTETS: usize = 5;
 
 /// A route to be withdrawn: whom its readers are found by, the prefix, and which path of it.
 type Gone = (Source, u32, u8);
@@ -457,7 +465,7 @@ impl<'a> Emission<'a> {
             return;
         };
         let tag = self.tag(source);
-        let mut data = BytesMut::new();
+        let mut data = BytesMut::with_capacity(MESSAGE_OCTETS + ROUTE_OCTETS * routes.len());
         let mut told = Vec::with_capacity(routes.len());
         for same in routes.chunk_by(|(a, _), (b, _)| a.is_told_as(b)) {
             if !self.put_announcements(same, &mut data) {
@@ -507,7 +515,7 @@ impl<'a> Emission<'a> {
                 continue;
             };
             let routes = same.iter().map(|&(_, id, number)| (id, number));
-            let mut data = BytesMut::new();
+            let mut data = BytesMut::with_capacity(MESSAGE_OCTETS + GONE_OCTETS * same.len());
             let key = &self.group.key;
             match key.family {
                 Family::Ipv4Unicast => withdraw(key, self.v4(routes.clone()), &mut data),

@@ -75,6 +75,9 @@ use restart::Deferral;
 use settle::Dying;
 use table::{LOCAL, Path, Table};
 
+/// Ids that there is always room for: a set that holds a few at a time allocates nothing.
+const RECYCLED: usize = 1024;
+
 /// Ids that something has to be done about, each once.
 #[derive(Debug, Default)]
 struct IdSet {
@@ -86,6 +89,14 @@ impl IdSet {
     fn insert(&mut self, id: u32) {
         if self.bits.insert(id) {
             self.list.push(id);
+        }
+    }
+
+    /// Gives back the memory of what was taken, if it is little and none is in use.
+    fn recycle(&mut self, mut taken: Vec<u32>) {
+        if self.list.capacity() == 0 && taken.capacity() <= RECYCLED {
+            taken.clear();
+            self.list = taken;
         }
     }
 
@@ -145,7 +156,7 @@ pub struct Rib {
     /// Places of removed peers, free after the next decision.
     removed_peers: Vec<u16>,
     free_peers: Vec<u16>,
-    groups: Vec<Option<Group>>,
+    groups: Vec<Option<Box<Group>>>,
     /// Places of groups whose queues are to be put in order.
     to_order: VecDeque<usize>,
     /// Counts encoded batches over all groups.

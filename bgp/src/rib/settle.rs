@@ -76,6 +76,7 @@ impl Rib {
                 self.settle_family(family, &changed);
             }
             self.bury(family, changed.len());
+            self.families[family.index()].changed.recycle(changed);
         }
         if self.families.iter().any(|f| !f.changed.list.is_empty()) {
             return true;
@@ -255,7 +256,8 @@ impl Rib {
     /// Forgets the changes for the FIB: nobody wants them.
     pub fn discard_fib(&mut self) {
         for rib in &mut self.families {
-            rib.fib_changed.take();
+            let changes = rib.fib_changed.take();
+            rib.fib_changed.recycle(changes);
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
     DecisionStep, Loop, PeerId, Rib,
     egress::told_id,
     export::Export,
-    group::{Group, GroupKey},
+    group::GroupKey,
     index::NONE,
     next_hops::FibSet,
     settle::Explained,
@@ -332,7 +332,7 @@ impl Rib {
             prefixes: self.families.iter().map(|f| f.table.len()).sum(),
             attribute_sets: self.attrs.len(),
             groups: self.groups.iter().flatten().count(),
-            egress_bytes: self.groups.iter().flatten().map(Group::log_bytes).sum(),
+            egress_bytes: self.groups.iter().flatten().map(|g| g.log_bytes()).sum(),
             heap_bytes: self
                 .families
                 .iter()
