@@ -3,7 +3,7 @@
 //! Socket options that no safe wrapper offers are set here and nowhere else.
 #![expect(
     unsafe_code,
-    reason = "TCP_MD5SIG and the minimum TTL options have no safe wrapper"
+    reason = "TCP_MD5SIG, the minimum TTL and TCP_QUICKACK's third value have no safe wrapper"
 )]
 
 use std::{
@@ -26,6 +26,9 @@ const TTL_MAX: u8 = 255;
 const TTL_DEFAULT: u8 = 64;
 /// RFC 2385 key length that the kernel takes.
 const MD5_KEY_MAX: usize = 80;
+
+/// Of `TCP_QUICKACK`: bit 0 is for what comes later, any other for what has come (`net/ipv4/tcp.c`).
+const QUICKACK_ONCE: libc::c_int = 2;
 
 /// linux/tcp.h; the libc crate lacks them.
 const TCP_MD5SIG_EXT: libc::c_int = 32;
@@ -138,6 +141,24 @@ pub(crate) fn pass_only_icmp6(socket: &impl AsRawFd, types: &[u8]) -> io::Result
         }
     }
     set_option(socket, libc::IPPROTO_ICMPV6, ICMP6_FILTER, &filter)
+}
+
+/// Tells the other side's kernel that what was read has come, and ours to leave that to us from here on, in
+/// one call. Where ours has told it already, it goes on telling by itself: there [`leave_acknowledging`] is
+/// needed as well.
+pub(crate) fn acknowledge(socket: &impl AsRawFd) -> io::Result<()> {
+    set_option(
+        socket,
+        libc::IPPROTO_TCP,
+        libc::TCP_QUICKACK,
+        &QUICKACK_ONCE,
+    )
+}
+
+/// Tells our kernel to leave it to us when the other side's hears that what was read has come; after some 40
+/// ms, and where much comes, it does so all the same.
+pub(crate) fn leave_acknowledging(socket: &impl AsRawFd) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, &0_i32)
 }
 
 fn new_socket(addr: SocketAddr) -> io::Result<Socket> {

@@ -4,10 +4,10 @@ mod configure;
 mod handover;
 mod links;
 mod sessions;
+mod wait;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::RandomState},
-    future::poll_fn,
     hash::BuildHasher,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,7 +21,7 @@ use margay_bgp::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
-    time::{sleep_until, timeout},
+    time::timeout,
 };
 use tracing::info;
 
@@ -45,6 +45,8 @@ use crate::{
     peer_key::PeerKey,
     view::Totals,
 };
+
+use wait::{News, Waiter};
 
 /// The peers by key.
 pub(super) type Peers = BTreeMap<PeerKey, Peer>;
@@ -81,7 +83,7 @@ pub(super) struct Core {
     /// Dynamic peers without a connection, to be forgotten once nothing is left of them.
     pub(super) leaving: BTreeSet<PeerKey>,
     pub(super) rib: Rib,
-    links: HashMap<LinkId, Link>,
+    links: HashMap<LinkId, Link, foldhash::fast::RandomState>,
     next_link: LinkId,
     listeners: Listeners,
     events_tx: mpsc::Sender<Event>,
@@ -148,7 +150,7 @@ impl Core {
             peers: Peers::new(),
             leaving: BTreeSet::new(),
             rib: Rib::new(rib_config),
-            links: HashMap::new(),
+            links: HashMap::default(),
             next_link: 0,
             listeners: Listeners::default(),
             events_tx,
@@ -202,42 +204,21 @@ impl Core {
     }
 
     /// Runs until the handle is dropped or asks to stop.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, commands: mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(TURN_EVENTS);
-        let mut alarm = std::pin::pin!(sleep_until(self.next_wake().into()));
+        let mut waiter = Waiter::new(commands, Arc::clone(&self.ready), self.next_wake());
         loop {
-            // Not set back: the timers that messages set back are many, and ring late then.
-            let wake = self.next_wake().into();
-            if wake < alarm.deadline() || alarm.is_elapsed() {
-                alarm.as_mut().reset(wake);
-            }
+            waiter.set_alarm(self.next_wake());
             // What was taken in before is decided first, but for that of a round that goes on.
             let in_round = self.round.is_some();
             let hungry = self.waiting.is_empty() && (in_round || !self.rib.is_undecided());
             let idle = !self.is_busy();
-            // Cancel safe throughout: `recv`, `recv_many` and `reserve` take nothing when
-            // dropped, the alarm stays.
-            let mut path = None;
-            let command = tokio::select! {
-                biased;
-                Some(change) = self.bfd_changes.recv() => {
-                    path = Some(change);
-                    None
-                }
-                command = commands.recv() => Some(command),
-                _ = self.events.recv_many(&mut batch, TURN_EVENTS), if hungry => None,
-                () = poll_fn(|cx| self.ready.poll(cx)), if hungry => None,
-                _ = self.fib.reserve(), if self.due.fib => None,
-                () = &mut alarm, if idle => None,
-                () = std::future::ready(()), if !idle => None,
-            };
+            let news = waiter.wait(&mut self, &mut batch, (hungry, idle)).await;
             let now = Instant::now();
-            if let Some((key, change)) = path {
-                self.path_changed(&key, change, now);
-            }
-            match command {
-                None => {}
-                Some(Some(command)) => match self.command(command, now) {
+            match news {
+                News::None => {}
+                News::Path(key, change) => self.path_changed(&key, change, now),
+                News::Command(Some(command)) => match self.command(command, now) {
                     Flow::Go => {}
                     Flow::Stop(how) => return self.stop(&how, now).await,
                     Flow::HandOver(reply) => {
@@ -245,7 +226,7 @@ impl Core {
                         return self.hand_over(reply).await;
                     }
                 },
-                Some(None) => {
+                News::Command(None) => {
                     let how = match self.config.graceful_restart {
                         Some(_) => Shutdown::Restart,
                         None => Shutdown::Administrative(String::new()),
@@ -289,16 +270,17 @@ impl Core {
         }
         self.timers(now);
         if let Some(round) = &mut self.round
-            && !round.is_over(Instant::now())
+            && !round.is_over(Instant::now)
         {
             return;
         }
         self.round = None;
         self.decide();
+        self.transmit(now);
+        // What nobody waits for comes after what peers wait for.
         self.forget_strangers(now);
         self.sync.handle_timeout(now);
         while self.closing.try_join_next().is_some() {}
-        self.transmit(now);
         self.feed_fib();
     }
 
@@ -306,7 +288,7 @@ impl Core {
     fn take_in(&mut self, now: Instant) {
         let mut octets = 0;
         while octets < TURN_OCTETS
-            && now.elapsed() < TURN
+            && (octets == 0 || now.elapsed() < TURN)
             && let Some(id) = self.ready.pop()
         {
             octets += self.read(id, now);
@@ -317,7 +299,7 @@ impl Core {
     /// other side hear that it was read.
     fn listen_to_peers(&mut self) {
         for id in self.heard.drain(..) {
-            if let Some(link) = self.links.get(&id) {
+            if let Some(link) = self.links.get_mut(&id) {
                 link.acknowledge();
                 link.listen();
             }

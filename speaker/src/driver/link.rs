@@ -19,6 +19,7 @@ use tokio::{io::Interest, net::TcpStream, task::JoinSet};
 use crate::{
     driver::ready::{Bell, Ready},
     peer_key::PeerKey,
+    socket,
 };
 
 /// Names a link; never reused.
@@ -29,6 +30,9 @@ pub(super) type LinkId = u64;
 const READ: usize = 128 << 10;
 /// Buffers that one write gathers.
 const GATHER: usize = 64;
+/// After so many acknowledgements our kernel is told once more to leave them to us: it comes to send them
+/// itself when much has come, and when it was too early for us.
+const LEFT_EVERY: u32 = 8;
 /// How long a closing connection may need to take what was queued, NOTIFICATION included.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -51,6 +55,8 @@ pub(super) struct Link {
     urgent: VecDeque<Bytes>,
     /// The socket took no more; a task waits until it does.
     pub(super) blocked: bool,
+    /// How often what was read was acknowledged.
+    acknowledged: u32,
     /// The OPENs sent and received, whole messages.
     pub(super) opens: [Bytes; 2],
 }
@@ -89,7 +95,7 @@ impl Link {
             peer,
             conn,
             stream: Arc::new(stream),
-            bell: Arc::new(Bell { link: id, ready }).into(),
+            bell: Bell::waker(Some(id), ready),
             partial: Vec::new(),
             extended,
             queue: VecDeque::new(),
@@ -97,6 +103,7 @@ impl Link {
             front_started: false,
             urgent: VecDeque::new(),
             blocked: false,
+            acknowledged: 0,
             opens: [Bytes::new(), Bytes::new()],
         }
     }
@@ -155,15 +162,15 @@ impl Link {
         }
     }
 
-    /// Tells the peer's kernel that what was read has come, and ours to leave that to us from here on.
-    /// By itself it would do so in the middle of the reading that empties the socket, and what is to be
-    /// told of a single route would wait for that.
-    pub(super) fn acknowledge(&self) {
-        let socket = SockRef::from(&*self.stream);
-        // Where it fails the connection is gone, or the kernel goes on as it likes.
-        for at_once in [true, false] {
-            drop(socket.set_tcp_quickack(at_once));
+    /// Tells the peer's kernel that what was read has come. By itself ours would do so in the middle of the
+    /// reading that empties the socket, and what is to be told of a single route would wait for that.
+    pub(super) fn acknowledge(&mut self) {
+        // Where these fail the connection is gone, or the kernel goes on as it likes.
+        drop(socket::acknowledge(&*self.stream));
+        if self.acknowledged.is_multiple_of(LEFT_EVERY) {
+            drop(socket::leave_acknowledging(&*self.stream));
         }
+        self.acknowledged = self.acknowledged.wrapping_add(1);
     }
 
     /// Whether the peer has sent anything that is still to be taken in.

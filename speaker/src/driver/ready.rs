@@ -1,4 +1,4 @@
-//! Which connections have something to read.
+//! What there is to do: which connections have something to read, and whether anything else has happened.
 
 use std::{
     collections::VecDeque,
@@ -10,13 +10,15 @@ use crate::driver::link::LinkId;
 
 /// Connections with something to read, the one that waits longest first. The core reads them by
 /// itself: a task for each, and a queue to the core, would cost a single route more than all that is
-/// decided about it.
+/// decided about it. For the same reason it does not ask channels and timers as long as none rings.
 #[derive(Debug, Default)]
 pub(super) struct Ready(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
     links: VecDeque<LinkId>,
+    /// Something else rang.
+    other: bool,
     /// The core, while it waits for any.
     core: Option<Waker>,
 }
@@ -28,14 +30,27 @@ impl Ready {
 
     /// A connection has something to read.
     pub(super) fn push(&self, link: LinkId) {
+        self.ring(Some(link));
+    }
+
+    /// The same, or with `None` anything else has happened.
+    fn ring(&self, link: Option<LinkId>) {
         let core = {
             let mut waiting = self.waiting();
-            waiting.links.push_back(link);
+            match link {
+                Some(link) => waiting.links.push_back(link),
+                None => waiting.other = true,
+            }
             waiting.core.take()
         };
         if let Some(core) = core {
             core.wake();
         }
+    }
+
+    /// Whether anything else has happened since the last call.
+    pub(super) fn take_other(&self) -> bool {
+        std::mem::take(&mut self.waiting().other)
     }
 
     pub(super) fn pop(&self) -> Option<LinkId> {
@@ -46,10 +61,10 @@ impl Ready {
         self.waiting().links.is_empty()
     }
 
-    /// Waits until there is any.
+    /// Waits until there is any, or something else has happened.
     pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         let mut waiting = self.waiting();
-        if !waiting.links.is_empty() {
+        if waiting.other || !waiting.links.is_empty() {
             return Poll::Ready(());
         }
         waiting.core = Some(cx.waker().clone());
@@ -57,11 +72,17 @@ impl Ready {
     }
 }
 
-/// Rings when its connection has something to read.
+/// Rings when its connection has something to read, or for anything else.
 #[derive(Debug)]
 pub(super) struct Bell {
-    pub(super) link: LinkId,
-    pub(super) ready: Arc<Ready>,
+    link: Option<LinkId>,
+    ready: Arc<Ready>,
+}
+
+impl Bell {
+    pub(super) fn waker(link: Option<LinkId>, ready: Arc<Ready>) -> Waker {
+        Arc::new(Self { link, ready }).into()
+    }
 }
 
 impl Wake for Bell {
@@ -70,7 +91,7 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.ready.push(self.link);
+        self.ready.ring(self.link);
     }
 }
 
@@ -83,11 +104,8 @@ mod tests {
     #[tokio::test]
     async fn bells_wake_the_core_and_are_answered_in_turn() {
         let ready = Arc::new(Ready::default());
-        let bell = |link| {
-            let ready = Arc::clone(&ready);
-            Waker::from(Arc::new(Bell { link, ready }))
-        };
-        let (one, two) = (bell(1), bell(2));
+        let bell = |link| Bell::waker(link, Arc::clone(&ready));
+        let (one, two) = (bell(Some(1)), bell(Some(2)));
         let ringing = tokio::spawn(async move {
             two.wake_by_ref();
             one.wake();
@@ -96,5 +114,12 @@ mod tests {
         ringing.await.unwrap();
         assert_eq!((ready.pop(), ready.pop()), (Some(2), Some(1)));
         assert!(ready.is_empty());
+        assert!(!ready.take_other());
+        let other = bell(None);
+        let ringing = tokio::spawn(async move { other.wake() });
+        poll_fn(|cx| ready.poll(cx)).await;
+        ringing.await.unwrap();
+        assert!(ready.is_empty() && ready.take_other());
+        assert!(!ready.take_other());
     }
 }

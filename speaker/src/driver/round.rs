@@ -41,9 +41,9 @@ impl Round {
     }
 
     /// A turn ends. Whether the round does.
-    pub(super) fn is_over(&mut self, now: Instant) -> bool {
+    pub(super) fn is_over(&mut self, now: impl FnOnce() -> Instant) -> bool {
         let plenty = std::mem::take(&mut self.octets) >= PLENTY;
-        !(self.several && plenty) || now.duration_since(self.began) >= LONGEST
+        !(self.several && plenty) || now().duration_since(self.began) >= LONGEST
     }
 }
 
@@ -56,16 +56,16 @@ mod tests {
         let now = Instant::now();
         let mut round = Round::new(now);
         round.note(1, 9 * PLENTY);
-        assert!(round.is_over(now), "only one sends");
+        assert!(round.is_over(|| now), "only one sends");
         let mut round = Round::new(now);
         round.note(1, PLENTY - 19);
         round.note(2, 19);
-        assert!(!round.is_over(now));
+        assert!(!round.is_over(|| now));
         round.note(2, PLENTY);
-        assert!(!round.is_over(now), "another has sent before");
+        assert!(!round.is_over(|| now), "another has sent before");
         round.note(2, PLENTY - 1);
-        assert!(round.is_over(now), "little came");
+        assert!(round.is_over(|| now), "little came");
         round.note(2, PLENTY);
-        assert!(round.is_over(now + LONGEST));
+        assert!(round.is_over(|| now + LONGEST));
     }
 }
