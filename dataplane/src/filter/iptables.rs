@@ -8,16 +8,17 @@ use std::{
 
 use super::{
     backend::Backend,
+    chains,
     driver::{FilterError, Sizes},
     kernel::{Kernel, Pass, Refreshed},
-    names,
-    program::{Chain, ChainId},
+    names::{self, Way},
+    program::{Body, Chain, ChainId},
     sets::{Sets, SetsReport},
     types::Family,
 };
 use crate::{
     ipset::{Entry, IpsetSocket, SetType},
-    iptables::{ChainHits, Programs, Table, Tables, TablesReport, Variant},
+    iptables::{ChainHits, Programs, Table, Tables, TablesReport, Variant, dispatch_chains},
     nft::Concern,
 };
 
@@ -32,6 +33,10 @@ pub(super) struct Iptables {
     readable: Vec<bool>,
     sets_report: SetsReport,
     tables_reports: Vec<TablesReport>,
+    /// The groups that packets are dispatched to.
+    dispatch: BTreeMap<(Family, Way), Vec<String>>,
+    /// Groups or members of theirs changed since the chains of the dispatch were calculated.
+    dispatch_stale: bool,
     /// The last programs that changed something for us.
     writers: VecDeque<u32>,
 }
@@ -56,6 +61,8 @@ impl Iptables {
             readable: Vec::new(),
             sets_report: SetsReport::default(),
             tables_reports: Vec::new(),
+            dispatch: BTreeMap::new(),
+            dispatch_stale: false,
             writers: VecDeque::new(),
         })
     }
@@ -92,6 +99,27 @@ impl Iptables {
 
     fn table(&mut self, family: Family) -> Option<&mut Tables> {
         self.tables.get_mut(&family)
+    }
+
+    fn members_change(&mut self, set: &str) {
+        self.dispatch_stale |= names::is_group_set(set);
+    }
+
+    fn calculate_dispatch(&mut self) {
+        if !std::mem::take(&mut self.dispatch_stale) {
+            return;
+        }
+        for ((family, way), groups) in &self.dispatch {
+            let members = |group: &str| {
+                let members = self.sets.members(&names::group_set(*family, group));
+                members.map(|entry| entry.net())
+            };
+            let first = chains::dispatch_chain(*way);
+            let chains = dispatch_chains(first, *way, *family, groups, members);
+            if let Some(tables) = self.tables.get_mut(family) {
+                tables.set_dispatch(*way, chains);
+            }
+        }
     }
 
     fn write_tables(&mut self, may_delete: bool, now: Instant) {
@@ -168,10 +196,12 @@ impl Kernel for Iptables {
     }
 
     fn replace(&mut self, set: &str, entries: Vec<Entry>) {
+        self.members_change(set);
         self.sets.replace(set, entries);
     }
 
     fn insert(&mut self, set: &str, entry: Entry) {
+        self.members_change(set);
         self.sets.insert(set, entry);
     }
 
@@ -188,6 +218,11 @@ impl Kernel for Iptables {
     }
 
     fn set_chain(&mut self, family: Family, chain: Chain) {
+        if let Body::Dispatch { way, groups } = chain.body {
+            self.dispatch_stale = true;
+            self.dispatch.insert((family, way), groups);
+            return;
+        }
         if let Some(tables) = self.table(family) {
             tables.set(&chain);
         }
@@ -224,9 +259,7 @@ impl Kernel for Iptables {
         let has_chain =
             |way, group: &str| tables.has_chain(Table::Filter, &names::group_chain(way, group));
         let usable = found.filter(|group| {
-            let both_chains = names::Way::BOTH
-                .into_iter()
-                .all(|way| has_chain(way, group));
+            let both_chains = Way::BOTH.into_iter().all(|way| has_chain(way, group));
             both_chains && self.sets.exists(&names::group_set(family, group))
         });
         usable.map(str::to_owned).collect()
@@ -234,7 +267,7 @@ impl Kernel for Iptables {
 
     fn in_force(&self, chains: &[ChainId]) -> bool {
         let names: Vec<String> = chains.iter().map(ChainId::name).collect();
-        self.tables.values().all(|tables| tables.in_force(&names))
+        !self.dispatch_stale && self.tables.values().all(|tables| tables.in_force(&names))
     }
 
     fn refresh(&mut self, now: Instant, _pass: &mut Pass) -> Refreshed {
@@ -266,6 +299,7 @@ impl Kernel for Iptables {
 
     fn write(&mut self, may_delete: bool, now: Instant, pass: &mut Pass) {
         self.sets.add(may_delete, now, &mut self.sets_report);
+        self.calculate_dispatch();
         self.write_tables(may_delete, now);
         for (family, report) in self.tables.values().zip(&mut self.tables_reports) {
             family.report(report);
@@ -309,6 +343,7 @@ impl Kernel for Iptables {
             tables.clean(&self.programs)?;
             *tables = Tables::new(self.variant, *family);
         }
+        self.dispatch.clear();
         Ok(self.sets.clean()?)
     }
 }

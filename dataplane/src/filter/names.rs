@@ -58,6 +58,17 @@ pub(crate) fn group_chain(way: Way, group: &str) -> String {
     format!("{prefix}{group}")
 }
 
+/// One of the chains that the dispatch of a way is divided into; `place` has two hexadecimal digits.
+pub(crate) fn dispatch_part(way: Way, place: usize) -> String {
+    group_chain(way, &format!("{place:02x}"))
+}
+
+/// Whether [`dispatch_part`] named a chain of the `filter` table.
+pub(crate) fn is_dispatch_part(way: Way, chain: &str) -> bool {
+    let place = chain.strip_prefix(&group_chain(way, ""));
+    place.is_some_and(|place| place.len() == 2 && place.bytes().all(|c| c.is_ascii_hexdigit()))
+}
+
 /// A way through an interface of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum HostWay {

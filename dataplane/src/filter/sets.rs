@@ -95,6 +95,12 @@ impl Sets {
         self.sets.get(name).is_some_and(|set| set.exists)
     }
 
+    /// Everything that is in a set, or is to be, or is to go.
+    pub(super) fn members<'a>(&'a self, name: &str) -> impl Iterator<Item = Entry> + use<'a> {
+        let set = self.sets.get(name);
+        set.into_iter().flat_map(|set| set.tracker.all())
+    }
+
     /// Wants a set; keeps its members when it is already wanted or adopted.
     pub(super) fn want(&mut self, name: &str, set_type: SetType, family: Family) {
         if let Some(set) = self.sets.get_mut(name) {

@@ -34,6 +34,11 @@ impl SetTracker {
         }
     }
 
+    /// What is wanted, and what the kernel has.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Entry> + '_ {
+        self.places.keys().copied()
+    }
+
     /// Wants `entry` out of the set.
     pub fn remove(&mut self, entry: &Entry) {
         if let Some(place) = self.places.get_mut(entry)

@@ -14,6 +14,8 @@ pub(crate) enum Rank {
     Policy,
     /// Groups of endpoints.
     Group,
+    /// From some addresses to their groups.
+    Part,
     /// From an address to its group.
     Dispatch,
     /// Workload to its own host.

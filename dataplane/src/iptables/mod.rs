@@ -6,6 +6,7 @@
 
 mod chain;
 mod counters;
+mod dispatch;
 mod save;
 mod tables;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod variant;
 pub(crate) use self::{
     chain::Rank,
     counters::ChainHits,
+    dispatch::chains as dispatch_chains,
     save::Saved,
     tables::{Tables, TablesReport},
     variant::{Holding, holdings, in_use},

@@ -12,7 +12,11 @@ use super::{
     chain::{Chain, Rank},
     save::Hook,
 };
-use crate::filter::{Family, program};
+use crate::filter::{
+    Family,
+    names::{self, Way},
+    program,
+};
 
 pub(super) type Key = (Table, String);
 
@@ -126,10 +130,28 @@ impl Tables {
     /// Wants a chain as given.
     pub(crate) fn set(&mut self, chain: &program::Chain) {
         let (key, chain) = Chain::of(chain, self.family);
+        self.put(key, chain);
+    }
+
+    fn put(&mut self, key: Key, chain: Chain) {
         if self.desired.get(&key) != Some(&chain) {
             self.refused.remove(&key);
             self.desired.insert(key.clone(), chain);
             self.compare(key);
+        }
+    }
+
+    /// Wants the dispatch of a way to consist of these chains.
+    pub(crate) fn set_dispatch(&mut self, way: Way, chains: BTreeMap<String, Chain>) {
+        let parts = self.desired.keys().filter(|(table, name)| {
+            let is_part = *table == Table::Filter && names::is_dispatch_part(way, name);
+            is_part && !chains.contains_key(name)
+        });
+        for (table, name) in parts.cloned().collect::<Vec<_>>() {
+            self.remove(table, &name);
+        }
+        for (name, chain) in chains {
+            self.put((Table::Filter, name), chain);
         }
     }
 
@@ -205,7 +227,7 @@ impl Tables {
         let fixed_dirty = self
             .dirty
             .iter()
-            .any(|key| of_rank(key) >= Some(Rank::Dispatch) || of_rank(key) == Some(Rank::Verdict));
+            .any(|key| of_rank(key) >= Some(Rank::Part) || of_rank(key) == Some(Rank::Verdict));
         !self.stale && !self.hooks_dirty && !fixed_dirty && !chains.into_iter().any(is_dirty)
     }
 
@@ -365,6 +387,7 @@ impl Tables {
             Rank::Aside,
             Rank::Policy,
             Rank::Group,
+            Rank::Part,
             Rank::Dispatch,
             Rank::Host,
             Rank::Base,

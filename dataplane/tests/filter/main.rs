@@ -23,6 +23,7 @@ mod handed_up;
 mod hosts;
 mod lab;
 mod limits;
+mod many;
 mod moves;
 mod nftables;
 mod ports;

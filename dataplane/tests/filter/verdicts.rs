@@ -8,8 +8,8 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use margay_dataplane::filter::{
-    Action, Backend, DenyAction, Direction, Family, Globals, HostAction, PolicyId, ProfileId, Rule,
-    SetId, SetKind, SetMember, SetSpec, Tier, TierDefault,
+    Action, Backend, DenyAction, Direction, Family, Filter, Globals, HostAction, PolicyId,
+    ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier, TierDefault,
 };
 
 use crate::lab::{
@@ -436,6 +436,19 @@ fn the_host_reaches_its_workloads_and_they_reach_it_only_if_allowed(backend: Bac
 
 fn an_endpoint_that_changes_group_keeps_a_verdict_at_each_instant(backend: Backend) {
     let mut lab = Lab::new();
+    changes_group(&mut lab, backend, |_| {});
+    let (chains, expected) = match backend {
+        Backend::Nftables => (save(backend), "chain v4-to-group/"),
+        Backend::Iptables(variant) => {
+            let chains = run(&format!("iptables-{}-save", variant.name()));
+            (chains.replace(":mgy-to-wl", ""), ":mgy-to-")
+        }
+    };
+    assert_eq!(chains.matches(expected).count(), 2, "two groups:\n{chains}");
+}
+
+/// An endpoint goes from group to group, beside whatever else there is.
+pub(crate) fn changes_group(lab: &mut Lab, backend: Backend, beside: impl FnOnce(&mut Filter)) {
     let (a, b) = (lab.workload(1), lab.workload(2));
     let _server = serve(&b.netns, &[80, 81]);
     let mut filter = filter(backend);
@@ -448,6 +461,7 @@ fn an_endpoint_that_changes_group_keeps_a_verdict_at_each_instant(backend: Backe
     filter
         .set_endpoint(id(b), endpoint(b, tier(&["p0"]), Direction::default()))
         .unwrap();
+    beside(&mut filter);
     apply(&mut filter);
     thread::scope(|scope| {
         let probe = move |port: u16| {
@@ -488,14 +502,6 @@ fn an_endpoint_that_changes_group_keeps_a_verdict_at_each_instant(backend: Backe
             "of {passed} allowed and {dropped} denied"
         );
     });
-    let (chains, expected) = match backend {
-        Backend::Nftables => (save(backend), "chain v4-to-group/"),
-        Backend::Iptables(variant) => {
-            let chains = run(&format!("iptables-{}-save", variant.name()));
-            (chains.replace(":mgy-to-wl", ""), ":mgy-to-")
-        }
-    };
-    assert_eq!(chains.matches(expected).count(), 2, "two groups:\n{chains}");
 }
 
 fn a_missing_policy_or_set_drops(backend: Backend) {

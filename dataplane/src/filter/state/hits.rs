@@ -6,7 +6,7 @@ use super::{RulesId, RulesState, State, tables};
 use crate::{
     filter::{
         chains, hosts, limits,
-        names::Way,
+        names::{self, Way},
         program::{Body, Chain, Line, Target},
         types::Family,
     },
@@ -96,9 +96,16 @@ impl State {
                 }
             }
             // Whoever is in no group comes to the end of the dispatch.
-            for way in Way::BOTH {
-                let dispatch = (Table::Filter, chains::dispatch_chain(way).to_owned());
-                if let Some(last) = hits.get(&dispatch).and_then(|hits| hits.last()) {
+            let is_dispatch = |name: &str| {
+                Way::BOTH.into_iter().any(|way| {
+                    name == chains::dispatch_chain(way) || names::is_dispatch_part(way, name)
+                })
+            };
+            for ((table, name), hits) in hits {
+                if *table == Table::Filter
+                    && is_dispatch(name)
+                    && let Some(last) = hits.last()
+                {
                     *sums.entry(chains::NO_SUCH_WORKLOAD.to_owned()).or_default() += *last;
                 }
             }
