@@ -33,6 +33,8 @@ pub mod bmp;
 pub mod carry;
 mod config;
 mod daemon;
+#[doc(hidden)]
+pub mod decoders;
 mod driver;
 mod filter_config;
 mod handle;

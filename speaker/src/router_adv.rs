@@ -132,7 +132,7 @@ fn advertisement() -> [u8; ADVERTISEMENT_LEN] {
 }
 
 /// RFC 4861 sections 6.1.1 and 6.1.2; the kernel has checked the checksum.
-fn decode(message: &[u8], from: Ipv6Addr) -> Option<Heard> {
+pub(crate) fn decode(message: &[u8], from: Ipv6Addr) -> Option<Heard> {
     let (&[kind, code, ..], len) = (message.first_chunk::<4>()?, message.len());
     match kind {
         _ if code != 0 => None,

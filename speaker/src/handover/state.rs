@@ -82,18 +82,24 @@ pub(crate) enum StateError {
 
 impl State {
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let body = self.fields();
+        let mut out = Writer::default();
+        out.0.extend_from_slice(MAGIC);
+        out.u32(VERSION);
+        out.u64(fnv1a(SUM_START, &body));
+        out.octets(&body);
+        out.0.into()
+    }
+
+    /// What stands behind the header.
+    pub(crate) fn fields(&self) -> Vec<u8> {
         let mut body = Writer::default();
         body.u64(nanos(self.frozen_at));
         body.u64(self.seed);
         body.list(&self.keyed, |w, prefix| w.prefix(*prefix));
         body.list(&self.dropped, |w, key| w.text(key));
         body.list(&self.peers, PeerLeft::write);
-        let mut out = Writer::default();
-        out.0.extend_from_slice(MAGIC);
-        out.u32(VERSION);
-        out.u64(fnv1a(SUM_START, &body.0));
-        out.octets(&body.0);
-        out.0.into()
+        body.0.into()
     }
 
     pub(crate) fn decode(octets: &[u8]) -> Result<Self, StateError> {
@@ -108,10 +114,12 @@ impl State {
         if !header.is_at_end() || fnv1a(SUM_START, body) != sum {
             return Err(StateError::Damaged);
         }
+        Self::read_fields(body).ok_or(StateError::Damaged)
+    }
+
+    pub(crate) fn read_fields(body: &[u8]) -> Option<Self> {
         let mut body = Reader::new(body);
-        Self::read(&mut body)
-            .filter(|_| body.is_at_end())
-            .ok_or(StateError::Damaged)
+        Self::read(&mut body).filter(|_| body.is_at_end())
     }
 
     fn read(body: &mut Reader<'_>) -> Option<Self> {
