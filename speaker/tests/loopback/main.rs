@@ -7,3 +7,4 @@ mod limits;
 mod mrt;
 mod raw;
 mod readers;
+mod refresh;

@@ -67,6 +67,7 @@ impl RawPeer {
             capabilities: Capabilities {
                 multiprotocol: Some(vec![Family::Ipv4Unicast]),
                 route_refresh: true,
+                enhanced_route_refresh: true,
                 four_octet_as: Some(asn),
                 ..Capabilities::default()
             },
