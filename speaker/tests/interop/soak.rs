@@ -13,6 +13,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -99,6 +100,44 @@ fn of(ours: &Ours, addr: [u8; 4]) -> Result<PeerStatus> {
     found.context("no such peer")
 }
 
+/// Our packets of BFD, as they come in over there.
+struct Meter {
+    process: Process,
+    file: PathBuf,
+}
+
+impl Meter {
+    fn start(lab: &Lab) -> Result<Self> {
+        let file = lab.dir.path().join("tcpdump.log");
+        let mut command = Command::new("tcpdump");
+        let ours = "udp dst port 3784 and src host 192.0.2.1";
+        command.args(["-i", "eth0", "-tt", "-nn", "-l", ours]);
+        let process = Process::spawn("tcpdump", command, Some(&lab.them), &file)?;
+        let meter = Self { process, file };
+        eventually(PATIENCE, "packets are seen", || {
+            ensure!(meter.times()?.len() > 1, "none yet");
+            Ok(())
+        })?;
+        Ok(meter)
+    }
+
+    /// When they came, in seconds.
+    fn times(&self) -> Result<Vec<f64>> {
+        let text = std::fs::read_to_string(&self.file)?;
+        let time = |line: &str| line.split_whitespace().next()?.parse().ok();
+        Ok(text.lines().filter_map(time).collect())
+    }
+
+    /// The longest time between two of them.
+    fn longest_gap(mut self) -> Result<Duration> {
+        self.process.stop()?;
+        let times = self.times()?;
+        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+        let longest = gaps.fold(0.0, f64::max);
+        Ok(Duration::from_secs_f64(longest))
+    }
+}
+
 /// An error if BIRD's session or path is down, or was since it came up.
 fn still_up(ours: &Ours) -> Result<()> {
     let bird = of(ours, [192, 0, 2, 2])?;
@@ -133,13 +172,15 @@ fn sessions_stay_up_under_load() -> Result<()> {
         still_up(&ours)
     })?;
 
+    let meter = Meter::start(&lab)?;
     let burners = (0..setting("MARGAY_SOAK_BURNERS", BURNERS)?).map(|_| burner(&lab));
     let _burners = burners.collect::<Result<Vec<_>>>()?;
     let feeder = feed(&lab, routes, length);
     let end = Instant::now() + length;
     let mut turns = 0;
     let key: PeerKey = IpAddr::from(FEEDER).into();
-    while Instant::now() < end {
+    let mut all_up = Ok(());
+    while all_up.is_ok() && Instant::now() < end {
         // Every route of the feeder is filtered again, and some of them told again to BIRD.
         turns += 1_u32;
         let turn = (turns % 250) as u8;
@@ -148,16 +189,21 @@ fn sessions_stay_up_under_load() -> Result<()> {
         }
         ours.runtime
             .block_on(ours.speaker.configure(config.clone()))?;
-        still_up(&ours)?;
+        all_up = still_up(&ours);
         thread::sleep(Duration::from_millis(500));
     }
-    let rounds = feeder.join().ok().context("the feeder panicked")??;
-    still_up(&ours)?;
+    let mut rounds = 0;
+    if all_up.is_ok() {
+        rounds = feeder.join().ok().context("the feeder panicked")??;
+        all_up = still_up(&ours);
+    }
+    let gap = meter.longest_gap()?;
+    all_up.with_context(|| format!("our packets were at most {gap:?} apart"))?;
     ensure!(rounds > 0 && turns > 0, "{rounds} rounds, {turns} turns");
     let turn = ours.runtime.block_on(ours.speaker.queries().totals())?;
     println!(
         "{rounds} times {routes} routes, {turns} changes of policy, {length:?}: all stayed up; \
-         in the last minute no turn took longer than {:?}",
+         in the last minute no turn took longer than {:?}, packets of BFD were at most {gap:?} apart",
         turn.longest_turn
     );
     Ok(())
