@@ -173,6 +173,16 @@ fn every_agent_is_asked_from_a_machine_that_reaches_etcd_alone() {
         .run(&format!("policy show {}", container.v4().unwrap()))
         .unwrap();
     assert!(shown.contains(" packets, "), "{shown}");
+    let table = cluster.lab.dir().join("h2.mrt");
+    ctl.run(&format!("bgp dump --mrt {} --node h2", table.display()))
+        .unwrap();
+    let dumped = std::process::Command::new("bgpdump")
+        .arg("-m")
+        .arg(&table)
+        .output()
+        .unwrap();
+    let dumped = String::from_utf8(dumped.stdout).unwrap();
+    assert!(dumped.contains(&format!("|{route}|")), "{dumped}");
     let none = "routes --received 203.0.113.9";
     let (code, error) = refused(&ctl, &format!("bgp {none} --node h2")).unwrap();
     assert_eq!(code, Some(1));

@@ -55,12 +55,15 @@ pub(crate) enum BgpCommand {
         #[arg(value_name = "PEER")]
         peer: String,
     },
-    /// Write the whole table of this host's speaker to a file (MRT, RFC 6396), for reports and replay
+    /// Write the whole table of a host's speaker to a file (MRT, RFC 6396), for reports and replay
     #[command(after_help = "Example:\n  margayctl bgp dump --mrt table.mrt")]
     Dump {
         /// The file to write
         #[arg(long, value_name = "FILE")]
         mrt: PathBuf,
+        /// The host whose speaker is asked.
+        #[command(flatten)]
+        of: OfNode,
     },
     /// Decode messages field by field and say what is wrong with them (RFC 7606); needs no agent
     #[command(after_help = DECODE_HELP)]

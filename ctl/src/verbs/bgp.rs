@@ -68,13 +68,13 @@ pub(crate) async fn online(command: &BgpCommand, context: &mut Context<'_>) -> R
             let line = format!("asked {asked} to send all its routes again\n");
             context.streams.print(&line)
         }
-        BgpCommand::Dump { mrt } => dump(mrt, context).await,
+        BgpCommand::Dump { mrt, of } => dump(mrt, of, context).await,
         BgpCommand::Decode(args) => decode::decode(args, &mut context.streams),
     }
 }
 
 /// Writes the table as the agent gives it; the file appears when it is whole.
-async fn dump(path: &Path, context: &mut Context<'_>) -> Result<(), Fatal> {
+async fn dump(path: &Path, of: &OfNode, context: &mut Context<'_>) -> Result<(), Fatal> {
     let at_fault =
         |error: std::io::Error| Fatal::Refused(format!("cannot write {}: {error}", path.display()));
     let folder = match path.parent() {
@@ -82,9 +82,9 @@ async fn dump(path: &Path, context: &mut Context<'_>) -> Result<(), Fatal> {
         _ => Path::new("."),
     };
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(at_fault)?;
-    let agent = Agent::Here(&context.socket);
     let mut octets = 0;
-    agent
+    agent(of, context)
+        .await?
         .bgp_dump(|records| {
             octets += records.len();
             file.write_all(records)
