@@ -58,7 +58,7 @@ pub(crate) fn fuzz(here: &Path, name: &str, target: fn(&[u8]), seed: u64) {
 /// Each has one in `fuzz/` at the top of the repository.
 pub(crate) fn have_libfuzzer_targets(names: &[&str]) {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
-    let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).expect("it is there");
     for name in names {
         assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
         let source = fuzz.join(format!("fuzz_targets/{name}.rs"));

@@ -6,7 +6,9 @@
 //! ```
 //! A session with BIRD at 1 s KEEPALIVE and 3 s hold time, watched by BFD at 3 x 50 ms, stays up while the
 //! same host takes in a full table over and over, withdraws it, filters all of it anew, and has other
-//! work for every processor. BIRD stands for a router elsewhere: it runs ahead of that work.
+//! work for every processor. BIRD stands for a router elsewhere: it runs ahead of that work. When our packets of
+//! BFD came is told by the kernel, which stamps them on their way to it. BIRD may take down a path all the same, where
+//! the kernel had no time to give it what had come: that is told, and excused as long as our packets came in time.
 //!
 //! `MARGAY_SOAK_SECS`, `MARGAY_SOAK_ROUTES` and `MARGAY_SOAK_BURNERS` make it longer, larger and harder:
 //! 600 and 1000000 in `make soak-bgp`.
@@ -35,6 +37,9 @@ const SECS: u64 = 12;
 const ROUTES: u32 = 20_000;
 /// Processes that want a processor and nothing else.
 const BURNERS: u32 = 2;
+
+/// What BIRD bears: three packets of 50 ms.
+const DETECTION: Duration = Duration::from_millis(150);
 
 const FEEDER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
 
@@ -102,7 +107,7 @@ fn of(ours: &Ours, addr: [u8; 4]) -> Result<PeerStatus> {
 
 /// Our packets of BFD, as they come in over there.
 struct Meter {
-    process: Process,
+    _process: Process,
     file: PathBuf,
 }
 
@@ -111,44 +116,80 @@ impl Meter {
         let file = lab.dir.path().join("tcpdump.log");
         let mut command = Command::new("tcpdump");
         let ours = "udp dst port 3784 and src host 192.0.2.1";
-        command.args(["-i", "eth0", "-tt", "-nn", "-l", ours]);
+        command.args(["-i", "eth0", "-tt", "-nn", "-l", "-x", ours]);
         let process = Process::spawn("tcpdump", command, Some(&lab.them), &file)?;
-        let meter = Self { process, file };
+        let meter = Self {
+            _process: process,
+            file,
+        };
         eventually(PATIENCE, "packets are seen", || {
-            ensure!(meter.times()?.len() > 1, "none yet");
+            let packets = meter.packets()?;
+            ensure!(packets.iter().any(|(_, up)| *up), "{packets:?}");
             Ok(())
         })?;
         Ok(meter)
     }
 
-    /// When they came, in seconds.
-    fn times(&self) -> Result<Vec<f64>> {
+    /// When they came, in seconds, and whether they say that the path is up.
+    fn packets(&self) -> Result<Vec<(f64, bool)>> {
         let text = std::fs::read_to_string(&self.file)?;
-        let time = |line: &str| line.split_whitespace().next()?.parse().ok();
-        Ok(text.lines().filter_map(time).collect())
+        let mut packets: Vec<(f64, bool)> = Vec::new();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                // Octets 16 to 31; those of BFD begin at 28, and the state has two bits of the second.
+                Some("0x0010:") => {
+                    let state = words.nth(6).and_then(|word| word.get(2..3));
+                    let up = state.is_some_and(|digit| "cdef".contains(digit));
+                    packets.last_mut().context("octets of nothing")?.1 = up;
+                }
+                Some(time) => packets.extend(time.parse().ok().map(|time| (time, false))),
+                None => {}
+            }
+        }
+        Ok(packets)
     }
 
-    /// The longest time between two of them.
-    fn longest_gap(mut self) -> Result<Duration> {
-        self.process.stop()?;
-        let times = self.times()?;
-        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
-        let longest = gaps.fold(0.0, f64::max);
+    /// The longest time from one of them to the next while the path was up.
+    fn longest_gap(&self) -> Result<Duration> {
+        let packets = self.packets()?;
+        let gaps = packets.windows(2).filter(|pair| pair[0].1);
+        let longest = gaps.map(|pair| pair[1].0 - pair[0].0).fold(0.0, f64::max);
         Ok(Duration::from_secs_f64(longest))
     }
 }
 
-/// An error if BIRD's session or path is down, or was since it came up.
-fn still_up(ours: &Ours) -> Result<()> {
+/// An error if BIRD's session or path is down, or was since the session came up for the `times`th time.
+fn still_up(ours: &Ours, times: u64) -> Result<()> {
     let bird = of(ours, [192, 0, 2, 2])?;
     let up = bird.state == State::Established && bird.bfd_up == Some(true);
-    if up && bird.established_count == 1 {
+    if up && bird.established_count == times {
         return Ok(());
     }
     let queries = ours.speaker.queries();
     let events = ours.runtime.block_on(queries.events())?;
     let turn = ours.runtime.block_on(queries.totals())?.longest_turn;
     bail!("it is or was down: {bird:?}, after {events:?}; the longest turn took {turn:?}")
+}
+
+/// A host without a moment for BIRD, or for what the kernel has to give it, makes BIRD take down a path that is
+/// in order. Nothing else is excused: not that packets of ours were late, nor that we ended anything.
+fn excused(ours: &Ours, meter: &Meter) -> Result<()> {
+    let gap = meter.longest_gap()?;
+    ensure!(gap < DETECTION, "our packets were up to {gap:?} apart");
+    let events = ours.runtime.block_on(ours.speaker.queries().events())?;
+    let of_bird = events
+        .iter()
+        .filter(|e| e.key.addr == IpAddr::from([192, 0, 2, 2]));
+    for event in of_bird {
+        let theirs = match event.from.to_string().as_str() {
+            "BFD Up" => event.reason == "neighbor signaled session down",
+            "Established" => event.reason == "connection lost" || event.reason.contains("BFD down"),
+            _ => true,
+        };
+        ensure!(theirs, "{event:?}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -169,7 +210,7 @@ fn sessions_stay_up_under_load() -> Result<()> {
     let mut config = peers();
     let mut ours = lab.speaker(&config)?;
     eventually(PATIENCE, "the session and its path are up", || {
-        still_up(&ours)
+        still_up(&ours, 1)
     })?;
 
     let meter = Meter::start(&lab)?;
@@ -179,8 +220,20 @@ fn sessions_stay_up_under_load() -> Result<()> {
     let end = Instant::now() + length;
     let mut turns = 0;
     let key: PeerKey = IpAddr::from(FEEDER).into();
-    let mut all_up = Ok(());
-    while all_up.is_ok() && Instant::now() < end {
+    let mut times = 1;
+    let mut check = |ours: &Ours| -> Result<()> {
+        let Err(error) = still_up(ours, times) else {
+            return Ok(());
+        };
+        eventually(PATIENCE, "BIRD is back", || {
+            let bird = of(ours, [192, 0, 2, 2])?;
+            still_up(ours, bird.established_count)?;
+            times = bird.established_count;
+            anyhow::Ok(())
+        })?;
+        excused(ours, &meter).with_context(|| format!("{error:#}"))
+    };
+    while Instant::now() < end {
         // Every route of the feeder is filtered again, and some of them told again to BIRD.
         turns += 1_u32;
         let turn = (turns % 250) as u8;
@@ -189,22 +242,20 @@ fn sessions_stay_up_under_load() -> Result<()> {
         }
         ours.runtime
             .block_on(ours.speaker.configure(config.clone()))?;
-        all_up = still_up(&ours);
+        check(&ours)?;
         thread::sleep(Duration::from_millis(500));
     }
-    let mut rounds = 0;
-    if all_up.is_ok() {
-        rounds = feeder.join().ok().context("the feeder panicked")??;
-        all_up = still_up(&ours);
-    }
+    let rounds = feeder.join().ok().context("the feeder panicked")??;
+    check(&ours)?;
     let gap = meter.longest_gap()?;
-    all_up.with_context(|| format!("our packets were at most {gap:?} apart"))?;
     ensure!(rounds > 0 && turns > 0, "{rounds} rounds, {turns} turns");
     let turn = ours.runtime.block_on(ours.speaker.queries().totals())?;
     println!(
-        "{rounds} times {routes} routes, {turns} changes of policy, {length:?}: all stayed up; \
-         in the last minute no turn took longer than {:?}, packets of BFD were at most {gap:?} apart",
-        turn.longest_turn
+        "{rounds} times {routes} routes, {turns} changes of policy, {length:?}: all stayed up, but for {} \
+         times that BIRD took down a path that was in order; our packets of BFD were at most {gap:?} \
+         apart, in the last minute no turn took longer than {:?}",
+        times - 1,
+        turn.longest_turn,
     );
     Ok(())
 }
