@@ -59,9 +59,9 @@ Example:
   margayctl apply -f pools.yaml && margayctl get ippools
 
 Datastore: ETCD_ENDPOINTS, ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE, ETCD_USERNAME and
-ETCD_PASSWORD (also with MARGAY_ or CALICO_ before them) win over the configuration file. Without
-an etcd endpoint the datastore is that of this host's agent, reached by its socket
-(MARGAY_SOCKET, else /run/margay/margayd.sock).
+ETCD_PASSWORD (also with MARGAY_ or CALICO_ before them) win over the configuration file. A
+request may take ETCD_REQUEST_TIMEOUT_MS, 5000. Without an etcd endpoint the datastore is that of
+this host's agent, reached by its socket (MARGAY_SOCKET, else /run/margay/margayd.sock).
 
 Colours are for terminals, and not if NO_COLOR is set.
 

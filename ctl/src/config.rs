@@ -294,6 +294,11 @@ fn explain(
     let secret = |secret: &Option<Secret>| secret.as_ref().map_or("", |_| "(set)").to_owned();
     let password = source(&variable("ETCD_PASSWORD"), spec.etcd_password.is_some());
     push("etcdPassword", secret(&store.password), password);
+    push(
+        "etcdRequestTimeoutMs",
+        store.request_timeout_ms.to_string(),
+        source(&variable("ETCD_REQUEST_TIMEOUT_MS"), false),
+    );
     let inline = &config.inline;
     for (name, file, text, in_file, names) in [
         (
@@ -465,10 +470,12 @@ spec:
             ("CALICO_ETCD_ENDPOINTS", "http://d:1"),
             ("MARGAY_ETCD_ENDPOINTS", "http://e:1"),
             ("ETCD_USERNAME", "ann"),
+            ("MARGAY_ETCD_REQUEST_TIMEOUT_MS", "20000"),
             ("MARGAY_PREFIX", "/lab"),
         ];
         let config = load(Some(FILE), None, &env).unwrap();
         let etcd = config.etcd.unwrap();
+        assert_eq!(etcd.request_timeout_ms, 20_000);
         assert_eq!(etcd.endpoints, ["http://e:1"]);
         assert_eq!(etcd.username.as_deref(), Some("ann"));
         assert_eq!(config.prefix, "/lab");

@@ -66,18 +66,21 @@ impl Default for DatastoreConfig {
 
 /// An environment variable with an impossible value.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{variable} is {value:?}, allowed are etcdv3 and embedded")]
+#[error("{variable} is {value:?}, allowed {allowed}")]
 pub struct EnvError {
     /// The variable.
     pub variable: String,
     /// What it says.
     pub value: String,
+    /// What it may say, in words.
+    pub allowed: &'static str,
 }
 
 impl DatastoreConfig {
     /// Lets the environment override the fields: `DATASTORE_TYPE`, `ETCD_ENDPOINTS` (comma-separated),
     /// `ETCD_DISCOVERY_SRV`, `ETCD_CA_CERT_FILE`, `ETCD_CERT_FILE`, `ETCD_KEY_FILE`, `ETCD_USERNAME`,
-    /// `ETCD_PASSWORD`; each also with `CALICO_` before it, which then wins. Empty variables count as unset.
+    /// `ETCD_PASSWORD`, `ETCD_REQUEST_TIMEOUT_MS`; each also with `CALICO_` before it, which then wins. Empty variables
+    /// count as unset.
     ///
     /// `lookup` is `|name| std::env::var(name).ok()` outside tests.
     pub fn apply_env(&mut self, lookup: impl Fn(&str) -> Option<String>) -> Result<(), EnvError> {
@@ -91,7 +94,13 @@ impl DatastoreConfig {
             self.kind = match value.as_str() {
                 "etcdv3" => DatastoreType::Etcdv3,
                 "embedded" => DatastoreType::Embedded,
-                _ => return Err(EnvError { variable, value }),
+                _ => {
+                    return Err(EnvError {
+                        variable,
+                        value,
+                        allowed: "are etcdv3 and embedded",
+                    });
+                }
             };
         }
         if let Some(list) = text("ETCD_ENDPOINTS") {
@@ -119,6 +128,18 @@ impl DatastoreConfig {
         }
         if let Some(password) = text("ETCD_PASSWORD") {
             self.password = Some(Secret::new(password));
+        }
+        if let Some((value, variable)) = find("ETCD_REQUEST_TIMEOUT_MS") {
+            self.request_timeout_ms = match value.parse() {
+                Ok(millis) if millis > 0 => millis,
+                _ => {
+                    return Err(EnvError {
+                        variable,
+                        value,
+                        allowed: "is a number of milliseconds above 0",
+                    });
+                }
+            };
         }
         Ok(())
     }
@@ -155,6 +176,7 @@ mod tests {
             ("ETCD_CA_CERT_FILE", "/ca.pem"),
             ("ETCD_KEY_FILE", ""),
             ("ETCD_DISCOVERY_SRV", "example.com"),
+            ("ETCD_REQUEST_TIMEOUT_MS", "60000"),
         ])
         .unwrap();
         assert_eq!(config.endpoints, ["https://a:2379", "https://b:2379"]);
@@ -162,6 +184,7 @@ mod tests {
         assert_eq!(config.ca_cert_file, Some("/ca.pem".into()));
         assert_eq!(config.key_file, None);
         assert_eq!(config.discovery_srv.as_deref(), Some("example.com"));
+        assert_eq!(config.request_timeout_ms, 60_000);
     }
 
     #[test]
@@ -182,6 +205,19 @@ mod tests {
             refused.to_string(),
             r#"DATASTORE_TYPE is "kubernetes", allowed are etcdv3 and embedded"#
         );
+    }
+
+    #[test]
+    fn a_limit_that_is_none_is_refused_by_name() {
+        for value in ["0", "-1", "5s"] {
+            let refused = from(&[("CALICO_ETCD_REQUEST_TIMEOUT_MS", value)]).unwrap_err();
+            assert_eq!(
+                refused.to_string(),
+                format!(
+                    "CALICO_ETCD_REQUEST_TIMEOUT_MS is {value:?}, allowed is a number of milliseconds above 0"
+                )
+            );
+        }
     }
 
     #[test]

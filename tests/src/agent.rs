@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::binary::binary;
 use crate::ctl::Ctl;
-use crate::eventually::{eventually, patience};
+use crate::eventually::{eventually, patience, patient_env};
 use crate::lab::Host;
 use crate::manager::Manager;
 use crate::process::Process;
@@ -149,6 +149,7 @@ impl Agent {
         };
         let mut command = Command::new(program);
         command.arg("--config").arg(self.config_file());
+        command.envs(patient_env());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let mut passed = Vec::new();
         if let Some(manager) = manager {

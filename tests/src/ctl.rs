@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::binary::binary;
+use crate::eventually::patient_env;
 use crate::netns::NetNs;
 use crate::process::{run, within};
 
@@ -49,6 +50,7 @@ impl Ctl {
             Way::Etcd(url) => {
                 command.env("DATASTORE_TYPE", "etcdv3");
                 command.env("ETCD_ENDPOINTS", url);
+                command.envs(patient_env());
             }
             Way::Socket(socket) => {
                 command.arg("--socket").arg(socket);

@@ -25,6 +25,12 @@ pub(crate) fn patience() -> u32 {
     })
 }
 
+/// What a program that talks to etcd has to know for that: its limit for a request, five seconds, is not enough there.
+pub(crate) fn patient_env() -> Option<(&'static str, String)> {
+    let times = patience();
+    (times > 1).then(|| ("ETCD_REQUEST_TIMEOUT_MS", (times * 5000).to_string()))
+}
+
 /// Tries `look` until it answers `Ok`; fails with its last answer when the deadline is over.
 pub fn eventually<T, E: Display>(
     deadline: Deadline,

@@ -133,8 +133,8 @@ fn reference() -> String {
         &["datastore", "flows"],
     );
     text += "\n### `datastore`\n\nThe environment wins: `DATASTORE_TYPE`, `ETCD_ENDPOINTS`, `ETCD_DISCOVERY_SRV`, \
-             `ETCD_CA_CERT_FILE`,\n`ETCD_CERT_FILE`, `ETCD_KEY_FILE`, `ETCD_USERNAME`, `ETCD_PASSWORD`, each also with \
-             `CALICO_` before it.\n";
+             `ETCD_CA_CERT_FILE`,\n`ETCD_CERT_FILE`, `ETCD_KEY_FILE`, `ETCD_USERNAME`, `ETCD_PASSWORD`, \
+             `ETCD_REQUEST_TIMEOUT_MS`, each also with\n`CALICO_` before it.\n";
     let datastore = include_str!("../../../datastore/src/config.rs");
     let debug = format!("{:#?}", config.datastore);
     table(&mut text, datastore, "DatastoreConfig", &debug, &[]);

@@ -53,9 +53,9 @@ spec: {asNumber: 64999}
     assert_eq!(
         own.out.lines().take(3).collect::<Vec<_>>(),
         [
-            "SETTING            VALUE                      SOURCE",
-            "configFile         /dev/null                  environment MARGAY_CONFIG",
-            "datastore          the agent's                no etcdEndpoints are set",
+            "SETTING                VALUE                      SOURCE",
+            "configFile             /dev/null                  environment MARGAY_CONFIG",
+            "datastore              the agent's                no etcdEndpoints are set",
         ]
     );
     let json: serde_json::Value =
