@@ -13,6 +13,7 @@ use ipnetwork::IpNetwork;
 use margay_api::status::{BgpStatus, PeerStatus};
 use margay_bgp::prefix::Prefix;
 use margay_dataplane::resolve::Router;
+use margay_speaker::carry::Outcome;
 use margay_speaker::{
     FibBatch, FibReceiver, Handover, LocalAction, LocalAttrs, LocalRouteChange, Queries, Shutdown,
     Speaker, SpeakerConfig,
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 use crate::causes::in_full;
 use crate::derive::{Announcing, Bgp};
 use crate::kernel::{Announce, Learned};
+use crate::meters::Meters;
 use crate::world::World;
 
 /// Pause before another attempt to start the speaker.
@@ -56,6 +58,15 @@ pub(crate) fn announcer(local: mpsc::UnboundedSender<Local>) -> Announce {
             tell(Local::Announce(announce));
         }
     })
+}
+
+/// Tells what became of the sessions of the agent before. What another speaker of this process finds later is none of it.
+pub(crate) fn handed_over(outcome: Outcome, meters: &Meters) {
+    if meters.handover.set(outcome).is_ok() {
+        let (kept, lost, pause) = outcome.sessions();
+        let (result, pause_ms) = (outcome.name(), pause.as_millis());
+        info!(result, kept, lost, pause_ms = %pause_ms, "hand-over from the process before");
+    }
 }
 
 /// The speaker that runs, to be asked.
@@ -93,6 +104,8 @@ pub(crate) struct Keeper {
     pub(crate) world: watch::Receiver<Arc<World>>,
     /// Sessions that the agent before has left, until the first speaker has them.
     pub(crate) inherited: Option<Handover>,
+    /// Told what becomes of them.
+    pub(crate) meters: Arc<Meters>,
 }
 
 /// How the speaker is to end.
@@ -187,6 +200,7 @@ impl Keeper {
                 () = tokio::time::sleep_until((started + UNSERVED).into()), if self.inherited.is_some() => {
                     warn!("still no configuration, sessions of the process before start anew");
                     self.inherited = None;
+                    handed_over(Outcome::Unserved, &self.meters);
                 }
                 () = tokio::time::sleep(RETRY), if running.is_none() => {
                     self.configure(&mut running, &prefixes).await;
@@ -262,6 +276,9 @@ impl Keeper {
         match Speaker::spawn_from(config.clone(), routes, self.inherited.take()) {
             Ok((speaker, fib)) => {
                 info!(asn = config.local_as, router_id = %config.router_id, "speaker started");
+                if let Some(took) = speaker.took_over() {
+                    handed_over(took.into(), &self.meters);
+                }
                 *running = Some(Running {
                     speaker,
                     fib,
@@ -446,7 +463,28 @@ async fn status(asked: &Asked) -> BgpStatus {
 
 #[cfg(test)]
 mod tests {
+    use margay_speaker::TookOver;
+
     use super::*;
+
+    #[test]
+    fn the_first_outcome_of_a_hand_over_counts() {
+        let meters = Meters::default();
+        let pause = Duration::from_millis(120);
+        let took = TookOver::Sessions {
+            kept: 4,
+            lost: 1,
+            pause,
+        };
+        handed_over(took.into(), &meters);
+        handed_over(Outcome::Unserved, &meters);
+        let told = meters.handover.get().unwrap();
+        assert_eq!(
+            (told.name(), told.sessions()),
+            ("taken_over", (4, 1, pause))
+        );
+        assert_eq!(Outcome::from(TookOver::Unreadable), Outcome::Unreadable);
+    }
 
     #[test]
     fn each_move_of_a_sticky_address_makes_its_route_better_for_both_kinds_of_peers() {

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use margay_model::kind::Kind;
+use margay_speaker::carry::Outcome;
 
 /// Observations that quantiles are taken of: the last so many. At one a second it is what happened in the last
 /// minutes, as with the established system's window of ten.
@@ -211,6 +212,8 @@ pub(crate) struct Meters {
     pub(crate) leak_suspects: Gauge,
     /// Addresses that were given back so.
     pub(crate) leaks_freed: Counter,
+    /// What became of the sessions of the process before, once it is decided.
+    pub(crate) handover: OnceLock<Outcome>,
     calls: BTreeMap<&'static str, Calls>,
 }
 
@@ -249,6 +252,7 @@ impl Default for Meters {
             all_sets: Gauge::default(),
             leak_suspects: Gauge::default(),
             leaks_freed: Counter::default(),
+            handover: OnceLock::new(),
             calls: COMMANDS.map(|name| (name, Calls::default())).into(),
         }
     }

@@ -8,6 +8,7 @@
 mod addresses;
 mod bgp;
 mod dataplane;
+mod handover;
 mod names;
 mod process;
 mod text;
@@ -66,6 +67,7 @@ async fn collect(source: &StatusSource) -> String {
     let status = source.collect().await;
     agent(&status, &mut text);
     bgp::collect(source, &mut text).await;
+    handover::collect(source.meters.handover.get(), &mut text);
     dataplane::collect(&source.meters, &status, &mut text);
     let world = source.world.borrow().clone();
     addresses::collect(&source.node, &world, &source.meters, &mut text);

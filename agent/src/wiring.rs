@@ -12,7 +12,7 @@ use margay_model::ipam::IpamKeys;
 use margay_model::keys::Keys;
 use margay_speaker::Handover;
 use margay_speaker::bmp::{BmpConfig, Station};
-use margay_speaker::carry::{self, ForImage, Found, ServiceManager};
+use margay_speaker::carry::{self, ForImage, Found, Outcome, ServiceManager};
 use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::answers::Answers;
 use crate::audit;
-use crate::bgp::{BgpHandle, Keeper, Leave, announcer};
+use crate::bgp::{BgpHandle, Keeper, Leave, announcer, handed_over};
 use crate::cni::{Cni, Journal, Turns};
 use crate::collect::Collector;
 use crate::config::Config;
@@ -202,7 +202,12 @@ impl Agent {
         let store = connect(&config.datastore).context("datastore")?;
         let keys = Keys::new(&config.datastore.prefix);
         let journal = Journal::new(&config.cni_journal);
-        let inherited = found.open();
+        let meters = Arc::new(Meters::default());
+        let inherited = found.open().and_then(|left| match config.bgp {
+            true => Ok(left),
+            false => Err(Outcome::Unserved),
+        });
+        let inherited = inherited.map_err(|why| handed_over(why, &meters)).ok();
         let (v4, v6) = config.node_networks()?;
         let wanted = Wanted { v4, v6 };
         let away = match node::register(&store, &keys, &name, wanted).await {
@@ -216,7 +221,6 @@ impl Agent {
         let flows = Flows::open(config.flows);
         let (local, local_rx) = mpsc::unbounded_channel();
         let (learned, learned_rx) = mpsc::channel(LEARNED);
-        let meters = Arc::new(Meters::default());
         let (kernel, kernel_end) = kernel::spawn(Setup {
             policy_backend: config.policy_backend.map(filter::Wish::from),
             nflog: flows.wanted(),
@@ -294,6 +298,7 @@ impl Agent {
                 learned,
                 world: world.clone(),
                 inherited,
+                meters: Arc::clone(&meters),
             };
             let (leave, told) = oneshot::channel();
             let (handle, task) = keeper.spawn(told);

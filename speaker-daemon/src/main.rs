@@ -104,7 +104,7 @@ fn start_anew(program: &Path, left: &ForImage) -> anyhow::Result<()> {
 /// Speaks until a signal.
 async fn run(args: &Args, found: Found) -> anyhow::Result<Ended> {
     let mut config = args.read()?;
-    let left = found.open();
+    let left = found.open().ok();
     if let Some(graceful) = &mut config.speaker.graceful_restart {
         // Peers whose sessions cannot go on see a restart.
         graceful.restarting |= left.is_some();

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     config::{ConfigError, SpeakerConfig},
     driver,
-    handover::Handover,
+    handover::{Handover, TookOver},
     mrt::{TableCursor, TablePage},
     peer_key::PeerKey,
     view::{PeerEvent, PeerStatus, RouteCursor, RoutePage, RouteQuery, RouteView, Totals},
@@ -135,6 +135,7 @@ pub struct Speaker {
     /// Closed by the thread when it is done.
     done: oneshot::Receiver<()>,
     graceful: bool,
+    took_over: Option<TookOver>,
 }
 
 impl Speaker {
@@ -179,15 +180,21 @@ impl Speaker {
                 drop(done_tx);
             })
             .map_err(SpeakerError::Thread)?;
-        ready.recv().map_err(|_closed| SpeakerError::Stopped)??;
+        let took_over = ready.recv().map_err(|_closed| SpeakerError::Stopped)??;
         Ok((
             Self {
                 commands,
                 done,
                 graceful,
+                took_over,
             },
             FibReceiver(fib),
         ))
+    }
+
+    /// What became of what another speaker had left; `None` if there was nothing.
+    pub const fn took_over(&self) -> Option<TookOver> {
+        self.took_over
     }
 
     /// Replaces the desired state.

@@ -60,7 +60,7 @@ pub use handle::{
     FibBatch, FibReceiver, LocalAction, LocalAttrs, LocalRouteChange, Queries, Shutdown, Speaker,
     SpeakerError,
 };
-pub use handover::Handover;
+pub use handover::{Handover, TookOver};
 pub use margay_bgp::policy::Community;
 pub use margay_bgp::rib::{FibChange, FibNextHop, PathLimit, Reachability};
 pub use peer_groups::FileError;

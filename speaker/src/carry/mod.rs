@@ -13,6 +13,7 @@
 
 mod claim;
 mod manager;
+mod outcome;
 mod store;
 
 use std::{
@@ -32,6 +33,7 @@ use nix::{
 use tracing::{info, warn};
 
 pub use manager::ServiceManager;
+pub use outcome::Outcome;
 pub use store::keep;
 
 use crate::Handover;
@@ -129,14 +131,17 @@ fn of_manager(own: u32, [pid, count, names, _]: [Option<String>; 4]) -> Vec<i32>
 }
 
 impl Found {
-    /// What the process before has left, if it did.
-    pub fn open(self) -> Option<Handover> {
+    /// What the process before has left, or why there is nothing.
+    ///
+    /// # Errors
+    /// [`Outcome`] says which; the log has it already where somebody is to know.
+    pub fn open(self) -> Result<Handover, Outcome> {
         if self.stored {
             // From here on a connection that we close is closed.
             store::forget();
         }
         if self.descriptors.is_empty() {
-            return None;
+            return Err(Outcome::NothingLeft);
         }
         let (files, sockets): (Vec<_>, Vec<_>) = self.descriptors.into_iter().partition(is_file);
         let read = match files.into_iter().next() {
@@ -146,15 +151,15 @@ impl Found {
         match read {
             Ok(state) if state.is_empty() => {
                 info!("sessions of a process before were taken over by another one already");
-                None
+                Err(Outcome::TakenBefore)
             }
-            Ok(state) => Some(Handover { state, sockets }),
+            Ok(state) => Ok(Handover { state, sockets }),
             Err(error) => {
                 warn!(
                     %error,
                     "no state of the process before, its sessions start anew"
                 );
-                None
+                Err(Outcome::Unreadable)
             }
         }
     }
@@ -265,8 +270,9 @@ mod tests {
             stored: false,
         };
         assert_eq!(found(all).open().unwrap().state, b"state");
-        assert!(found(copies).open().is_none());
-        assert!(found(Vec::new()).open().is_none());
+        assert_eq!(found(copies).open().unwrap_err(), Outcome::TakenBefore);
+        let nothing = found(Vec::new()).open();
+        assert_eq!(nothing.unwrap_err(), Outcome::NothingLeft);
     }
 
     #[test]
@@ -277,7 +283,7 @@ mod tests {
             descriptors: vec![socket.into()],
             stored: false,
         };
-        assert!(found.open().is_none());
+        assert_eq!(found.open().unwrap_err(), Outcome::Unreadable);
         assert!(std::net::TcpStream::connect(at).is_err());
     }
 }

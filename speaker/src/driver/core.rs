@@ -41,7 +41,7 @@ use crate::{
         watch::Watchers,
     },
     handle::{Command, FibBatch, LocalAction, LocalRouteChange, Shutdown, SpeakerError},
-    handover::{Handover, Inherited},
+    handover::{Handover, Inherited, TookOver},
     peer_key::PeerKey,
     view::Totals,
 };
@@ -116,6 +116,8 @@ pub(super) struct Core {
     inherited: Inherited,
     /// Of BFD, likewise.
     inherited_paths: LeftPaths,
+    /// What became of all that.
+    took_over: Option<TookOver>,
 }
 
 /// Why the core stops.
@@ -172,6 +174,7 @@ impl Core {
             recovering: false,
             inherited: handover.map(Inherited::open).unwrap_or_default(),
             inherited_paths: LeftPaths::new(),
+            took_over: None,
             config: SpeakerConfig {
                 peers: BTreeMap::new(),
                 ..config.clone()
@@ -201,6 +204,10 @@ impl Core {
         // Of peers on interfaces whose sessions go on it is known now where they are.
         core.set_keys();
         Ok(core)
+    }
+
+    pub(super) const fn took_over(&self) -> Option<TookOver> {
+        self.took_over
     }
 
     /// Runs until the handle is dropped or asks to stop.

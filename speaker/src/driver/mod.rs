@@ -39,7 +39,7 @@ use tokio::{net::TcpStream, sync::mpsc};
 use crate::{
     config::SpeakerConfig,
     handle::{Command, FibBatch, LocalRouteChange, SpeakerError},
-    handover::Handover,
+    handover::{Handover, TookOver},
     peer_key::PeerKey,
 };
 
@@ -59,13 +59,13 @@ enum Event {
     Router(PeerKey, Ipv6Addr, u32),
 }
 
-/// The thread. Tells `ready` whether it runs, then returns when the handle is gone.
+/// The thread. Tells `ready` whether it runs, and what became of `handover`; then returns when the handle is gone.
 pub(crate) fn run(
     config: SpeakerConfig,
     routes: &[LocalRouteChange],
     handover: Option<Handover>,
     (commands, fib): (mpsc::Receiver<Command>, mpsc::Sender<FibBatch>),
-    ready: &std::sync::mpsc::SyncSender<Result<(), SpeakerError>>,
+    ready: &std::sync::mpsc::SyncSender<Result<Option<TookOver>, SpeakerError>>,
 ) {
     // A caller that has gone away needs no answer.
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -78,7 +78,7 @@ pub(crate) fn run(
     runtime.block_on(async {
         match core::Core::new(config, routes, handover, fib) {
             Ok(core) => {
-                drop(ready.send(Ok(())));
+                drop(ready.send(Ok(core.took_over())));
                 // A task like its readers: the future that the runtime blocks on is polled only after
                 // another look at the sockets, which each single route would wait for.
                 let ended = tokio::spawn(core.run(commands)).await;

@@ -34,6 +34,22 @@ pub struct Handover {
     pub sockets: Vec<OwnedFd>,
 }
 
+/// What became of what another speaker had left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TookOver {
+    /// It made no sense: of another version of its form, or damaged. All sessions start anew.
+    Unreadable,
+    /// It was taken over.
+    Sessions {
+        /// Sessions that go on.
+        kept: usize,
+        /// Sessions that were up, and start anew.
+        lost: usize,
+        /// For so long nobody has served them.
+        pause: Duration,
+    },
+}
+
 /// What a speaker finds at its start.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
@@ -46,6 +62,8 @@ pub(crate) struct Inherited {
     pub(crate) seed: u64,
     /// For so long nobody has served the sessions.
     pub(crate) pause: Duration,
+    /// Whether what was left makes sense; `None` where nothing was.
+    pub(crate) makes_sense: Option<bool>,
 }
 
 impl Inherited {
@@ -55,7 +73,10 @@ impl Inherited {
             Ok(state) => state,
             Err(error) => {
                 warn!(%error, "what the speaker before has left is of no use, peers see a restart");
-                return Self::default();
+                return Self {
+                    makes_sense: Some(false),
+                    ..Self::default()
+                };
             }
         };
         let mut connections = BTreeMap::new();
@@ -83,6 +104,7 @@ impl Inherited {
             dropped,
             seed: state.seed,
             pause: since_boot().saturating_sub(state.frozen_at),
+            makes_sense: Some(true),
         }
     }
 }

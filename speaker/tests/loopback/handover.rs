@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use margay_speaker::{
     Handover, LocalAction, LocalAttrs, LocalRouteChange, PeerStatus, RouteQuery, Speaker,
-    SpeakerConfig, State,
+    SpeakerConfig, State, TookOver,
 };
 
 use crate::limits::{Ours, host, speaker};
@@ -101,6 +101,10 @@ fn a_message_may_come_in_two_halves_to_two_speakers() -> Result<()> {
     let left = ours.leave()?;
     peer.send(&second[..7])?;
     ours.go_on(left, routes(1000..1010, 1))?;
+    let took = ours.speaker.took_over();
+    let all =
+        matches!(took, Some(TookOver::Sessions { kept: 1, lost: 0, pause }) if pause < PATIENCE);
+    ensure!(all, "{took:?}");
     peer.send(&second[7..])?;
     let status = ours.holds(300)?;
     ensure!(status.established_count == 1, "{status:?}");

@@ -139,6 +139,8 @@ fn a_restart_by_the_service_manager_ends_no_session() -> Result<()> {
             rack.agent(IT).ensure_ready()
         })?;
         ensure!(manager.kept() == 0, "what is served is not kept as well");
+        let told = told_times(&rack, "result=\"taken_over\" kept=6 lost=0")?;
+        ensure!(told == times, "{told} times: {}", log_tail(&rack)?);
         let now = account(&rack)?.0;
         ensure!(now == before.0, "{:?}\n{now:?}", before.0);
         since(&rack, &before.1)?;
@@ -190,6 +192,7 @@ fn what_cannot_be_handed_over_is_a_graceful_restart() -> Result<()> {
     rack.cluster.agents[IT].restart_under(&manager)?;
     back(&rack, "a state that is damaged", watch)?;
     ensure!(told_times(&rack, "of no use")? == 1, "nobody complains");
+    ensure!(told_times(&rack, "result=\"unreadable\" kept=0")? == 1);
 
     let watch = Watch::start(&rack, &containers)?;
     rack.cluster.agents[IT].process()?.stop()?;

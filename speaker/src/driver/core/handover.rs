@@ -26,7 +26,7 @@ use crate::{
         strangers::{member, range_of},
         watch,
     },
-    handover::{Handover, Inherited, PeerLeft, State, since_boot},
+    handover::{Handover, Inherited, PeerLeft, State, TookOver, since_boot},
     peer_key::{BGP_PORT, PeerKey},
     socket,
     view::PathState,
@@ -233,6 +233,7 @@ impl Core {
             peers,
             dropped,
             pause,
+            makes_sense,
             ..
         } = std::mem::take(&mut self.inherited);
         for key in peers.keys() {
@@ -240,6 +241,14 @@ impl Core {
         }
         let up = || self.peers.values().filter(|p| p.established.is_some());
         let sessions = up().count();
+        self.took_over = makes_sense.map(|makes_sense| match makes_sense {
+            false => TookOver::Unreadable,
+            true => TookOver::Sessions {
+                kept: sessions,
+                lost: dropped.len(),
+                pause: pause + now.elapsed(),
+            },
+        });
         if sessions == 0 {
             return None;
         }
@@ -250,6 +259,7 @@ impl Core {
         let (pause, took) = (pause.as_millis(), now.elapsed().as_millis());
         info!(
             sessions,
+            lost = dropped.len(),
             routes,
             pause_ms = %pause,
             of_which_here_ms = %took,
