@@ -37,6 +37,21 @@ pub struct Host {
     pub dir: PathBuf,
 }
 
+/// How a host outside of the racks is connected.
+#[derive(Clone, Copy, Debug)]
+pub struct Cable {
+    /// The host is `hN`.
+    pub number: u8,
+    /// Its address, and the prefix length of its subnet.
+    pub v4: (Ipv4Addr, u8),
+    /// Its address in a /64.
+    pub v6: Ipv6Addr,
+    /// The bridge in the router's namespace that the other end is a port of.
+    pub bridge: Option<&'static str>,
+    /// Where its default routes lead, if it has any; without a bridge the other end gets these addresses.
+    pub routers: Option<(Ipv4Addr, Ipv6Addr)>,
+}
+
 /// Everything that is there before any agent runs. Dropping it removes it.
 #[derive(Debug)]
 pub struct Lab {
@@ -94,6 +109,42 @@ impl Lab {
     /// A namespace for a container.
     pub fn container_netns(&self, container: &str) -> Result<NetNs> {
         NetNs::new(format!("{}-{container}", self.name))
+    }
+
+    /// A host beside those in racks, with its cable in the router's namespace.
+    pub fn host_on(&self, cable: &Cable) -> Result<Host> {
+        let name = format!("h{}", cable.number);
+        let netns = self.container_netns(&name)?;
+        let port = format!("port{}", cable.number);
+        link(&netns, "eth0", &self.tor, &port)?;
+        let ((v4, v4_len), v6) = (cable.v4, cable.v6);
+        netns.ip(&format!("addr add {v4}/{v4_len} dev eth0"))?;
+        netns.ip(&format!("addr add {v6}/64 dev eth0 nodad"))?;
+        if let Some(bridge) = cable.bridge {
+            self.tor.ip(&format!("link set {port} master {bridge}"))?;
+        }
+        let mut routers = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+        if let Some((tor_v4, tor_v6)) = cable.routers {
+            routers = (tor_v4, tor_v6);
+            if cable.bridge.is_none() {
+                let tor = &self.tor;
+                tor.ip(&format!("addr add {tor_v4}/{v4_len} dev {port}"))?;
+                tor.ip(&format!("addr add {tor_v6}/64 dev {port} nodad"))?;
+            }
+            netns.ip(&format!("route add default via {tor_v4}"))?;
+            netns.ip(&format!("-6 route add default via {tor_v6}"))?;
+        }
+        let dir = self.dir.path().join(&name);
+        std::fs::create_dir(&dir)?;
+        Ok(Host {
+            name,
+            netns,
+            v4,
+            v6,
+            tor_v4: routers.0,
+            tor_v6: routers.1,
+            dir,
+        })
     }
 
     /// Leaves all namespaces and files for good. The namespaces' names and the folder.

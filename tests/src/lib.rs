@@ -41,7 +41,7 @@ pub use eventually::{Deadline, eventually};
 pub use frr::Frr;
 pub use gobgp::Gobgp;
 pub use interrupt::{catch_interrupts, ensure_not_interrupted};
-pub use lab::{Host, Lab, STORE_V4};
+pub use lab::{Cable, Host, Lab, STORE_V4};
 pub use machine::Machine;
 pub use manager::Manager;
 pub use netns::NetNs;

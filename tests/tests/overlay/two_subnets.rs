@@ -15,8 +15,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use margay_lab::resources::NETWORK;
 use margay_lab::{
-    Agent, Container, Ctl, Datastore, Etcd, Host, Lab, Plugin, Route, STORE_V4, eventually, ping,
-    routes,
+    Agent, Cable, Container, Ctl, Datastore, Etcd, Host, Lab, Plugin, Route, STORE_V4, eventually,
+    ping, routes,
 };
 use serde_json::Value;
 
@@ -228,40 +228,14 @@ fn block_of(address: IpAddr) -> String {
 
 /// A host with this last octet; in the first subnet on the bridge, in the other with a cable of its own.
 fn host(lab: &Lab, number: u8, octet: u8, gateway: u8) -> Result<Host> {
-    let name = format!("h{number}");
-    let netns = lab.container_netns(&name)?;
-    let port = format!("port{number}");
-    lab.tor.ip(&format!(
-        "link add {port} type veth peer name eth0 netns {}",
-        netns.name()
-    ))?;
-    let subnet = if gateway == 1 { 1 } else { 2 };
-    if gateway == 1 {
-        lab.tor.ip(&format!("link set {port} master br0"))?;
-    } else {
-        lab.tor
-            .ip(&format!("addr add 192.0.2.{gateway}/25 dev {port}"))?;
-        lab.tor.ip(&format!(
-            "addr add 2001:db8:0:{subnet}::ff/64 dev {port} nodad"
-        ))?;
-    }
-    lab.tor.ip(&format!("link set {port} up"))?;
-    let v4 = Ipv4Addr::new(192, 0, 2, octet);
-    let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, subnet, 0, 0, 0, number.into());
-    netns.ip("link set eth0 up")?;
-    netns.ip(&format!("addr add {v4}/25 dev eth0"))?;
-    netns.ip(&format!("addr add {v6}/64 dev eth0 nodad"))?;
-    netns.ip(&format!("route add default via 192.0.2.{gateway}"))?;
-    netns.ip(&format!("-6 route add default via 2001:db8:0:{subnet}::ff"))?;
-    let dir = lab.dir().join(&name);
-    std::fs::create_dir(&dir)?;
-    Ok(Host {
-        name,
-        netns,
-        v4,
-        v6,
-        tor_v4: Ipv4Addr::new(192, 0, 2, gateway),
-        tor_v6: Ipv6Addr::new(0x2001, 0xdb8, 0, subnet, 0, 0, 0, 0xff),
-        dir,
+    let bridge = (gateway == 1).then_some("br0");
+    let subnet = if bridge.is_some() { 1 } else { 2 };
+    let v6 = |last: u16| Ipv6Addr::new(0x2001, 0xdb8, 0, subnet, 0, 0, 0, last);
+    lab.host_on(&Cable {
+        number,
+        v4: (Ipv4Addr::new(192, 0, 2, octet), 25),
+        v6: v6(number.into()),
+        bridge,
+        routers: Some((Ipv4Addr::new(192, 0, 2, gateway), v6(0xff))),
     })
 }

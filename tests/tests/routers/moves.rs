@@ -11,13 +11,13 @@
 //! 2. When it goes on, it withdraws and follows too.
 //! 3. The same back again, with a host whose cable is cut.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::resources::{HOST_AS, NETWORK, TOR_AS, pools_and_profile};
 use margay_lab::{
-    Agent, Bird, Container, Ctl, Datastore, Etcd, Host, Lab, NetNs, Plugin, eventually, host_route,
+    Agent, Bird, Cable, Container, Ctl, Datastore, Etcd, Host, Lab, NetNs, Plugin, eventually,
+    host_route,
 };
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -35,30 +35,19 @@ struct Link {
     lab: Lab,
 }
 
-/// A host with its `eth0` on the bridge.
+/// A host with its `eth0` on the bridge; it needs no routes to the router.
 fn host(lab: &Lab, number: u8, v4: Ipv4Addr) -> Result<Host> {
-    let name = format!("h{number}");
-    let netns = lab.container_netns(&name)?;
-    let port = format!("port{number}");
-    lab.tor.ip(&format!(
-        "link add {port} type veth peer name eth0 netns {}",
-        netns.name()
-    ))?;
-    lab.tor.ip(&format!("link set {port} master br0 up"))?;
-    let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into());
-    netns.ip("link set eth0 up")?;
-    netns.ip(&format!("addr add {v4}/28 dev eth0"))?;
-    netns.ip(&format!("addr add {v6}/64 dev eth0 nodad"))?;
-    let dir = lab.dir().join(&name);
-    fs::create_dir(&dir)?;
+    let host = lab.host_on(&Cable {
+        number,
+        v4: (v4, 28),
+        v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()),
+        bridge: Some("br0"),
+        routers: None,
+    })?;
     Ok(Host {
-        name,
-        netns,
-        v4,
-        v6,
         tor_v4: TOR_V4,
         tor_v6: TOR_V6,
-        dir,
+        ..host
     })
 }
 

@@ -14,37 +14,19 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use margay_lab::resources::{NETWORK, pools_and_profile};
 use margay_lab::{
-    Agent, Container, Ctl, Datastore, Etcd, Host, Lab, Plugin, ensure_no_route, eventually,
+    Agent, Cable, Container, Ctl, Datastore, Etcd, Host, Lab, Plugin, ensure_no_route, eventually,
 };
 
 use crate::support::{PROMPT, SOON, everyone_reaches_everyone, our_route, wait_for_sessions};
 
 /// A host with its `eth0` on the bridge.
 fn host(lab: &Lab, number: u8) -> Result<Host> {
-    let name = format!("h{number}");
-    let netns = lab.container_netns(&name)?;
-    let port = format!("port{number}");
-    lab.tor.ip(&format!(
-        "link add {port} type veth peer name eth0 netns {}",
-        netns.name()
-    ))?;
-    lab.tor.ip(&format!("link set {port} master br0 up"))?;
-    let v4 = Ipv4Addr::new(192, 0, 2, 4 + number);
-    let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into());
-    netns.ip("link set eth0 up")?;
-    netns.ip(&format!("addr add {v4}/30 dev eth0"))?;
-    netns.ip(&format!("addr add {v6}/64 dev eth0 nodad"))?;
-    let dir = lab.dir().join(&name);
-    std::fs::create_dir(&dir)?;
-    Ok(Host {
-        name,
-        netns,
-        v4,
-        v6,
-        // There is none.
-        tor_v4: Ipv4Addr::UNSPECIFIED,
-        tor_v6: Ipv6Addr::UNSPECIFIED,
-        dir,
+    lab.host_on(&Cable {
+        number,
+        v4: (Ipv4Addr::new(192, 0, 2, 4 + number), 30),
+        v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()),
+        bridge: Some("br0"),
+        routers: None,
     })
 }
 
