@@ -294,6 +294,9 @@ pub struct FelixConfigurationSpec {
     /// Priority of the routing rule for what hosts send each other; 99 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wireguard_routing_rule_priority: Option<u32>,
+    /// Whether what the devices of WireGuard receive is decrypted by kernel threads; not when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard_threading_enabled: Option<bool>,
     /// Metric of IPv4 routes; 1024 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4_normal_route_priority: Option<u32>,

@@ -23,7 +23,7 @@ pub struct Parameter {
 }
 
 /// What the agent acts upon, and what it takes where nobody says anything.
-const FELIX: [(&str, &str); 38] = [
+const FELIX: [(&str, &str); 39] = [
     ("defaultEndpointToHostAction", "Drop"),
     ("deniedConnections", "End"),
     ("disableConntrackInvalidCheck", "false"),
@@ -67,6 +67,7 @@ const FELIX: [(&str, &str); 38] = [
     ("wireguardMTU", "(found out)"),
     ("wireguardMTUV6", "(found out)"),
     ("wireguardRoutingRulePriority", "99"),
+    ("wireguardThreadingEnabled", "false"),
     ("workloadSourceSpoofing", "Disabled"),
 ];
 
@@ -216,7 +217,7 @@ mod tests {
 
     #[test]
     fn every_parameter_is_listed_once_and_all_that_are_used_exist() {
-        for (kind, used) in [(Kind::FelixConfiguration, 38), (Kind::BgpConfiguration, 12)] {
+        for (kind, used) in [(Kind::FelixConfiguration, 39), (Kind::BgpConfiguration, 12)] {
             let all = parameters(kind);
             assert!(all.windows(2).all(|pair| pair[0].name < pair[1].name));
             let found = all.iter().filter(|p| p.default.is_some()).count();

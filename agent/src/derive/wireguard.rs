@@ -42,6 +42,8 @@ pub(crate) struct Wireguard {
     pub(crate) priority: u32,
     /// Encrypted packets have it.
     pub(crate) mark: u32,
+    /// Whether threads decrypt what it receives.
+    pub(crate) threaded: bool,
     /// Whether metrics tell of the device.
     pub(crate) has_metrics: bool,
 }
@@ -76,6 +78,9 @@ impl Wireguard {
             host_traffic: hosts.unwrap_or(false),
             priority: priority.unwrap_or(PRIORITY),
             mark: mark(felix.first(|f| f.iptables_mark_mask).unwrap_or(MARK_MASK)),
+            threaded: felix
+                .first(|f| f.wireguard_threading_enabled)
+                .unwrap_or(false),
             has_metrics: felix
                 .first(|f| f.prometheus_wire_guard_metrics_enabled)
                 .unwrap_or(true),

@@ -282,6 +282,7 @@ impl Overlay {
                 name: settings.device.clone(),
                 key_file: key_file.clone(),
                 port: settings.port,
+                threaded: settings.threaded,
                 mark: settings.mark,
                 mtu: settings.mtu.unwrap_or_else(found_out),
                 address: tunnel.address,

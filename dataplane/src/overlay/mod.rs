@@ -20,6 +20,7 @@ mod host_traffic;
 mod ipip;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod vxlan;
 mod wireguard;
 
@@ -92,6 +93,14 @@ pub enum OverlayError {
         name: String,
         /// Why not.
         source: NetlinkError,
+    },
+    /// Threads do not decrypt what the device receives, or still do.
+    #[error("cannot set {}: {source}", threads::file(name).display())]
+    Threads {
+        /// The device.
+        name: String,
+        /// Why not.
+        source: std::io::Error,
     },
     /// A switch of the device could not be set.
     #[error(transparent)]

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use super::device::{self, Device};
 use super::host_traffic::{HostTraffic, HostTrafficSpec};
-use super::{Driver, OverlayError};
+use super::{Driver, OverlayError, threads};
 use crate::netlink::{Batch, NetlinkError, RequestError, Socket, ifinfomsg};
 use crate::wireguard::{
     DeviceChange, DeviceState, PeerChange, PeerState, PrivateKey, PublicKey, Wireguard,
@@ -43,6 +43,8 @@ pub struct WireguardSpec {
     pub address: Option<IpAddr>,
     /// The other hosts, by their keys.
     pub peers: BTreeMap<PublicKey, WireguardPeer>,
+    /// Threads decrypt what is received, which the scheduler spreads over processors; else it is done where packets arrive.
+    pub threaded: bool,
     /// What the hosts send each other is encrypted too.
     pub host_traffic: Option<HostTrafficSpec>,
 }
@@ -197,10 +199,11 @@ impl Driver for Encrypted {
         self.kernel(name)?
             .set_peers(name, &additions)
             .map_err(OverlayError::kernel("enter hosts in", name))?;
-        match &spec.host_traffic {
-            Some(hosts) => Ok(changed + self.hosts.prepare(hosts, name, spec.mark, socket)?),
-            None => Ok(changed),
+        if let Some(hosts) = &spec.host_traffic {
+            changed += self.hosts.prepare(hosts, name, spec.mark, socket)?;
         }
+        // Last: all else does without.
+        Ok(changed + threads::set(&device, spec.threaded)?)
     }
 
     fn prune(

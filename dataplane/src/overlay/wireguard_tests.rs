@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::lab::NetNs;
 use crate::overlay::tests::{clean_round, round};
+use crate::overlay::threads::tests::own_sysfs;
 use crate::overlay::{Overlay, Report, Wanted};
 use crate::route_table::{Config, Route, RouteTable};
 
@@ -134,6 +135,7 @@ fn spec(dir: &Path, v6: bool, n: u8) -> WireguardSpec {
         mtu,
         address: Some(ip(&address)),
         peers: BTreeMap::new(),
+        threaded: false,
         host_traffic: None,
     }
 }
@@ -393,9 +395,10 @@ fn a_peer_that_changes_its_key_is_met_again_and_others_are_not_touched() {
 #[test]
 fn whatever_somebody_breaks_is_mended_and_counted() {
     let dir = dir();
-    let Some((a, b)) = two(dir.path()) else {
+    let Some((mut a, b)) = two(dir.path()) else {
         return;
     };
+    a.wanted.wireguard_v4.as_mut().unwrap().threaded = true;
     let whole = || {
         let mut state = a.state(V4);
         for peer in state.peers.values_mut() {
@@ -409,10 +412,13 @@ fn whatever_somebody_breaks_is_mended_and_counted() {
         (state, link, addresses)
     };
     a.ns.run(|| {
+        own_sysfs();
         let mut overlay = Overlay::open().unwrap();
         overlay.allow_deletes();
         overlay.set(a.wanted.clone());
         clean_round(&mut overlay);
+        let threads = || fs::read_to_string(threads::file(V4)).unwrap();
+        assert_eq!(threads(), "1\n");
         let before = whole();
         let mut kernel = Wireguard::open().unwrap();
         let far = b.keys[0];
@@ -471,6 +477,10 @@ fn whatever_somebody_breaks_is_mended_and_counted() {
                 "an address more",
                 Box::new(ip(format!("addr add 10.65.1.7/32 dev {V4}"))),
             ),
+            (
+                "no threads",
+                Box::new(|_| fs::write(threads::file(V4), "0").unwrap()),
+            ),
             ("gone", Box::new(ip(format!("link del {V4}")))),
         ];
         for (what, broken) in breaks {
@@ -483,6 +493,7 @@ fn whatever_somebody_breaks_is_mended_and_counted() {
             overlay.invalidate();
             assert!(clean_round(&mut overlay).drift > 0, "not noticed: {what}");
             assert_eq!(whole(), before, "{what}");
+            assert_eq!(threads(), "1\n", "{what}");
         }
     });
 }

@@ -73,6 +73,7 @@ schema!(
         "wireguardListeningPort": TCP_PORT,
         "wireguardListeningPortV6": TCP_PORT,
         "wireguardRoutingRulePriority": Whole(1, 32_765),
+        "wireguardThreadingEnabled": Bool,
         "ipv4NormalRoutePriority": PRIORITY,
         "ipv6NormalRoutePriority": PRIORITY,
         "healthEnabled": Bool,
@@ -212,7 +213,6 @@ schema!(
         "useInternalDataplaneDriver": Bool,
         "vxlanEnabled": Bool,
         "windowsManageFirewallRules": TOGGLE,
-        "wireguardThreadingEnabled": Bool,
         "xdpEnabled": Bool,
         "xdpRefreshInterval": DURATION,
     ]
