@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 DESTDIR ?=
 
-.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic image sbom install test-fresh reproducible test-image test-skew test-vm
+.PHONY: help build deb demo demo-single test check bench bench-bgp bench-cni bench-ctl bench-dataplane bench-ipam soak-bgp storm traffic image sbom install test-fresh reproducible test-image test-skew test-vm test-systemd
 
 help:
 	@echo 'make demo            three hosts, a router, etcd: what Margay does, step by step (seconds, after the build)'
@@ -16,6 +16,7 @@ help:
 	@echo 'make test-image      the container image, run by podman as the manifests say'
 	@echo 'make test-skew       programs of an earlier version beside these (REV=tag or commit; about 10 minutes)'
 	@echo 'make test-vm         tunnels on a Debian kernel, in a virtual machine (5 minutes; see scripts/test-vm.sh)'
+	@echo 'make test-systemd    the package and its units under a real systemd (2 minutes after the build)'
 	@echo 'make bench           benchmarks'
 	@echo 'make bench-bgp       passing routes on, beside BIRD, FRR and GoBGP (about 40 minutes; ARGS="--rounds 1 --divisor 10")'
 	@echo 'make soak-bgp        ten minutes: 1 s keepalives and 50 ms BFD under a million routes (SECS=n ROUTES=n BURNERS=n)'
@@ -76,6 +77,10 @@ check:
 test-vm:
 	scripts/setup.sh build vm
 	scripts/test-vm.sh
+
+test-systemd:
+	scripts/setup.sh build test
+	scripts/test-systemd.sh
 
 test:
 	scripts/test.sh
