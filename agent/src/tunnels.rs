@@ -3,6 +3,10 @@
 //!
 //! Others wrap packets for this host as soon as the Node says where to, so it says so only when the device is up, and
 //! the device stays for a while after it stopped saying so: a pool may change its mode under traffic.
+//!
+//! What is encrypted needs both ends to know each other. A host whose key is new takes what others send from the first
+//! packet on, and sends encrypted packets itself a moment later, when they have heard of the key. One that encrypts no more
+//! takes its key back at once, for that is what has the others stop, and keeps the device and its address until they have.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,6 +32,10 @@ use crate::world::World;
 /// How long other hosts may take to hear that a pool wants no tunnel any more; and how long a device that they were told
 /// of may be missing before they hear that.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// How long other hosts may take to hear of a key. What is sent to one that has not is kept by the kernel until it has, but
+/// no more than 128 packets.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// Pause before another attempt, and between two looks at a device that is not up yet.
 const RETRY: Duration = Duration::from_millis(200);
@@ -58,6 +66,9 @@ enum Wait {
     /// Not a failure: others may still send.
     #[error("others may still send to it")]
     Linger,
+    /// Not a failure: others may not know the key yet.
+    #[error("others may not know its key yet")]
+    Unheard,
 }
 
 /// What was done for a kind of tunnel.
@@ -65,6 +76,8 @@ enum Wait {
 struct Progress {
     /// The pools that its address was assigned from, and the address.
     assigned: Option<(Vec<String>, IpAddr)>,
+    /// When others were told of a key where they knew none.
+    told_at: Option<Instant>,
     /// Since when nobody asks for it.
     idle_since: Option<Instant>,
     /// Since when the device that others were told of is not there.
@@ -103,8 +116,13 @@ impl Keeper {
                     told.remove(&kind);
                     continue;
                 };
-                again = Some(pause);
-                let quiet = matches!(wait, Wait::Linger | Wait::Device(_)) && pause < LAST_RETRY;
+                let next = match wait {
+                    Wait::Unheard => HEARD,
+                    _ => pause,
+                };
+                again = Some(again.map_or(next, |again: Duration| again.min(next)));
+                let quiet = matches!(wait, Wait::Linger | Wait::Unheard | Wait::Device(_))
+                    && pause < LAST_RETRY;
                 let problem = wait.to_string();
                 if !quiet && told.insert(kind, problem.clone()).as_ref() != Some(&problem) {
                     warn!(?kind, problem, "a tunnel waits");
@@ -172,10 +190,18 @@ impl Keeper {
         match key_of(&device, address) {
             Ok(key) => {
                 progress.missing_since = None;
-                match tell(own, kind, Some((address, Told::Key(key)))) == *own {
-                    true => Ok(()),
-                    false => self.tell(kind, Some((address, Told::Key(key)))).await,
+                let is_new = own.wireguard_key(kind.is_v6()).is_none();
+                if is_new {
+                    self.graph.tunnel_heard(kind, false).await;
                 }
+                let tunnel = Some((address, Told::Key(key)));
+                if tell(own, kind, tunnel) != *own {
+                    self.tell(kind, tunnel).await?;
+                }
+                if is_new {
+                    progress.told_at = Some(Instant::now());
+                }
+                self.await_heard(kind, progress).await
             }
             // What others send would not be taken: they must not.
             Err(wait) if own.wireguard_key(kind.is_v6()).is_some() => {
@@ -193,15 +219,30 @@ impl Keeper {
         }
     }
 
+    /// Has this host encrypt once the others had time to hear of its key.
+    async fn await_heard(&self, kind: TunnelKind, progress: &mut Progress) -> Result<(), Wait> {
+        if let Some(told_at) = progress.told_at {
+            if told_at.elapsed() < HEARD {
+                return Err(Wait::Unheard);
+            }
+            self.graph.tunnel_heard(kind, true).await;
+            progress.told_at = None;
+        }
+        Ok(())
+    }
+
     async fn tell(&self, kind: TunnelKind, tunnel: Option<(IpAddr, Told)>) -> Result<(), Wait> {
-        let change = |node: &mut Node| *node = tell(node, kind, tunnel);
-        node::change(&self.store, &self.keys, &self.node, change)
-            .await
-            .map_err(Wait::Node)?;
+        self.change(|node| *node = tell(node, kind, tunnel)).await?;
         if let Some((address, _)) = tunnel {
             info!(?kind, %address, "tunnel address told to the other hosts");
         }
         Ok(())
+    }
+
+    async fn change(&self, change: impl Fn(&mut Node) + Send + Sync) -> Result<(), Wait> {
+        node::change(&self.store, &self.keys, &self.node, change)
+            .await
+            .map_err(Wait::Node)
     }
 
     async fn give_back(
@@ -213,6 +254,14 @@ impl Keeper {
         let is_told = tell(own, kind, None) != *own;
         if !is_told && progress.released {
             return Ok(());
+        }
+        if TunnelKind::WIREGUARD.contains(&kind) && own.wireguard_key(kind.is_v6()).is_some() {
+            let v6 = kind.is_v6();
+            self.change(|node| node.set_wireguard_key(v6, None)).await?;
+            info!(?kind, "key taken back from the other hosts");
+            // From here on they hear of it.
+            progress.idle_since = Some(Instant::now());
+            return Err(Wait::Linger);
         }
         if is_told {
             let since = *progress.idle_since.get_or_insert_with(Instant::now);

@@ -56,8 +56,9 @@ pub struct Pinger {
 }
 
 impl Pinger {
-    /// Sends from `netns` every `interval` until stopped.
+    /// Sends from `netns` every `interval` until stopped; less often on a machine that would not keep up.
     pub fn start(netns: &NetNs, to: IpAddr, interval: Duration) -> Result<Self> {
+        let interval = interval * patience();
         let file = netns.open()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -100,7 +101,8 @@ fn stream(to: IpAddr, interval: Duration, stop: &AtomicBool) -> Result<PingerRep
         collect(&mut echo, &mut replied, next)?;
     }
     if replied.iter().any(|seen| !seen) {
-        collect(&mut echo, &mut replied, Instant::now() + STRAGGLERS)?;
+        let end = Instant::now() + STRAGGLERS * patience();
+        collect(&mut echo, &mut replied, end)?;
     }
     let longest = replied.split(|seen| *seen).map(<[bool]>::len).max();
     Ok(PingerReport {

@@ -130,9 +130,9 @@ fn between_hosts(globals: &mut Globals, cache: &Cache, node: &str, felix: &Felix
         let wireguard = [false, true].map(|v6| Wireguard::of(felix, v6));
         let encrypts = |v6: bool| {
             let (family, settings) = (usize::from(v6), &wireguard[usize::from(v6)]);
-            let key = resource.wireguard_key(v6).and_then(|key| key.parse().ok());
-            let host = TunnelKind::WIREGUARD[family].host(own);
-            Some(settings).filter(|_| host.is_some() && settings.is_needed(key))
+            let kind = TunnelKind::WIREGUARD[family];
+            let is_told = resource.wireguard_key(v6).is_some() || kind.address(own).is_some();
+            Some(settings).filter(|_| kind.host(own).is_some() && settings.is_needed(is_told))
         };
         // Where hosts' own packets are encrypted under their addresses, those have no need of another.
         let encrypted = [false, true].into_iter().filter_map(|v6| {

@@ -228,6 +228,8 @@ pub(crate) struct Fabric {
     /// By family.
     wireguard: [Wireguard; 2],
     own_keys: [Option<PublicKey>; 2],
+    /// Kinds of which the Node has just begun to tell, so that others may not have heard.
+    unheard: BTreeSet<TunnelKind>,
     /// Those of the other hosts.
     keys: BTreeMap<String, [Option<PublicKey>; 2]>,
 }
@@ -275,10 +277,12 @@ impl Fabric {
 
     /// Whether this host has the device that encrypts a family.
     fn has_wireguard(&self, v6: bool) -> bool {
-        let own = TunnelKind::WIREGUARD[usize::from(v6)];
-        let address = self.own.as_ref().and_then(|spec| own.host(spec));
-        let key = self.own_keys[usize::from(v6)];
-        address.is_some() && self.wireguard[usize::from(v6)].is_needed(key)
+        let (family, kind) = (usize::from(v6), TunnelKind::WIREGUARD[usize::from(v6)]);
+        let Some(own) = self.own.as_ref().filter(|own| kind.host(own).is_some()) else {
+            return false;
+        };
+        let is_told = self.own_keys[family].is_some() || kind.address(own).is_some();
+        self.wireguard[family].is_needed(is_told)
     }
 
     /// The address of a host that what is for it is encrypted to: both must have told their keys, or one would not take
@@ -288,9 +292,19 @@ impl Fabric {
         if !self.has_wireguard(v6) || !self.wireguard[family].enabled {
             return None;
         }
-        self.own_keys[family]?;
-        self.key(name, v6)?;
+        self.key(name, v6).filter(|_| self.is_heard(v6))?;
         TunnelKind::WIREGUARD[family].host(self.hosts.get(name)?)
+    }
+
+    /// Whether the other hosts know this host's key.
+    fn is_heard(&self, v6: bool) -> bool {
+        let kind = TunnelKind::WIREGUARD[usize::from(v6)];
+        self.own_keys[usize::from(v6)].is_some() && !self.unheard.contains(&kind)
+    }
+
+    /// Of these kinds the Node has just begun to tell.
+    pub(crate) fn set_unheard(&mut self, unheard: &BTreeSet<TunnelKind>) {
+        self.unheard.clone_from(unheard);
     }
 
     fn key(&self, name: &str, v6: bool) -> Option<PublicKey> {
@@ -387,9 +401,7 @@ impl Fabric {
                 local: kind.host(own).filter(|_| self.has_wireguard(v6))?,
                 address: address(kind),
                 peers: self.wireguard_peers(kind),
-                host_traffic: settings.host_traffic
-                    && settings.enabled
-                    && self.own_keys[usize::from(v6)].is_some(),
+                host_traffic: settings.host_traffic && settings.enabled && self.is_heard(v6),
             })
         };
         Tunnels {

@@ -1,4 +1,5 @@
 use margay_model::manifest::decode_manifest;
+use margay_model::node::NodeWireguard;
 
 use super::*;
 
@@ -239,6 +240,10 @@ fn what_is_for_hosts_with_keys_is_encrypted_and_the_rest_goes_as_pools_say() {
     let holder = |cache: &Cache, node| Fabric::of(cache, "h1").holder(net("10.65.2.0/26"), node);
     assert_eq!(holder(&cache, "h2"), Some(key(2)));
     tell_keys(&mut cache, &[("h1", 1), ("h4", 4)]);
+    let mut fabric = Fabric::of(&cache, "h1");
+    fabric.set_unheard(&[TunnelKind::WireguardV4].into());
+    let early = fabric.through(net("10.65.2.0/26"), "h2");
+    assert_eq!(early, near, "h2 may not know h1's key yet");
     assert_eq!(way(&cache, "10.65.2.0/26", "h2"), encrypted("192.0.2.2"));
     assert_eq!(way(&cache, "10.65.4.0/26", "h4"), encrypted("192.0.2.131"));
     let vxlan = Through::Vxlan {
@@ -265,10 +270,7 @@ fn the_device_knows_every_host_with_a_key_until_nobody_is_told_of_it_any_more() 
     let mut cache = cache(&[H1, H2, H3, ENCRYPT]);
     let device = |cache: &Cache| {
         let fabric = Fabric::of(cache, "h1");
-        assert_eq!(
-            fabric.is_active(),
-            fabric.wireguard[0].is_needed(fabric.own_keys[0])
-        );
+        assert_eq!(fabric.is_active(), fabric.has_wireguard(false));
         fabric.tunnels(
             cache,
             "h1",
@@ -308,12 +310,22 @@ fn the_device_knows_every_host_with_a_key_until_nobody_is_told_of_it_any_more() 
     assert!(!v4.host_traffic);
     let fabric = Fabric::of(&cache, "h1");
     assert_eq!(fabric.through(net("10.65.2.0/26"), "h2"), None);
-    // The Node tells no key any more.
+    // The Node tells no key any more: who has not heard yet still sends, until it tells no address either.
     let id = ResourceKey::global(Kind::Node, "h1");
     let Some(AnyResource::Node(mut node)) = cache.get(&id).cloned() else {
         panic!("no h1");
     };
     node.set_wireguard_key(false, None);
-    cache.apply(id, Some(node.into()), 9);
+    node.spec.wireguard = Some(NodeWireguard {
+        interface_ipv4_address: Some([10, 65, 1, 7].into()),
+        ..NodeWireguard::default()
+    });
+    cache.apply(id.clone(), Some(node.clone().into()), 9);
+    let [Some(v4), None] = device(&cache).wireguard else {
+        panic!("gone too early");
+    };
+    assert_eq!(v4.peers.len(), 1);
+    node.spec.wireguard = None;
+    cache.apply(id, Some(node.into()), 10);
     assert_eq!(device(&cache).wireguard, [None, None]);
 }

@@ -87,9 +87,9 @@ impl Wireguard {
         }
     }
 
-    /// Whether a host that tells this key, or none, has the device: other hosts may still send to one that was told.
-    pub(super) const fn is_needed(&self, own: Option<PublicKey>) -> bool {
-        self.enabled || own.is_some()
+    /// Whether a host has the device: other hosts may still send to one that its Node tells of, by key or address.
+    pub(super) const fn is_needed(&self, is_told: bool) -> bool {
+        self.enabled || is_told
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) enum Message {
     Gone(ResourceKey, Revision, String, Acknowledge),
     Programmed(ResourceKey, Acknowledge),
     TunnelAddress(TunnelKind, Option<IpAddr>),
+    TunnelHeard(TunnelKind, bool),
 }
 
 /// The way to the graph task, for CNI handlers.
@@ -73,6 +74,12 @@ impl GraphHandle {
     pub(crate) async fn tunnel_address(&self, kind: TunnelKind, address: Option<IpAddr>) {
         let message = Message::TunnelAddress(kind, address);
         // The graph ends with the agent only.
+        self.messages.send(message).await.unwrap_or_default();
+    }
+
+    /// Tells whether other hosts have heard what the Node tells of a tunnel; unless it is said, they have.
+    pub(crate) async fn tunnel_heard(&self, kind: TunnelKind, heard: bool) {
+        let message = Message::TunnelHeard(kind, heard);
         self.messages.send(message).await.unwrap_or_default();
     }
 

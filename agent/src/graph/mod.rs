@@ -219,6 +219,10 @@ impl Graph {
                 self.overlay.assign(kind, address);
                 self.dirty.tunnels = true;
             }
+            Message::TunnelHeard(kind, heard) => {
+                self.overlay.heard(kind, heard);
+                self.dirty.tunnels = true;
+            }
             Message::Programmed(key, ack) => {
                 self.waiting.push(Waiting {
                     key,

@@ -30,6 +30,8 @@ pub(super) struct Overlay {
     fabric: Fabric,
     /// This host's tunnel addresses, which its Node may not tell of yet.
     assigned: BTreeMap<TunnelKind, IpAddr>,
+    /// Tunnels that this host's Node has just begun to tell of.
+    unheard: BTreeSet<TunnelKind>,
     /// Every host's blocks.
     blocks: BTreeMap<IpNetwork, String>,
     /// Prefixes of endpoints that are not in a block of their host's.
@@ -48,6 +50,7 @@ impl Overlay {
     /// Pools, hosts or settings changed.
     pub(super) fn refresh(&mut self, cache: &Cache, node: &str) -> Tunnels {
         self.fabric = Fabric::of(cache, node);
+        self.fabric.set_unheard(&self.unheard);
         self.all_dirty = true;
         self.borrowed_stale = true;
         self.fabric.tunnels(cache, node, &self.assigned)
@@ -58,6 +61,14 @@ impl Overlay {
         match address {
             Some(address) => self.assigned.insert(kind, address),
             None => self.assigned.remove(&kind),
+        };
+    }
+
+    /// Whether others have heard what this host's Node tells of a tunnel. Takes effect with the next [`Self::refresh`].
+    pub(super) fn heard(&mut self, kind: TunnelKind, heard: bool) {
+        match heard {
+            true => self.unheard.remove(&kind),
+            false => self.unheard.insert(kind),
         };
     }
 

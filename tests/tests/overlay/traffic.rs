@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use margay_lab::traffic::Traffic;
 use margay_lab::{Pinger, eventually};
 
 use crate::two_subnets::{DEVICES, SOON, TwoSubnets, mesh, pools};
@@ -13,7 +14,7 @@ const PLAIN: [&str; 2] = ["eth0", "eth0"];
 const PACE: Duration = Duration::from_millis(5);
 
 /// A stream in each family from one container to another.
-fn streams(lab: &TwoSubnets, from: usize, to: usize) -> Result<Vec<(IpAddr, Pinger)>> {
+pub(crate) fn streams(lab: &TwoSubnets, from: usize, to: usize) -> Result<Vec<(IpAddr, Pinger)>> {
     let addresses = lab.containers[to].addresses.iter();
     let stream = |address: &IpAddr| {
         let pinger = Pinger::start(&lab.containers[from].netns, *address, PACE)?;
@@ -22,14 +23,38 @@ fn streams(lab: &TwoSubnets, from: usize, to: usize) -> Result<Vec<(IpAddr, Ping
     addresses.map(stream).collect()
 }
 
-fn nothing_lost(streams: Vec<(IpAddr, Pinger)>, what: &str) -> Result<()> {
+#[expect(clippy::print_stderr, reason = "a test that says how much it has seen")]
+pub(crate) fn nothing_lost(streams: Vec<(IpAddr, Pinger)>, what: &str) -> Result<()> {
+    let mut sent = 0;
     for (address, stream) in streams {
         let report = stream.stop()?;
         ensure!(
             report.sent > 0 && report.lost == 0,
             "{what}, to {address}: {report:?}"
         );
+        sent += report.sent;
     }
+    eprintln!("{what}: {sent} packets and their answers, none lost");
+    Ok(())
+}
+
+/// Thousands of datagrams a second, on a flow that is answered and on one that is not.
+fn flood(lab: &TwoSubnets, from: usize, to: usize) -> Result<Traffic> {
+    let (from, to) = (&lab.containers[from], &lab.containers[to]);
+    Traffic::start(&from.netns, &to.netns, &to.addresses)
+}
+
+#[expect(clippy::print_stderr, reason = "a test that says how much it has seen")]
+fn nothing_drowned(flood: Traffic, what: &str) -> Result<()> {
+    let account = flood.stop()?;
+    let lost = account.established.lost() + account.new.lost();
+    ensure!(
+        lost == 0 && account.new.sent > 0,
+        "{what}: {lost} lost: {account:?}"
+    );
+    let sent = account.established.sent + account.new.sent;
+    let rate = account.rate();
+    eprintln!("{what}: {sent} datagrams, {rate:.0} packets a second, none lost");
     Ok(())
 }
 
@@ -50,15 +75,18 @@ fn no_packet_is_lost_while_a_pool_changes_its_mode() -> Result<()> {
         ("CrossSubnet", PLAIN),
     ] {
         let between = streams(&lab, 0, 1)?;
+        let flood = flood(&lab, 0, 1)?;
         lab.ctl().apply(&pools(mode))?;
         lab.leads_through(0, 1, near)?;
         lab.leads_through(1, 0, near)?;
         lab.leads_through(0, 2, DEVICES)?;
         nothing_lost(between, mode)?;
+        nothing_drowned(flood, mode)?;
     }
     nothing_lost(running, "between subnets")?;
 
     let near = streams(&lab, 0, 1)?;
+    let flood = flood(&lab, 0, 1)?;
     lab.ctl().apply(&pools("Never"))?;
     for host in &lab.hosts {
         eventually(SOON, "the devices go", || {
@@ -70,7 +98,8 @@ fn no_packet_is_lost_while_a_pool_changes_its_mode() -> Result<()> {
     lab.ctl().apply(&pools("Always"))?;
     lab.leads_through(0, 1, DEVICES)?;
     lab.leads_through(1, 0, DEVICES)?;
-    nothing_lost(near, "to no tunnel and back")
+    nothing_lost(near, "to no tunnel and back")?;
+    nothing_drowned(flood, "to no tunnel and back")
 }
 
 #[test]
