@@ -5,7 +5,7 @@
 #   scripts/test-vm.sh            devices and packets: five minutes
 #   scripts/test-vm.sh agents [TEST...]
 #                                 three hosts with whole agents and etcd, release programs (those in MARGAY_BIN_DIR, else it
-#                                 builds them)
+#                                 builds them): a quarter of an hour on two busy cores
 set -eu
 cd "$(dirname "$0")/.."
 which=${1:-devices}
