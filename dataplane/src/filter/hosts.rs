@@ -14,12 +14,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    chains::{
-        ESTABLISHED, INVALID, OF_NO_CONNECTION, TRANSLATED, Verdicts, WalkEnd, ended, icmpv6, walk,
-    },
+    chains::{ESTABLISHED, INVALID, OF_NO_CONNECTION, TRANSLATED, WalkEnd, ended, icmpv6, walk},
     names::{HostWay, Way},
     program::{Chain, ChainId, Ifaces, Line, Match, Side, Target},
     types::{Direction, Failsafe, Family, Globals, HostEndpoint, HostInterface, Ways},
+    verdicts::Verdicts,
 };
 use crate::iptables::{Rank, Table};
 

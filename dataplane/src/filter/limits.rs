@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    chains::{NEW, Verdicts},
+    chains::NEW,
     names::{self, Way, short_hash},
     program::{Chain, ChainId, Ifaces, Line, Match, Side, Target},
     types::{Family, Limits, WayLimits},
+    verdicts::Verdicts,
 };
 use crate::{
     ipset::SetType,

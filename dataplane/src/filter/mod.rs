@@ -41,10 +41,10 @@ mod state;
 mod tests;
 mod tunnels;
 pub mod types;
+mod verdicts;
 
 pub use self::{
     backend::{Backend, Wish, left_behind, sets_left_behind},
-    chains::ended_mark,
     driver::{ApplyReport, Config, Failure, Filter, FilterError, Sizes},
     label::{Cause, Label, Verdict, is_cut, name_of},
     state::{Counters, RulesHits, RulesId},
@@ -54,5 +54,6 @@ pub use self::{
         Phase, PolicyId, PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec, Tier,
         TierDefault, Tunnels, WayLimits, Ways,
     },
+    verdicts::ended_mark,
 };
 pub use crate::iptables::{Hits, Programs, Variant};

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnetwork::IpNetwork;
 
 use super::{
-    chains::Verdicts,
     label::{Cause, Label, Verdict, name_of},
     members::set_type,
     names::{self, Way},
     program::{Line, Match, Side, Target},
     state::RulesId,
     types::{Action, EntityMatch, Family, Rule, SetId, SetKind},
+    verdicts::Verdicts,
 };
 use crate::ipset::SetType;
 

@@ -9,7 +9,6 @@ use ipnetwork::IpNetwork;
 
 use super::{
     backend::Backend,
-    chains::Verdicts,
     hosts::Hosts,
     kernel::Kernel,
     limits::Limited,
@@ -20,6 +19,7 @@ use super::{
         Direction, Endpoint, EndpointId, Family, Globals, HostEndpoint, Limits, Phase, PolicyId,
         PolicyRules, ProfileId, Rule, SetId, SetKind, SetMember, SetSpec,
     },
+    verdicts::Verdicts,
 };
 use crate::{
     ipset::{Entry, SetType},

@@ -4,14 +4,14 @@ use std::{fmt::Write, path::Path};
 
 use super::{
     backend::Backend,
-    chains::{self, Verdicts},
-    hosts,
+    chains, hosts,
     limits::Limited,
     names::{Way, short_hash},
     program::{Body, Chain, Line},
     rules::{Rendered, render},
     state::RulesId,
     types::*,
+    verdicts::Verdicts,
 };
 use crate::iptables::{self, Variant};
 
