@@ -48,3 +48,22 @@ fn a_peer_that_does_not_read_delays_nobody_and_what_waits_for_it_has_a_bound() -
         Ok(())
     })
 }
+
+#[test]
+fn peers_that_are_told_the_same_come_to_share_what_is_encoded_whenever_they_joined() -> Result<()> {
+    let ours = speaker(&[2, 3, 4])?;
+    let mut feeder = ours.peer(2)?;
+    let mut reader = ours.peer(3)?;
+    feeder.send(&feeder.announcement(0..100, 1)?)?;
+    reader.hears("the table", |told| told.len() == 100)?;
+    let mut late = ours.peer(4)?;
+    late.hears("the table", |told| told.len() == 100)?;
+    eventually(PATIENCE, "one group serves all", || {
+        let totals = ours.runtime.block_on(ours.speaker.queries().totals())?;
+        ensure!(totals.rib.groups == 1, "{} groups", totals.rib.groups);
+        Ok(())
+    })?;
+    feeder.send(&withdrawal(0..50))?;
+    late.hears("what is gone", |told| told.len() == 50)?;
+    reader.hears("what is gone", |told| told.len() == 50)
+}

@@ -60,10 +60,10 @@ impl Core {
             else {
                 return;
             };
-            while link.queued() < SEND_QUEUE && self.rib.pending(peer.rib) {
-                let Some(messages) = self.rib.poll_transmit_shared(peer.rib) else {
-                    break;
-                };
+            // Until there is none: a peer that has caught up joins the others then.
+            while link.queued() < SEND_QUEUE
+                && let Some(messages) = self.rib.poll_transmit_shared(peer.rib)
+            {
                 peer.octets_sent += messages.len() as u64;
                 link.push(messages);
             }
