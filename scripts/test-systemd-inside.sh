@@ -190,6 +190,7 @@ sleep 5
 same "$before" "margay-speaker reloaded"
 must 'systemctl restart margay-speaker'
 eventually 'established'
+same "$before" "margay-speaker restarted"
 must 'systemctl stop margay-speaker'
 must '[ "$(property Result margay-speaker)" = success ]'
 must '! journalctl -u margay-speaker | grep -i -e "permission denied" -e "operation not permitted" -e panicked'
