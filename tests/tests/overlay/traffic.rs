@@ -91,7 +91,8 @@ fn no_packet_is_lost_while_a_pool_changes_its_mode() -> Result<()> {
     for host in &lab.hosts {
         eventually(SOON, "the devices go", || {
             let links = host.netns.ip("-o link show")?;
-            ensure!(!links.contains("margay"), "{links}");
+            let gone = DEVICES.iter().all(|device| !links.contains(device));
+            ensure!(gone, "{links}");
             Ok::<_, anyhow::Error>(())
         })?;
     }
