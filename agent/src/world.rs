@@ -19,6 +19,9 @@ use tokio::sync::watch;
 /// How long a call waits for an agent that is still reading the store.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// This node's endpoints. Copied whole when one of them changes, and so nothing in it is.
+pub(crate) type Endpoints = BTreeMap<Arc<ResourceKey>, Arc<LocalEndpoint>>;
+
 /// A consistent view at one moment; replaced whole, never changed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct World {
@@ -43,7 +46,7 @@ pub(crate) struct World {
     /// This node's blocks.
     pub(crate) blocks: Arc<BTreeSet<IpNetwork>>,
     /// This node's endpoints.
-    pub(crate) endpoints: Arc<BTreeMap<ResourceKey, Arc<LocalEndpoint>>>,
+    pub(crate) endpoints: Arc<Endpoints>,
     /// How often the addresses of sticky endpoints have come to another node.
     pub(crate) moves: Arc<BTreeMap<IpNetwork, u32>>,
     /// First characters of every host interface of ours.
@@ -98,7 +101,11 @@ impl World {
         container_id: &str,
         ifname: &str,
     ) -> Option<(&ResourceKey, &Arc<LocalEndpoint>)> {
-        self.endpoints.iter().find(|(_, endpoint)| {
+        let mut all = self
+            .endpoints
+            .iter()
+            .map(|(key, endpoint)| (&**key, endpoint));
+        all.find(|(_, endpoint)| {
             let spec = &endpoint.resource.spec;
             spec.container_id == container_id && spec.endpoint == ifname
         })

@@ -14,7 +14,7 @@ use super::wireguard::Wireguard;
 use crate::cni::moves_of;
 use crate::graph::Cache;
 use crate::translate;
-use crate::world::{LocalEndpoint, World};
+use crate::world::{Endpoints, World};
 
 /// Brings everything but the endpoints up to date.
 pub(crate) fn refresh_world(world: &mut World, cache: &Cache, node: &str) {
@@ -79,9 +79,7 @@ pub(crate) fn reports(cache: &Cache, node: &str) -> BTreeMap<String, CalicoNodeS
 
 /// How often the addresses of each sticky endpoint have moved. Two endpoints have one address for a moment
 /// when it moves between them; the later one counts.
-pub(crate) fn moves(
-    endpoints: &BTreeMap<ResourceKey, Arc<LocalEndpoint>>,
-) -> BTreeMap<IpNetwork, u32> {
+pub(crate) fn moves(endpoints: &Endpoints) -> BTreeMap<IpNetwork, u32> {
     let mut all = BTreeMap::new();
     for endpoint in endpoints.values() {
         let Some(moves) = moves_of(&endpoint.resource) else {

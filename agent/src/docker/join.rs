@@ -207,7 +207,7 @@ mod tests {
                 resource.metadata.name.clone(),
             );
             (
-                key,
+                Arc::new(key),
                 Arc::new(LocalEndpoint {
                     resource,
                     mod_revision: 1,

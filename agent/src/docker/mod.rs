@@ -233,7 +233,11 @@ impl Driver {
         world: &'w World,
         ip: IpAddr,
     ) -> Option<(&'w ResourceKey, &'w Arc<LocalEndpoint>)> {
-        world.endpoints.iter().find(|(_, endpoint)| {
+        let mut all = world
+            .endpoints
+            .iter()
+            .map(|(key, endpoint)| (&**key, endpoint));
+        all.find(|(_, endpoint)| {
             let spec = &endpoint.resource.spec;
             spec.orchestrator == ORCHESTRATOR && spec.ip_networks.iter().any(|net| net.addr() == ip)
         })

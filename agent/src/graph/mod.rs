@@ -27,7 +27,7 @@ use margay_model::any::AnyResource;
 use margay_model::felix_configuration::FelixConfigurationSpec;
 use margay_model::ipam::IpamKeys;
 use margay_model::keys::Keys;
-use margay_model::kind::{Kind, ResourceKey};
+use margay_model::kind::Kind;
 use margay_model::store::KeyValue;
 use margay_model::stored::decode_stored;
 use margay_model::validate::validate;
@@ -41,7 +41,7 @@ use crate::derive;
 use crate::dns::{Record, Responder};
 use crate::kernel::{Batch, Expect, KernelHandle, Waiting};
 use crate::meters::Meters;
-use crate::world::{LocalEndpoint, World};
+use crate::world::{Endpoints, World};
 use cache::{Changed, Kept};
 use overlay::Overlay;
 
@@ -83,7 +83,7 @@ pub(crate) struct Graph {
     cache: Cache,
     calc: Calc,
     /// This node's endpoints, for the next world.
-    endpoints: BTreeMap<ResourceKey, Arc<LocalEndpoint>>,
+    endpoints: Endpoints,
     /// This node's.
     blocks: BTreeMap<String, IpNetwork>,
     overlay: Overlay,
@@ -113,7 +113,7 @@ impl Graph {
             bgp_settings,
             cache: Cache::with_own(felix),
             calc: Calc::new(Scope::Node(node.to_owned())),
-            endpoints: BTreeMap::new(),
+            endpoints: Endpoints::new(),
             blocks: BTreeMap::new(),
             overlay: Overlay::default(),
             resources_in_sync: false,
@@ -323,7 +323,8 @@ impl Graph {
                     Some(local) => {
                         dirty.endpoints = true;
                         dirty.moves |= is_sticky(&local.resource);
-                        self.endpoints.insert(changed.key, Arc::new(local))
+                        let key = Arc::new(changed.key);
+                        self.endpoints.insert(key, Arc::new(local))
                     }
                     None => self.endpoints.remove(&changed.key),
                 };

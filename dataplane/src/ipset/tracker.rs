@@ -1,6 +1,6 @@
 //! What a set should hold, what the kernel is believed to hold, and the difference.
 
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 
 use super::Entry;
 
@@ -17,8 +17,8 @@ struct Place {
 #[derive(Clone, Debug, Default)]
 pub struct SetTracker {
     places: HashMap<Entry, Place>,
-    /// Entries whose two sides may differ; may hold an entry twice or one that agrees again.
-    changed: Vec<Entry>,
+    /// Entries whose two sides differ.
+    changed: HashSet<Entry>,
     desired: usize,
 }
 
@@ -30,7 +30,10 @@ impl SetTracker {
             place.desired = true;
             place.released = false;
             self.desired += 1;
-            self.changed.push(entry);
+            match place.kernel {
+                true => self.changed.remove(&entry),
+                false => self.changed.insert(entry),
+            };
         }
     }
 
@@ -47,7 +50,13 @@ impl SetTracker {
             place.desired = false;
             place.released = true;
             self.desired -= 1;
-            self.changed.push(*entry);
+            match place.kernel {
+                true => self.changed.insert(*entry),
+                false => {
+                    self.places.remove(entry);
+                    self.changed.remove(entry)
+                }
+            };
         }
     }
 
@@ -102,7 +111,7 @@ impl SetTracker {
     /// Takes over what the kernel was found to hold; returns how many entries differ from what it
     /// was believed to hold.
     pub fn adopt(&mut self, kernel: impl IntoIterator<Item = Entry>) -> usize {
-        let mut before: HashSet<Entry> = HashSet::new();
+        let mut before: HashSet<Entry> = HashSet::default();
         for (entry, place) in &mut self.places {
             if std::mem::take(&mut place.kernel) {
                 before.insert(*entry);
@@ -166,21 +175,81 @@ impl SetTracker {
     /// The kernel took the addition or deletion of these.
     pub fn done(&mut self, entries: &[Entry], now_in_kernel: bool) {
         for entry in entries {
-            if let Some(place) = self.places.get_mut(entry) {
-                place.kernel = now_in_kernel;
+            let Some(place) = self.places.get_mut(entry) else {
+                continue;
+            };
+            place.kernel = now_in_kernel;
+            if place.desired != place.kernel {
+                self.changed.insert(*entry);
+                continue;
+            }
+            self.changed.remove(entry);
+            if !place.desired {
+                self.places.remove(entry);
             }
         }
-        let places = &mut self.places;
-        self.changed
-            .retain(|entry| match places.get(entry).copied() {
-                Some(place) if place.desired != place.kernel => true,
-                Some(place) => {
-                    if !place.desired {
-                        places.remove(entry);
-                    }
-                    false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn entry(n: u8) -> Entry {
+        Entry::Net(std::net::IpAddr::from([10, 0, 0, n]).into())
+    }
+
+    #[test]
+    fn what_was_found_and_comes_to_be_wanted_is_nothing_to_do() {
+        let mut tracker = SetTracker::default();
+        tracker.adopt([1, 2, 3].map(entry));
+        assert!(!tracker.in_sync());
+        for entry in [1, 2, 3].map(entry) {
+            tracker.insert(entry);
+        }
+        assert!(tracker.in_sync());
+        tracker.remove(&entry(1));
+        tracker.insert(entry(4));
+        tracker.remove(&entry(4));
+        assert_eq!(tracker.surplus(false), [entry(1)]);
+        assert_eq!((tracker.missing(), tracker.len()), (Vec::new(), 2));
+    }
+
+    #[test]
+    fn what_is_told_to_be_done_and_what_is_left_add_up() {
+        let mut tracker = SetTracker::default();
+        let mut wanted = BTreeSet::new();
+        let mut kernel = BTreeSet::new();
+        let mut random = 7_u32;
+        for _ in 0..5000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let one = entry((random >> 16) as u8 % 30);
+            match random >> 29 {
+                0..3 => {
+                    wanted.insert(one);
+                    tracker.insert(one);
                 }
-                None => false,
-            });
+                3..6 => {
+                    wanted.remove(&one);
+                    tracker.remove(&one);
+                }
+                6 => {
+                    let all: Vec<Entry> = kernel.iter().copied().collect();
+                    tracker.adopt(all);
+                }
+                _ => {
+                    let (missing, surplus) = (tracker.missing(), tracker.surplus(true));
+                    kernel.extend(&missing);
+                    kernel.retain(|entry| !surplus.contains(entry));
+                    tracker.done(&surplus, false);
+                    tracker.done(&missing, true);
+                    assert_eq!(kernel, wanted);
+                }
+            }
+            assert_eq!(tracker.in_sync(), kernel == wanted);
+            assert_eq!(tracker.len(), wanted.len());
+        }
     }
 }
