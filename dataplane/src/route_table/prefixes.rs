@@ -1,6 +1,8 @@
-//! What is known of each prefix, in one place: a table of 100,000 routes is as fast as it is seldom searched.
+//! What is known of each prefix, in one place: a table of 100,000 routes is as fast as it is seldom searched, and found
+//! in the cache. So what is known stands in the order in which it came, which is that of the next apply.
 
-use foldhash::HashMap;
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
 use ipnetwork::IpNetwork;
 
 use super::Route;
@@ -84,7 +86,7 @@ pub(super) struct Waiting {
 /// Every prefix that is wanted, installed, or waits.
 #[derive(Debug)]
 pub(super) struct Prefixes {
-    all: HashMap<IpNetwork, Known>,
+    all: IndexMap<IpNetwork, Known, RandomState>,
     wanted: usize,
     waiting: usize,
     /// Counts up when all that wait are taken, from one.
@@ -96,7 +98,7 @@ pub(super) struct Prefixes {
 impl Default for Prefixes {
     fn default() -> Self {
         Self {
-            all: HashMap::default(),
+            all: IndexMap::default(),
             wanted: 0,
             waiting: 0,
             turn: 1,
@@ -212,7 +214,7 @@ impl Prefixes {
         if let Some(known) = self.all.get_mut(&prefix) {
             known.installed.remove(metric);
             if known.is_nothing(self.turn) {
-                self.all.remove(&prefix);
+                self.all.swap_remove(&prefix);
             }
         }
     }
@@ -221,7 +223,7 @@ impl Prefixes {
     pub(super) fn forget(&mut self, prefix: IpNetwork) {
         let known = self.all.get(&prefix);
         if known.is_some_and(|known| known.is_nothing(self.turn)) {
-            self.all.remove(&prefix);
+            self.all.swap_remove(&prefix);
         }
     }
 
