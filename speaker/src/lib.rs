@@ -41,6 +41,7 @@ mod handle;
 mod handover;
 mod local_addrs;
 pub mod mrt;
+mod near;
 mod peer_groups;
 mod peer_key;
 mod remote_as;

@@ -3,7 +3,7 @@
 //! Socket options that no safe wrapper offers are set here and nowhere else.
 #![expect(
     unsafe_code,
-    reason = "TCP_MD5SIG, the minimum TTL and TCP_QUICKACK's third value have no safe wrapper"
+    reason = "TCP_MD5SIG, the minimum TTL, TCP_QUICKACK's third value and filters have no safe wrapper"
 )]
 
 use std::{
@@ -95,7 +95,9 @@ pub(crate) fn adopt(
     external: bool,
 ) -> io::Result<()> {
     let socket = socket2::SockRef::from(stream);
-    apply(&socket, peer, ttl, external)
+    apply(&socket, peer, ttl, external)?;
+    // From here on its own rules do what the listener's filter has done.
+    take_only(stream, &[])
 }
 
 /// Sets or removes the TCP MD5 key (RFC 2385) for segments from and to `peers`: one address, or a
@@ -129,6 +131,30 @@ pub(crate) fn set_md5(
         TCP_MD5SIG_EXT
     };
     set_option(socket, libc::IPPROTO_TCP, name, &option)
+}
+
+/// Has a listener, and connections that come by it, take only what this filter takes; with none everything.
+pub(crate) fn take_only(socket: &impl AsRawFd, filter: &[libc::sock_filter]) -> io::Result<()> {
+    if filter.is_empty() {
+        let nothing: libc::c_int = 0;
+        let detached = set_option(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &nothing);
+        return match detached {
+            // There was none.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            other => other,
+        };
+    }
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).unwrap_or(0),
+        // The kernel only reads it.
+        filter: filter.as_ptr().cast_mut(),
+    };
+    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+/// The lowest TTL to accept of a peer; zero if any will do.
+pub(crate) fn lowest_ttl(ttl: Ttl) -> u8 {
+    ttl_rules(ttl, false).1.unwrap_or(0)
 }
 
 /// Lets these types of ICMPv6 messages through a raw socket and no others.
@@ -212,7 +238,7 @@ fn set_option<T>(
 ) -> io::Result<()> {
     let len = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
     // SAFETY: `value` is valid for reads of `len` octets for the call; every option set here is
-    // plain data that the kernel copies.
+    // plain data that the kernel copies, and what a filter points to outlives the call.
     let status = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,6 +25,7 @@ use crate::{
     config::ConnectionLimit,
     driver::{Event, rate::RateLimit},
     handle::SpeakerError,
+    near::{self, LowestTtls},
     secret::Secret,
     socket,
 };
@@ -43,6 +44,7 @@ struct Listener {
 pub(super) struct Listeners {
     open: BTreeMap<SocketAddr, Listener>,
     keys: BTreeMap<Prefix, Secret>,
+    lowest: LowestTtls,
     /// When some key was last set or removed: who connected before may have done so without.
     keys_changed: Option<Instant>,
     limit: ConnectionLimit,
@@ -85,8 +87,11 @@ impl Listeners {
         wanted: &BTreeSet<SocketAddr>,
         limit: ConnectionLimit,
         keys: BTreeMap<Prefix, Secret>,
+        lowest: LowestTtls,
         events: &mpsc::Sender<Event>,
     ) -> Result<(), SpeakerError> {
+        // Before anything is accepted by those that are opened now.
+        self.set_lowest(lowest);
         if self.limit != limit {
             self.limit = limit;
             // An acceptor owns nothing: connections not taken yet wait in the kernel.
@@ -129,6 +134,7 @@ impl Listeners {
             Some(socket) => socket,
             None => socket::listener(addr)?,
         };
+        self.bound(&socket, addr);
         let socket = Arc::new(TcpListener::from_std(socket)?);
         // Keys that were set before are set again for this socket below.
         for (peer, key) in keys
@@ -139,6 +145,28 @@ impl Listeners {
         }
         let acceptor = spawn(&socket, self.limit, &self.refused, events);
         Ok(Listener { socket, acceptor })
+    }
+
+    /// Who may only be so far away.
+    pub(super) fn set_lowest(&mut self, lowest: LowestTtls) {
+        if self.lowest != lowest {
+            self.lowest = lowest;
+            for (addr, listener) in &self.open {
+                self.bound(&*listener.socket, *addr);
+            }
+        }
+    }
+
+    /// Has a socket take only what is near enough. Where it cannot be told, each connection still is once it is taken.
+    fn bound(&self, socket: &impl AsRawFd, addr: SocketAddr) {
+        let filter = near::filter(&self.lowest, addr.is_ipv4());
+        let set = match &filter {
+            Some(filter) => socket::take_only(socket, filter),
+            None => Err(io::Error::other("too many peers")),
+        };
+        if let Err(error) = set {
+            warn!(%addr, %error, "cannot tell by the TTL who may connect (RFC 5082)");
+        }
     }
 
     /// Whether keys have changed since `at`, when a connection was taken.

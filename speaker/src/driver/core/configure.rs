@@ -24,21 +24,39 @@ use crate::{
     },
     handle::SpeakerError,
     local_addrs::LocalAddrs,
+    near::LowestTtls,
     peer_key::PeerKey,
     secret::Secret,
+    socket,
     view::PathState,
 };
 
 impl Core {
     pub(super) fn listen(&mut self, config: &SpeakerConfig) -> Result<(), SpeakerError> {
         let keys = self.keys(config);
+        let lowest = self.lowest_ttls(config);
         let limit = config.connection_limit;
         self.listeners
-            .configure(&config.listen, limit, keys, &self.events_tx)
+            .configure(&config.listen, limit, keys, lowest, &self.events_tx)
     }
 
-    /// The TCP MD5 keys, by whom they are for. Of a peer on an interface that is known once it is found.
+    /// The TCP MD5 keys, by whom they are for.
     fn keys(&self, config: &SpeakerConfig) -> BTreeMap<Prefix, Secret> {
+        let keys = self.places(config).into_iter();
+        keys.filter_map(|(at, peer)| Some((at, peer.password.clone()?)))
+            .collect()
+    }
+
+    /// How far away whoever connects may be.
+    fn lowest_ttls(&self, config: &SpeakerConfig) -> LowestTtls {
+        let places = self.places(config).into_iter();
+        places
+            .map(|(at, peer)| (at, socket::lowest_ttl(peer.ttl)))
+            .collect()
+    }
+
+    /// Who may connect from where. Of a peer on an interface that is known once it is found.
+    fn places<'a>(&self, config: &'a SpeakerConfig) -> Vec<(Prefix, &'a PeerConfig)> {
         let place = |key: &PeerKey| match key.unnumbered() {
             Some(_) => Some(self.peers.get(key)?.neighbour?.ip()),
             None => Some(key.addr),
@@ -47,16 +65,14 @@ impl Core {
         let peers = peers.filter_map(|(key, peer)| Some((Prefix::host(place(key)?), peer)));
         let ranges = config.dynamic.iter();
         let ranges = ranges.map(|range| (range.prefix, &range.peer));
-        peers
-            .chain(ranges)
-            .filter_map(|(at, peer)| Some((at, peer.password.clone()?)))
-            .collect()
+        peers.chain(ranges).collect()
     }
 
     /// Where a peer on an interface is has changed.
     pub(in crate::driver) fn set_keys(&mut self) {
         let keys = self.keys(&self.config);
         self.listeners.set_keys(keys, &self.events_tx);
+        self.listeners.set_lowest(self.lowest_ttls(&self.config));
     }
 
     pub(super) fn configure(
