@@ -188,13 +188,15 @@ fn trace_follows_a_packet_and_says_where_it_ends() -> Result<()> {
             .and_then(|e| e["spec"]["interfaceName"].as_str().map(str::to_owned))
             .context("an interface")?;
         let netns = &rig.cluster.lab.hosts[host].netns;
-        netns.ip(&format!("link set {interface} down"))?;
-        let (text, arrives) = rig.ctl(&format!("trace c1 {to}"))?;
-        ensure!(
-            !arrives && text.contains(&format!("interface {interface}, DOWN")),
-            "{text}"
-        );
-        netns.ip(&format!("link set {interface} up"))?;
+        eventually(SOON, "it is seen before the agent mends it", || {
+            netns.ip(&format!("link set {interface} down"))?;
+            let (text, arrives) = rig.ctl(&format!("trace c1 {to}"))?;
+            ensure!(
+                !arrives && text.contains(&format!("interface {interface}, DOWN")),
+                "{text}"
+            );
+            Ok(())
+        })?;
     }
 
     // Whoever does not answer is left to what the datastore says.

@@ -23,18 +23,33 @@ pub(crate) fn told(mut times: Vec<Duration>) -> String {
 /// Listens to the kernel's events about our table.
 pub(crate) struct Probe {
     watch: Watch,
+    /// How many members were added.
+    members: usize,
 }
 
 impl Probe {
     pub(crate) fn open(host: &BenchHost) -> Result<Self> {
         let _runtime = host.runtime.enter();
-        let watch = Watch::open()?;
-        Ok(Self { watch })
+        Ok(Self {
+            watch: Watch::open()?,
+            members: MEMBERS,
+        })
+    }
+
+    /// Another one, for which members were added already.
+    pub(crate) fn anew(self, host: &BenchHost) -> Result<Self> {
+        let members = self.members;
+        Ok(Self {
+            members,
+            ..Self::open(host)?
+        })
     }
 
     /// One more member in both sets.
     pub(crate) fn members(&mut self, host: &BenchHost, rounds: usize) -> Result<String> {
-        let changes = (0..rounds).map(|n| member(MEMBERS + n));
+        let first = self.members;
+        self.members += rounds;
+        let changes = (first..first + rounds).map(member);
         Ok(format!("a set member: {}", self.changes(host, changes)?))
     }
 

@@ -58,19 +58,17 @@ fn run() -> Result<()> {
     let mut probe = latency::Probe::open(&host)?;
     println!("{}", probe.members(&host, CHANGES)?);
     println!("{}", probe.policies(&host, CHANGES)?);
-    drop(probe);
     println!("{}", churn::run(&host, WATCHED)?);
     host.stop_agent()?;
-    let mut probe = latency::Probe::open(&host)?;
+    let mut probe = probe.anew(&host)?;
     println!("{}", floor::etcd(&host, CHANGES)?);
     println!("{}", floor::kernel(&host, &mut probe, CHANGES)?);
-    drop(probe);
 
     host.fill_policies()?;
     println!("\nwith {} policies as well", host::MANY_POLICIES);
     starts(&mut host, "start")?;
     println!("{}", usage::of("idle", host.agent_pid()?, WATCHED)?);
-    let mut probe = latency::Probe::open(&host)?;
+    let mut probe = probe.anew(&host)?;
     println!("{}", probe.members(&host, CHANGES)?);
     println!("{}", probe.policies(&host, CHANGES)?);
     Ok(())
