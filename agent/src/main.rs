@@ -40,9 +40,8 @@ mod wiring;
 mod world;
 
 use std::io::IsTerminal;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
@@ -93,11 +92,7 @@ fn main() -> ExitCode {
 
 /// In this process, with the same arguments: for the service manager nothing ends. Returns only when it fails.
 fn start_anew(program: &Path, left: &ForImage) -> anyhow::Result<()> {
-    let mut command = Command::new(program);
-    command.args(std::env::args_os().skip(1));
-    left.tell(&mut command);
-    let error = command.exec();
-    Err(error).with_context(|| format!("cannot start {} anew", program.display()))
+    Err(left.execute(program)).with_context(|| format!("cannot start {} anew", program.display()))
 }
 
 /// A bad filter directive falls back to `info` with a word about it, rather than to silence.

@@ -9,9 +9,7 @@ mod kernel;
 
 use std::{
     fs,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -94,11 +92,7 @@ fn main() -> anyhow::Result<()> {
 
 /// In this process, with the same arguments. Returns only when it fails.
 fn start_anew(program: &Path, left: &ForImage) -> anyhow::Result<()> {
-    let mut command = Command::new(program);
-    command.args(std::env::args_os().skip(1));
-    left.tell(&mut command);
-    let error = command.exec();
-    Err(error).with_context(|| format!("cannot start {} anew", program.display()))
+    Err(left.execute(program)).with_context(|| format!("cannot start {} anew", program.display()))
 }
 
 /// Speaks until a signal.

@@ -20,6 +20,8 @@ use std::{
     fs::File,
     io::{self, Read, Seek, Write},
     os::fd::{AsRawFd, OwnedFd},
+    os::unix::process::CommandExt,
+    path::Path,
     process::Command,
 };
 
@@ -207,8 +209,16 @@ impl ForImage {
         }))
     }
 
+    /// Replaces this process by a program, with the same arguments. Returns only when that fails.
+    pub fn execute(&self, program: &Path) -> io::Error {
+        let mut command = Command::new(program);
+        command.args(std::env::args_os().skip(1));
+        self.tell(&mut command);
+        command.exec()
+    }
+
     /// Adds to the environment of `command`, which is to replace this process.
-    pub fn tell(&self, command: &mut Command) {
+    fn tell(&self, command: &mut Command) {
         // What the manager said was for this image.
         for name in MANAGERS.into_iter().chain([VARIABLE]) {
             command.env_remove(name);
