@@ -45,6 +45,8 @@ pub struct Resolver {
     /// Of the routes that count as ours.
     protocol: u8,
     known: BTreeMap<Router, Option<Resolved>>,
+    /// Routes through routers that are known: a million prefixes behind the same ones share a list of next hops.
+    routes: BTreeMap<Vec<Router>, Route>,
 }
 
 impl Resolver {
@@ -54,12 +56,16 @@ impl Resolver {
             socket: Socket::route()?,
             protocol,
             known: BTreeMap::new(),
+            routes: BTreeMap::new(),
         })
     }
 
     /// A route through these routers, as far as there are ways to them. Several may lie behind one gateway, which the
     /// kernel wants to hear of once.
     pub fn route(&mut self, routers: &[Router]) -> Option<Route> {
+        if let Some(route) = self.routes.get(routers) {
+            return Some(route.clone());
+        }
         let mut via: Vec<NextHop> = Vec::with_capacity(routers.len());
         let mut mtu: Option<u32> = None;
         for router in routers {
@@ -71,7 +77,9 @@ impl Resolver {
             }
             mtu = mtu.into_iter().chain(resolved.mtu).min();
         }
-        (!via.is_empty()).then(|| Route::via(via).with_mtu(mtu))
+        let route = (!via.is_empty()).then(|| Route::via(via).with_mtu(mtu))?;
+        self.routes.insert(routers.to_vec(), route.clone());
+        Some(route)
     }
 
     /// What `router` resolves to; asked of the kernel once, until the next refresh.
@@ -97,12 +105,16 @@ impl Resolver {
             }
         }
         self.known = known;
+        if changed {
+            self.routes.clear();
+        }
         changed
     }
 
     /// Forgets routers that no route has.
     pub fn retain(&mut self, used: impl Fn(&Router) -> bool) {
         self.known.retain(|router, _| used(router));
+        self.routes.retain(|routers, _| routers.iter().all(&used));
     }
 
     fn ask(&mut self, router: Router) -> Option<Resolved> {
@@ -131,5 +143,50 @@ impl Resolver {
             hop: NextHop::new(path.gateway.unwrap_or(router.addr)).on(&path.ifname),
             mtu: path.route_mtu,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::NetNs;
+    use crate::route_table::{PROTO_MARGAY, Target};
+
+    fn next_hops(route: Option<Route>) -> std::sync::Arc<[NextHop]> {
+        match route.map(|route| route.target) {
+            Some(Target::Via(hops)) => hops,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn routes_through_the_same_routers_share_next_hops_until_these_change() {
+        let ns = NetNs::new();
+        for name in ["up0", "up1"] {
+            ns.ip(&format!("link add {name} up type veth peer name {name}p"));
+            ns.ip(&format!("link set {name}p up"));
+        }
+        ns.ip("addr add 192.0.2.1/24 dev up0");
+        ns.run(|| {
+            let mut resolver = Resolver::open(PROTO_MARGAY).unwrap();
+            let far = Router::of([198, 51, 100, 1].into());
+            let near = Router::of([192, 0, 2, 2].into());
+            assert_eq!(resolver.route(&[far]), None);
+            let first = next_hops(resolver.route(&[near, far]));
+            let second = next_hops(resolver.route(&[near, far]));
+            assert!(std::sync::Arc::ptr_eq(&first, &second));
+            assert_eq!(*first, [NextHop::new(near.addr).on("up0")]);
+
+            ns.ip("addr add 203.0.113.1/24 dev up1");
+            ns.ip("route add 198.51.100.0/24 via 203.0.113.9");
+            assert!(resolver.refresh());
+            let both = next_hops(resolver.route(&[near, far]));
+            let way = NextHop::new([203, 0, 113, 9].into()).on("up1");
+            assert_eq!(*both, [NextHop::new(near.addr).on("up0"), way]);
+
+            resolver.retain(|router| *router == near);
+            ns.ip("route del 198.51.100.0/24");
+            assert_eq!(*next_hops(resolver.route(&[near, far])), *first);
+        });
     }
 }
