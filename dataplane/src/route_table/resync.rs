@@ -40,7 +40,7 @@ impl<K: RouteKernel> RouteTable<K> {
         let mut links = Links::default();
         self.prefixes.begin_read();
         self.left.clear();
-        for route in &ours {
+        for route in ours {
             let prefix = route.prefix;
             let known = self.prefixes.install(prefix, route.metric);
             let Some(wanted) = &known.wanted else {
@@ -48,7 +48,7 @@ impl<K: RouteKernel> RouteTable<K> {
                 if self.deletes_allowed {
                     self.prefixes.mark(prefix);
                 } else {
-                    self.left.insert((prefix, route.metric), route.clone());
+                    self.left.insert((prefix, route.metric), route);
                 }
                 continue;
             };
@@ -59,7 +59,7 @@ impl<K: RouteKernel> RouteTable<K> {
             }
             let had = known.had();
             let resolved = resolve(&mut self.kernel, &mut links, self.config, prefix, wanted);
-            if !resolved.is_ok_and(|w| wanted::same(&w, route)) {
+            if !resolved.is_ok_and(|w| wanted::same(&w, &route)) {
                 report.different += usize::from(!self.prefixes.waits(prefix));
                 self.prefixes.mark(prefix);
             } else if !had {
