@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use super::{
+    adopt::is_of,
     dispatch::Dispatch,
-    driver::{Desired, Nftables, is_of},
+    driver::{Desired, Nftables},
     element::Kind,
     names, render,
     set::Set,

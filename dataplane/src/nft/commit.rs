@@ -1,7 +1,8 @@
 //! From a plan to the messages of one transaction.
 
 use super::{
-    driver::{BaseHook, Nftables},
+    base::BaseHook,
+    driver::Nftables,
     element::{self, Kind, Shape},
     plan::{About, Plan},
     ports::Ports,

@@ -15,7 +15,9 @@
 //! **Recognition.** Each rule's userdata carries a hash over its chain up to there; rules whose hashes are
 //! as they should be are left alone. The table is ours by its name.
 
+mod adopt;
 mod backend;
+mod base;
 mod commit;
 mod cover;
 mod dispatch;
@@ -29,6 +31,7 @@ mod plan;
 mod ports;
 mod read;
 mod render;
+mod send;
 mod set;
 #[cfg(test)]
 mod tests;
