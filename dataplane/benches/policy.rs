@@ -1,7 +1,7 @@
 //! What policy costs with each backend: to change it, and the packets that meet it. Needs root.
 //!
 //! Times are medians.
-//! `cargo bench -p margay-dataplane --bench policy [-- programming|forwarding]`
+//! `cargo bench -p margay-dataplane --bench policy [-- [programming|forwarding] [BACKEND ..]]`
 
 #![expect(
     clippy::unwrap_used,
@@ -37,13 +37,18 @@ const MEMBERS: u32 = 10_000;
 fn main() {
     // Cargo adds options of its own.
     let words = std::env::args().skip(1);
-    let wanted = words.into_iter().find(|word| !word.starts_with('-'));
-    let wanted = wanted.unwrap_or_default();
-    if wanted != "forwarding" {
-        programming();
+    let words: Vec<String> = words.filter(|word| !word.starts_with('-')).collect();
+    let is_wanted = |name: &str| words.iter().any(|word| word == name);
+    let mut backends = BACKENDS.to_vec();
+    backends.retain(|backend| is_wanted(&backend.to_string()));
+    if backends.is_empty() {
+        backends = BACKENDS.to_vec();
     }
-    if wanted != "programming" {
-        forwarding::run();
+    if !is_wanted("forwarding") {
+        programming(&backends);
+    }
+    if !is_wanted("programming") {
+        forwarding::run(&backends);
     }
 }
 
@@ -74,13 +79,13 @@ fn add_filler(filter: &mut Filter, n: u32, set: Option<&SetId>) {
     filter.set_endpoint(id.as_str().into(), filler(n)).unwrap();
 }
 
-fn programming() {
+fn programming(backends: &[Backend]) {
     println!("{ENDPOINTS} endpoints with a policy each, 4 sets of {MEMBERS} members; medians");
     println!(
         "{:<16} {:>10} {:>10} {:>10} {:>10} {:>10}",
         "", "initial", "policy", "member", "endpoint", "resync"
     );
-    for backend in BACKENDS {
+    for backend in backends.iter().copied() {
         let _lab = Lab::new();
         let mut filter = filter(backend);
         filter.set_profile("open".into(), allow_all());
