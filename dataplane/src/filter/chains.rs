@@ -11,7 +11,7 @@ use super::{
     ports,
     program::{Body, Chain, ChainId, Ifaces, Line, Match, Side, Target, Tracked},
     rules::clean,
-    tunnels,
+    settled, tunnels,
     types::{Direction, Family, Globals, HostAction, ProfileId, TierDefault},
     verdicts::{Verdicts, ended_mark},
 };
@@ -24,7 +24,7 @@ const WORKLOAD_TO_HOST: &str = "mgy-wl-host";
 /// There only while segments are clamped.
 pub(super) const SEGMENTS: &str = "mgy-mss";
 
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
@@ -56,7 +56,7 @@ pub(super) fn from_workloads(globals: &Globals) -> Match {
     Match::In(Ifaces::StartingWith(globals.interface_prefix.clone()))
 }
 
-fn to_workloads(globals: &Globals) -> Match {
+pub(super) fn to_workloads(globals: &Globals) -> Match {
     Match::Out(Ifaces::StartingWith(globals.interface_prefix.clone()))
 }
 
@@ -113,10 +113,7 @@ pub(super) fn fixed(
 /// Packets whose source is not the interface's own go no further.
 fn prerouting(globals: &Globals, verdicts: &Verdicts, family: Family) -> Vec<Line> {
     let from = || from_workloads(globals);
-    let mut lines = tunnels::not_from_workloads(globals, family);
-    // What nearly every packet is: the rest is for those of which it is not known.
-    let known = [from(), workload(Side::Src, false, family)];
-    lines.push(Line::new(known, Target::Return));
+    let mut lines = settled::received(globals, family);
     if family == Family::V6 {
         for source in [link_local(), unspecified()] {
             for icmp_type in LINK_LOCAL_ICMPV6 {
@@ -174,7 +171,7 @@ pub(super) fn icmpv6(icmp_type: u8) -> [Match; 2] {
 }
 
 /// Address and interface are a workload's, or not.
-fn workload(side: Side, not: bool, family: Family) -> Match {
+pub(super) fn workload(side: Side, not: bool, family: Family) -> Match {
     Match::Set {
         side,
         not,
@@ -223,9 +220,12 @@ fn forward(
     let unknown = workload(Side::Dst, true, family);
     let unknown = [to(), unknown];
     let dropped = verdicts.denied(&unknown, Way::Ingress, Cause::NoSuchWorkload, &Target::Drop);
-    let mut lines: Vec<Line> = dropped.map(|l| l.noted(NO_SUCH_WORKLOAD)).collect();
+    let mut lines = Vec::new();
+    // They hold for every packet.
     lines.extend(limits(Way::Egress).map(|jump| Line::new([from()], jump)));
     lines.extend(limits(Way::Ingress).map(|jump| Line::new([to()], jump)));
+    lines.extend(settled::forwarded(globals, family));
+    lines.extend(dropped.map(|line| line.noted(NO_SUCH_WORKLOAD)));
     lines.extend(ended(globals, verdicts, None));
     if globals.clamp_segments {
         // Before what is known: the answer to what opens a connection counts as such.
@@ -267,13 +267,19 @@ fn segments(globals: &Globals) -> Chain {
     Chain::fixed(Table::Filter, SEGMENTS, Rank::Aside, lines.into())
 }
 
+/// Whether a change of policy has ended the connection of a packet.
+pub(super) fn marked_as_ended(globals: &Globals, set: bool) -> Match {
+    let bit = ended_mark(globals.mark_mask);
+    Match::ConnectionMark { bit, set }
+}
+
 /// Packets of connections that a change of policy has ended, before they pass as known ones.
 pub(super) fn ended(
     globals: &Globals,
     verdicts: &Verdicts,
     which: Option<Match>,
 ) -> impl Iterator<Item = Line> {
-    let ended = Match::ConnectionMark(ended_mark(globals.mark_mask));
+    let ended = marked_as_ended(globals, true);
     let line = Line::new(which.into_iter().chain([ended]), verdicts.deny.clone());
     let line = line.noted("policy has come to deny this connection");
     globals.end_denied.then_some(line).into_iter()

@@ -36,6 +36,7 @@ mod ports;
 pub(crate) mod program;
 mod rules;
 mod sets;
+mod settled;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -56,6 +56,9 @@ pub(crate) enum Side {
 pub(crate) enum Tracked {
     /// Of a connection that is known, or related to one.
     Established,
+    /// Of a connection that is open: packets of it went both ways and, where its protocol has a handshake, that is over.
+    /// A part of what is established.
+    Settled,
     /// Opens a connection.
     New,
     /// Opens a connection whose destination was translated.
@@ -68,6 +71,8 @@ pub(crate) enum Tracked {
 pub(crate) enum Ifaces {
     Named(String),
     StartingWith(String),
+    /// All but those.
+    NotStartingWith(String),
 }
 
 /// One condition; all of a line must hold.
@@ -114,8 +119,11 @@ pub(crate) enum Match {
         set: bool,
     },
     Tracked(Tracked),
-    /// The connection has this mark bit.
-    ConnectionMark(u32),
+    /// The connection has this mark bit, or has it not.
+    ConnectionMark {
+        bit: u32,
+        set: bool,
+    },
     /// More packets than so many a second, or at once, came here.
     PacketsOver {
         rate: u64,

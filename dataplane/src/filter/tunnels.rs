@@ -81,7 +81,7 @@ pub(super) fn leaving(globals: &Globals, family: Family) -> Vec<Line> {
 pub(super) fn not_from_workloads(globals: &Globals, family: Family) -> Vec<Line> {
     let lines = outer(globals, family).into_iter().map(|outer| {
         let from = from_workloads(globals);
-        let matches = std::iter::once(from).chain(outer);
+        let matches = outer.into_iter().chain([from]);
         Line::new(matches, Target::Drop).noted("a tunnel of a workload")
     });
     lines.collect()

@@ -61,8 +61,8 @@ fn line(line: &Line, family: Family) -> String {
 fn condition(condition: &Match, family: Family) -> String {
     let not = |not: bool| if not { "! " } else { "" };
     match condition {
-        Match::In(ifaces) => format!("-i {}", pattern(ifaces)),
-        Match::Out(ifaces) => format!("-o {}", pattern(ifaces)),
+        Match::In(ifaces) => interface("-i", ifaces),
+        Match::Out(ifaces) => interface("-o", ifaces),
         Match::Net { side, not: n, net } => {
             let option = match side {
                 Side::Src => "-s",
@@ -113,9 +113,15 @@ fn condition(condition: &Match, family: Family) -> String {
         }
         Match::Mark { bits, set: true } => format!("-m mark --mark {bits:#x}/{bits:#x}"),
         Match::Mark { bits, set: false } => format!("-m mark --mark 0x0/{bits:#x}"),
-        Match::ConnectionMark(bit) => format!("-m connmark --mark {bit:#x}/{bit:#x}"),
+        Match::ConnectionMark { bit, set } => {
+            let value = if *set { *bit } else { 0 };
+            format!("-m connmark --mark {value:#x}/{bit:#x}")
+        }
         Match::Tracked(Tracked::Established) => {
             "-m conntrack --ctstate RELATED,ESTABLISHED".to_owned()
+        }
+        Match::Tracked(Tracked::Settled) => {
+            "-m conntrack --ctstate RELATED,ESTABLISHED --ctstatus ASSURED".to_owned()
         }
         // The states of one match are alternatives.
         Match::Tracked(Tracked::Translated) => {
@@ -138,10 +144,11 @@ fn condition(condition: &Match, family: Family) -> String {
     }
 }
 
-fn pattern(ifaces: &Ifaces) -> String {
+fn interface(option: &str, ifaces: &Ifaces) -> String {
     match ifaces {
-        Ifaces::Named(name) => name.clone(),
-        Ifaces::StartingWith(prefix) => format!("{prefix}+"),
+        Ifaces::Named(name) => format!("{option} {name}"),
+        Ifaces::StartingWith(prefix) => format!("{option} {prefix}+"),
+        Ifaces::NotStartingWith(prefix) => format!("! {option} {prefix}+"),
     }
 }
 

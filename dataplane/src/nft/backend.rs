@@ -125,6 +125,7 @@ impl Kernel for Nftables {
 
     fn set_chain(&mut self, family: Family, chain: Chain) {
         let name = names::chain(family, chain.table, &chain.id);
+        self.shorten(family, &name, &chain);
         self.render(name.clone(), family, &chain);
         self.remember(&name, family, chain);
     }
@@ -132,6 +133,7 @@ impl Kernel for Nftables {
     fn remove_chain(&mut self, family: Family, table: Table, id: &ChainId) {
         let name = names::chain(family, table, id);
         self.programs.remove(&name);
+        self.short_cuts.remove(&name);
         self.unwant_chain(name);
     }
 

@@ -10,7 +10,7 @@ use super::{
     render::{self, Rule},
     wire::{BigEndian, Message, TABLE_USERDATA, Transaction, chain, elements, rule, set},
 };
-use crate::{ipset::Entry, iptables::Rank, netlink::Request};
+use crate::{ipset::Entry, netlink::Request};
 
 /// Elements of one message: an attribute holds 64 KiB, and an element of a map takes up to 220 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 256;
@@ -57,7 +57,7 @@ impl Nftables {
             rewritten.push((name, rules.unwrap_or_default()));
         }
         for name in &plan.stub {
-            rewritten.push((name, vec![self.stub(name)]));
+            rewritten.push((name, self.stub(name)));
         }
         rewritten.extend(plan.delete.iter().map(|name| (name, Vec::new())));
         for (name, rules) in rewritten {
@@ -189,12 +189,6 @@ impl Nftables {
                 m.bytes(rule::USERDATA, &one.userdata);
             });
         }
-    }
-
-    /// What a chain has while its own rules are refused.
-    pub(super) fn stub(&self, name: &str) -> Rule {
-        let rank = self.desired.get(name).map_or(Rank::Base, |c| c.rank);
-        render::stub(name, rank)
     }
 
     fn new_id(&mut self) -> u32 {

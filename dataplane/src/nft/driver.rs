@@ -22,7 +22,7 @@ use super::{
 use crate::{
     filter::{
         Family, FilterError,
-        program::{Chain, ChainId},
+        program::{Chain, ChainId, Line},
     },
     ipset::{Entry, SetType},
     iptables::{Rank, Table},
@@ -60,6 +60,8 @@ pub(crate) struct Nftables {
     pub(super) families: Vec<Family>,
     pub(super) desired: BTreeMap<String, Desired>,
     pub(super) hooks: BTreeMap<(Table, &'static str), BTreeMap<Family, &'static str>>,
+    /// What base chains ask for these.
+    pub(super) short_cuts: BTreeMap<String, Vec<Line>>,
     pub(super) kernel: BTreeMap<String, FoundChain>,
     pub(super) dirty: BTreeSet<String>,
     pub(super) sets: BTreeMap<String, Set>,
@@ -99,6 +101,7 @@ impl Nftables {
             families: families.to_vec(),
             desired: BTreeMap::new(),
             hooks: BTreeMap::new(),
+            short_cuts: BTreeMap::new(),
             kernel: BTreeMap::new(),
             dirty: BTreeSet::new(),
             sets: BTreeMap::new(),

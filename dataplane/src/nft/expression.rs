@@ -29,10 +29,13 @@ const INVERTED: u32 = 1;
 pub(super) struct Expressions {
     pub(super) bytes: Vec<u8>,
     family_checked: bool,
+    /// Whose name is in the first registers.
+    device: Option<Device>,
 }
 
 impl Expressions {
     fn push(&mut self, name: &str, fill: impl FnOnce(&mut Request<'_>)) {
+        self.device = None;
         Request::apart(&mut self.bytes).nest(LIST_ELEMENT, &[], |e| {
             e.string(1, name);
             e.nest(2, &[], fill);
@@ -56,8 +59,15 @@ impl Expressions {
         });
     }
 
+    /// One that leaves the registers as they are.
+    fn ask(&mut self, name: &str, fill: impl FnOnce(&mut Request<'_>)) {
+        let device = self.device;
+        self.push(name, fill);
+        self.device = device;
+    }
+
     fn compare(&mut self, not: bool, value: &[u8]) {
-        self.push("cmp", |e| {
+        self.ask("cmp", |e| {
             e.be32(1, FIRST);
             e.be32(2, if not { CMP_NEQ } else { CMP_EQ });
             e.nest(3, &[], |d| d.bytes(DATA_VALUE, value));
@@ -76,7 +86,7 @@ impl Expressions {
     }
 
     fn lookup(&mut self, set: &str, not: bool) {
-        self.push("lookup", |e| {
+        self.ask("lookup", |e| {
             e.string(1, set);
             e.be32(2, FIRST);
             if not {

@@ -45,6 +45,28 @@ pub(super) struct Rule {
     pub(super) hash: String,
 }
 
+/// How many lines a chain begins with that only let packets through. Where packets come to it from a base chain, that
+/// one asks them itself, which saves most packets the way.
+pub(super) fn short_cuts(chain: &Chain) -> &[Line] {
+    let lines = match &chain.body {
+        Body::Lines(lines) if chain.rank == Rank::Base => &lines[..],
+        _ => &[],
+    };
+    let in_parts = |condition: &Match| {
+        matches!(
+            condition,
+            Match::Set {
+                set_type: SetType::Net,
+                ..
+            }
+        )
+    };
+    let is_one = |line: &&Line| {
+        matches!(line.target, Target::Accept | Target::Return) && !line.matches.iter().any(in_parts)
+    };
+    &lines[..lines.iter().take_while(is_one).count()]
+}
+
 /// The rules of a chain, and which line each is for.
 pub(super) fn chain(family: Family, chain: &Chain, parts: &Parted) -> (Vec<Rule>, Vec<usize>) {
     let counted = |target: &Target| match target {
@@ -54,12 +76,13 @@ pub(super) fn chain(family: Family, chain: &Chain, parts: &Parted) -> (Vec<Rule>
         Target::Accept => matches!(chain.rank, Rank::Policy | Rank::Verdict),
         _ => chain.rank == Rank::Policy,
     };
+    let asked_before = short_cuts(chain).len();
     let name = names::chain(family, chain.table, &chain.id);
     let mut rules = Hashed::new(&name);
     let mut places = Vec::new();
     match &chain.body {
         Body::Lines(lines) => {
-            for (place, line) in lines.iter().enumerate() {
+            for (place, line) in lines.iter().enumerate().skip(asked_before) {
                 for choice in choices(line, parts) {
                     let mut renderer = Renderer::new(family, chain.table);
                     renderer.conditions(line, parts, choice);
@@ -107,17 +130,27 @@ fn dispatch(rules: &mut Hashed, family: Family, way: Way) {
     rules.push(renderer, "no such workload");
 }
 
-/// The chain that the kernel hands packets to: on to each family's own.
+/// The chain that the kernel hands packets to: short cuts, and on to each family's own.
 pub(super) fn base<'a>(
     name: &str,
     table: Table,
-    targets: impl Iterator<Item = (Family, &'a str)>,
+    targets: impl Iterator<Item = (Family, &'a str, &'a [Line])>,
 ) -> Vec<Rule> {
     let mut rules = Hashed::new(name);
-    for (family, target) in targets {
-        let mut renderer = Renderer::new(family, table);
-        renderer.out.family(family);
-        renderer.out.verdict(Verdict::Jump(target));
+    for (family, target, short_cuts) in targets {
+        let in_family = || {
+            let mut renderer = Renderer::new(family, table);
+            renderer.out.family(family);
+            renderer
+        };
+        for line in short_cuts {
+            let mut renderer = in_family();
+            line.matches.iter().for_each(|m| renderer.condition(m));
+            renderer.target(line);
+            rules.push(renderer, &line.note);
+        }
+        let mut renderer = in_family();
+        renderer.out.verdict(Verdict::Goto(target));
         rules.push(renderer, "");
     }
     rules.rules
@@ -205,6 +238,19 @@ impl Renderer {
     fn conditions(&mut self, line: &Line, parts: &Parted, mut choice: u32) {
         // Who only counts or tells must not do so twice.
         let once = matches!(line.target, Target::Next | Target::Nflog { .. });
+        // Its check takes the register in which the name of an interface stays for all that is asked of it.
+        let of_workloads = |condition: &Match| {
+            matches!(
+                condition,
+                Match::Set {
+                    set_type: SetType::NetIface,
+                    ..
+                }
+            )
+        };
+        if line.matches.iter().any(of_workloads) {
+            self.out.family(self.family);
+        }
         for condition in &line.matches {
             let Match::Set {
                 side,
@@ -287,8 +333,9 @@ impl Renderer {
                 }
             }
             Match::Mark { bits, set } => self.out.mark(*bits, *set),
-            Match::ConnectionMark(bit) => self.out.connection_mark(*bit),
+            Match::ConnectionMark { bit, set } => self.out.connection_mark(*bit, *set),
             Match::Tracked(Tracked::Established) => self.out.tracked(ESTABLISHED | RELATED),
+            Match::Tracked(Tracked::Settled) => self.out.settled(),
             Match::Tracked(Tracked::New) => self.out.tracked(NEW),
             Match::PacketsOver { rate, at_once, .. } => self.out.limit(*rate, *at_once, true),
             Match::ConnectionsOver(most) => self.out.connections_over(*most),
@@ -305,8 +352,9 @@ impl Renderer {
     fn interface(&mut self, device: Device, ifaces: &Ifaces) {
         self.out.ifname(device);
         match ifaces {
-            Ifaces::Named(name) => self.out.is_named(name, true),
-            Ifaces::StartingWith(prefix) => self.out.is_named(prefix, false),
+            Ifaces::Named(name) => self.out.is_named(name),
+            Ifaces::StartingWith(prefix) => self.out.name_starts(false, prefix),
+            Ifaces::NotStartingWith(prefix) => self.out.name_starts(true, prefix),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use super::{
+    base::BaseHook,
     dispatch::PLACES,
     driver::Nftables,
     plan::{About, Backoff, Plan, blame},
@@ -118,9 +119,11 @@ impl Nftables {
             self.refused.remove(&About::Chain(name));
         }
         for name in plan.stub {
+            let hook = self.desired.get(&name).and_then(|chain| chain.hook);
+            let rules = self.stub(&name).into_iter();
             let stub = FoundChain {
-                hook: None,
-                hashes: vec![self.stub(&name).hash],
+                hook: hook.map(BaseHook::place),
+                hashes: rules.map(|rule| rule.hash).collect(),
             };
             self.kernel.insert(name, stub);
         }

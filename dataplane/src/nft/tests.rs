@@ -328,3 +328,31 @@ fn rules_whose_set_of_ports_is_refused_drop_and_keep_no_other_out() {
         assert!(filter.in_force(&"b".into()));
     });
 }
+
+/// Where the base chain itself is refused, it leads to the families without short cuts.
+#[test]
+fn a_base_chain_is_written_without_short_cuts_where_they_are_refused() {
+    let ns = NetNs::new();
+    ns.run(|| {
+        let Rig { mut filter, .. } = rig("raw-prerouting");
+        want(&mut filter, 80, &["10.1.0.0/16"]);
+        let report = filter.apply();
+        let objects: Vec<&str> = report.failures.iter().map(|f| f.object.as_str()).collect();
+        assert!(
+            objects.contains(&"nftables chain raw-prerouting"),
+            "{objects:?}"
+        );
+        let listing = listing(&ns);
+        let chain = |name: &str| {
+            let mut chains = listing.split("chain ");
+            let start = format!("{name} {{");
+            chains.find(|chain| chain.starts_with(&start)).unwrap()
+        };
+        let base = chain("raw-prerouting");
+        assert!(base.contains("goto v4-raw-prerouting") && base.contains("goto v6-raw-prerouting"));
+        assert!(!base.contains("-workloads"), "{base}");
+        assert!(chain("forward").contains("@v4-workloads"));
+        // Which were refused too, in this test.
+        assert!(chain("v4-raw-prerouting").contains("drop comment \"not accepted by the kernel\""));
+    });
+}

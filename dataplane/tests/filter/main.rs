@@ -29,6 +29,7 @@ mod nftables;
 mod ports;
 mod random;
 mod segments;
+mod settled;
 mod verdicts;
 
 /// Each test of the list once per backend.

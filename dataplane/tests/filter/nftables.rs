@@ -137,7 +137,9 @@ fn the_table_reads_well() {
         "oifname . ip6 daddr vmap @v6-to-workload",
         "\"mgy1\" . 10.65.0.1 : goto v4-from-group/",
         "type filter hook forward priority filter; policy accept;",
-        "meta nfproto ipv4 jump v4-forward",
+        "meta nfproto ipv4 goto v4-forward",
+        "iifname \"mgy*\" iifname . ip saddr @v4-workloads return",
+        "oifname \"mgy*\" oifname . ip6 daddr @v6-workloads ct status",
         "ct state established,related accept",
         "comment \"not from this workload\"",
     ] {

@@ -46,16 +46,22 @@ impl Expressions {
             Device::In => META_IIFNAME,
             Device::Out => META_OIFNAME,
         };
-        self.meta(key, FIRST);
+        if self.device != Some(device) {
+            self.meta(key, FIRST);
+            self.device = Some(device);
+        }
     }
 
-    /// The loaded name is this, or starts with it.
-    pub(in crate::nft) fn is_named(&mut self, name: &str, whole: bool) {
+    /// The loaded name is this.
+    pub(in crate::nft) fn is_named(&mut self, name: &str) {
         let mut value = name.as_bytes().to_vec();
-        if whole {
-            value.resize(16, 0);
-        }
+        value.resize(16, 0);
         self.compare(false, &value);
+    }
+
+    /// The loaded name starts with this, or does not.
+    pub(in crate::nft) fn name_starts(&mut self, not: bool, prefix: &str) {
+        self.compare(not, prefix.as_bytes());
     }
 
     fn address(&mut self, family: Family, side: Side, register: u32) {
