@@ -14,7 +14,7 @@ use super::endpoint::{
     endpoint, ensure_floats_free, ensure_may_send, network_profile, own_profile,
 };
 use super::gates;
-use super::link::{Link, attaching, configure};
+use super::link::{Link, arrived, attaching, configure};
 use super::naming::endpoint_key;
 use super::netconf::Call;
 use super::result::Attachment;
@@ -215,7 +215,7 @@ impl Cni {
     ) -> Result<CniReply, CniError> {
         let link = match link {
             // Somebody else took them first, and the transaction was planned again.
-            Link::Configured(_, planned) if planned != written.ips => {
+            Link::Configured(_, _, planned) if planned != written.ips => {
                 self.reaper.remove(spec.host_ifname.clone()).await;
                 Link::Bare(self.make_link(call, spec).await?)
             }
@@ -234,21 +234,22 @@ impl Cni {
         let programmed = budget.within(late, programming);
         let ips = written.ips.clone();
         let configured = async {
-            let attached = match link {
-                Link::Configured(attached, _) => {
+            let (attached, arriving) = match link {
+                Link::Configured(attached, arriving, _) => {
                     // The kernel first.
                     tokio::task::yield_now().await;
-                    attached
+                    (attached, arriving)
                 }
                 Link::Bare(pending) => attaching(move || configure(pending, &ips)).await?,
             };
-            Ok(reply(call, spec, &attached, &written.ips))
+            Ok((reply(call, spec, &attached, &written.ips), arriving))
         };
         let (programmed, configured) = tokio::join!(programmed, configured);
         fault::point("before-answer");
-        let reply = configured?;
+        let (reply, arriving) = configured?;
         match programmed? {
             Ok(Ok(())) => {
+                arrived(arriving, &spec.host_ifname).await?;
                 let (container, interface) = (call.container_id.clone(), call.ifname.clone());
                 let ips = written.ips.clone();
                 // Told after the answer, which is what somebody waits for.

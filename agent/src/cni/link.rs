@@ -6,8 +6,9 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use margay_api::cni::{CniError, code};
-use margay_dataplane::attach::{self, AttachSpec, Attached, Pending};
+use margay_dataplane::attach::{self, ARRIVAL, Arriving, AttachSpec, Attached, Pending};
 use margay_dataplane::bandwidth::{self, Bandwidth};
+use tracing::warn;
 
 use super::naming::host_ifname;
 use super::netconf::Call;
@@ -27,7 +28,7 @@ const PLAN_WAIT: Duration = Duration::from_millis(5);
 pub(super) enum Link {
     Bare(Pending),
     /// Set up with the addresses that were planned.
-    Configured(Attached, Vec<IpAddr>),
+    Configured(Attached, Arriving, Vec<IpAddr>),
 }
 
 impl Cni {
@@ -60,7 +61,10 @@ impl Cni {
             let pending = create_link(&spec, &bandwidth)?;
             fault::point("after-link");
             match planned.recv_timeout(PLAN_WAIT) {
-                Ok(ips) => Ok(Link::Configured(configure(pending, &ips)?, ips)),
+                Ok(ips) => {
+                    let (attached, arriving) = configure(pending, &ips)?;
+                    Ok(Link::Configured(attached, arriving, ips))
+                }
                 Err(_) => Ok(Link::Bare(pending)),
             }
         })
@@ -125,10 +129,25 @@ fn create_pair(spec: &AttachSpec) -> Result<Pending, CniError> {
     }
 }
 
-pub(super) fn configure(pending: Pending, ips: &[IpAddr]) -> Result<Attached, CniError> {
+pub(super) fn configure(
+    pending: Pending,
+    ips: &[IpAddr],
+) -> Result<(Attached, Arriving), CniError> {
     let attached = pending.configure(ips).map_err(|e| attach_error(&e));
     fault::point("after-addresses");
     attached
+}
+
+/// The container hears what is sent to it, or is late with that and not waited for any longer.
+pub(super) async fn arrived(mut arriving: Arriving, host_ifname: &str) -> Result<(), CniError> {
+    if arriving.is_over().map_err(|e| attach_error(&e))? {
+        return Ok(());
+    }
+    let wait = move || arriving.wait(ARRIVAL).map_err(|e| attach_error(&e));
+    if !attaching(wait).await? {
+        warn!(host_ifname, "the container's IPv6 addresses are late");
+    }
+    Ok(())
 }
 
 /// Locally administered, unicast.

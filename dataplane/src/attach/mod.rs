@@ -15,6 +15,7 @@
 //! Work inside the container runs on the calling thread, which enters the container's network namespace for it and is
 //! back before the function returns, or over a socket that was opened there.
 
+mod arrival;
 mod check;
 mod container;
 mod host;
@@ -29,6 +30,7 @@ mod tests;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::bandwidth::BandwidthError;
 use crate::link;
@@ -36,6 +38,7 @@ use crate::netlink::{NetlinkError, RequestError, Socket};
 use crate::sysctl::SysctlError;
 use netns::Netns;
 
+pub use arrival::Arriving;
 pub use check::check;
 pub use host::{remove, remove_many};
 pub use pair::{
@@ -50,6 +53,9 @@ pub const HOST_MAC: [u8; 6] = [0xee; 6];
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The container's IPv6 gateway: the link-local address that [`HOST_MAC`] makes (RFC 4291 appendix A).
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
+
+/// How long the kernel may take, on a busy host, to make a container's IPv6 addresses its own.
+pub const ARRIVAL: Duration = Duration::from_secs(2);
 
 /// What a container is attached by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,14 +247,17 @@ impl Pending {
         &self.link
     }
 
-    /// Gives the container its addresses and routes and brings its end up. When it returns, packets pass in both
-    /// directions as soon as the host has routes for the addresses. If it fails, the pair is removed.
-    pub fn configure(mut self, addresses: &[IpAddr]) -> Result<Attached, AttachError> {
+    /// Gives the container its addresses and routes and brings its end up. When its addresses have arrived as well,
+    /// packets pass in both directions as soon as the host has routes for them. If it fails, the pair is removed.
+    pub fn configure(mut self, addresses: &[IpAddr]) -> Result<(Attached, Arriving), AttachError> {
         let (spec, link) = (&self.spec, &self.link);
         let configured = container::configure(&mut self.container, spec, link, addresses)
             .and_then(|()| host::meet(&mut self.host, spec, link, addresses));
         match configured {
-            Ok(()) => Ok(self.link),
+            Ok(()) => {
+                let arriving = Arriving::new(self.container, spec, addresses);
+                Ok((self.link, arriving))
+            }
             Err(error) => {
                 host::discard(&spec.host_ifname);
                 Err(error)
@@ -257,9 +266,13 @@ impl Pending {
     }
 }
 
-/// [`create_link`] and [`Pending::configure`].
+/// [`create_link`] and [`Pending::configure`], with a limited wait for the addresses.
 pub fn create(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Attached, AttachError> {
-    create_link(spec)?.configure(addresses)
+    let (link, mut arriving) = create_link(spec)?.configure(addresses)?;
+    if !arriving.wait(ARRIVAL)? {
+        tracing::warn!(host_ifname = spec.host_ifname, "IPv6 addresses are late");
+    }
+    Ok(link)
 }
 
 /// Makes sure that the container has no interface of the wanted name yet.

@@ -54,24 +54,25 @@ fn first_packets_pass_between_containers_without_waiting() {
         attach(&spec(&a, "mgya"), &ips(&["10.65.0.1", "fd00:65::1"]));
         attach(&spec(&b, "mgyb"), &ips(&["10.65.0.2", "fd00:65::2"]));
     });
-    // A lost or delayed first packet shows: one packet, and it has to be back within 200 ms.
+    // A lost or delayed first packet shows: one packet, and it has to be back within 200 ms, which is more than a
+    // loaded machine takes and less than whoever has to ask somebody first.
     for (from, to) in [
         (&a, "10.65.0.2"),
         (&b, "10.65.0.1"),
         (&a, "fd00:65::2"),
         (&b, "fd00:65::1"),
     ] {
-        let start = Instant::now();
-        let (passed, output) = from.command(&format!("ping -c 1 -W 1 {to}"));
+        let (passed, output) = from.command(&format!("ping -c 1 -W 5 {to}"));
         assert!(passed, "{to}: {output}");
-        assert!(
-            start.elapsed() < Duration::from_millis(200),
-            "{to}: {output}"
-        );
+        let took = output.split_once("time=").and_then(|(_, rest)| {
+            let number = rest.split(' ').next()?;
+            number.parse::<f64>().ok()
+        });
+        assert!(took.is_some_and(|millis| millis < 200.0), "{to}: {output}");
     }
     host.ip("addr add 192.0.2.1/32 dev lo");
     for to in ["10.65.0.1", "fd00:65::2"] {
-        let (passed, output) = host.command(&format!("ping -c 1 -W 1 {to}"));
+        let (passed, output) = host.command(&format!("ping -c 1 -W 5 {to}"));
         assert!(passed, "host to {to}: {output}");
     }
 }
@@ -339,6 +340,37 @@ fn a_container_can_be_detached_from_inside() {
 }
 
 #[test]
+fn an_ipv6_address_has_arrived_when_it_is_the_containers_own() {
+    let (host, c) = (NetNs::new(), NetNs::new());
+    let (spec, patience) = (spec(&c, "mgy0"), Duration::from_secs(60));
+    let addresses = ips(&["10.65.0.1", "fd00:65::1", "fd00:65::2"]);
+    host.run(|| {
+        let (_, mut arriving) = create_link(&spec).unwrap().configure(&addresses).unwrap();
+        assert!(arriving.wait(patience).unwrap());
+        assert!(arriving.is_over().unwrap());
+    });
+    let shown = c.command("ip -6 route show table local type local").1;
+    assert!(
+        addresses[1..]
+            .iter()
+            .all(|ip| shown.contains(&ip.to_string())),
+        "{shown}"
+    );
+    let look = |address: &str| {
+        let socket = c.run(|| Socket::route().unwrap());
+        Arriving::new(socket, &spec, &ips(&[address]))
+    };
+    assert!(
+        look("192.0.2.1").is_over().unwrap(),
+        "IPv4 is there at once"
+    );
+    let mut late = look("fd00:65::3");
+    assert!(!late.wait(Duration::from_millis(1)).unwrap());
+    c.ip("addr add fd00:65::3/128 dev eth0 nodad");
+    assert!(late.wait(patience).unwrap());
+}
+
+#[test]
 fn ipv6_works_in_a_container_that_starts_with_it_off() {
     let (host, c) = (NetNs::new(), NetNs::new());
     c.run(|| crate::sysctl::write("net/ipv6/conf/all/disable_ipv6", "1").unwrap());
@@ -350,7 +382,7 @@ fn ipv6_works_in_a_container_that_starts_with_it_off() {
             ..spec(&c, "mgy0")
         };
         attach(&spec, &ips(&["fd00:65::1"]));
-        let (passed, output) = host.command("ping -c 1 -W 1 fd00:65::1");
+        let (passed, output) = host.command("ping -c 1 -W 5 fd00:65::1");
         assert!(passed, "{output}");
     });
     c.run(|| {
