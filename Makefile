@@ -105,9 +105,10 @@ bench-ctl:
 bench-dataplane:
 	scripts/bench-dataplane.sh $(ARGS)
 
+# A cluster's etcd writes to a disk.
 bench-ipam:
 	scripts/setup.sh build demo
-	cargo bench -p margay-lab --bench ipam_etcd --locked
+	TMPDIR=$${TMPDIR:-/tmp} cargo bench -p margay-lab --bench ipam_etcd --locked
 
 storm:
 	CALLS=$(CALLS) SEED=$(SEED) scripts/storm.sh

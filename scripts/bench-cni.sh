@@ -5,4 +5,6 @@ cd "$(dirname "$0")/.."
 
 scripts/setup.sh build test
 scripts/build.sh
+# A cluster's etcd writes to a disk.
+export TMPDIR="${TMPDIR:-/tmp}"
 MARGAY_BIN_DIR="$PWD/dist/bin" exec scripts/as-root.sh target/release/margay-bench-cni "$@"

@@ -38,7 +38,7 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     println!(
         "address management on one etcd ({}), medians in ms",
-        std::env::temp_dir().display()
+        etcd.dir().display()
     );
     println!(
         "{:<28} {:>10} {:>10} {:>7}",

@@ -3,15 +3,15 @@
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::eventually::patience;
+use crate::eventually::{eventually, patience};
 use crate::netns::NetNs;
 
 /// Tells our replies from those of other senders in the same namespace.
@@ -20,20 +20,46 @@ static IDENTIFIERS: AtomicU16 = AtomicU16::new(1);
 /// How long a stream waits for stragglers at its end.
 const STRAGGLERS: Duration = Duration::from_millis(500);
 
-/// Sends one request from `netns` and waits for its reply. The round-trip time.
+/// How long a stream may take to send what somebody waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When a request that is not answered is sent anew.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Sends a request from `netns`, and another one each second, until one is answered. The round-trip time.
 pub fn ping(netns: &NetNs, to: IpAddr, timeout: Duration) -> Result<Duration> {
+    exchange(netns, to, timeout, AGAIN)
+}
+
+/// The same with a single request.
+pub fn ping_once(netns: &NetNs, to: IpAddr, timeout: Duration) -> Result<Duration> {
+    exchange(netns, to, timeout, Duration::MAX)
+}
+
+fn exchange(netns: &NetNs, to: IpAddr, timeout: Duration, again: Duration) -> Result<Duration> {
     let timeout = timeout * patience();
     netns.within(|| {
         let mut echo = Echo::open(to)?;
         let begun = Instant::now();
-        echo.send(0)
-            .with_context(|| format!("cannot send to {to}"))?;
+        let (mut sent, mut refusal) = (Vec::new(), String::new());
         while begun.elapsed() < timeout {
-            if echo.receive(timeout.saturating_sub(begun.elapsed()))? == Some(0) {
-                return Ok(begun.elapsed());
+            let sequence = u16::try_from(sent.len())?;
+            sent.push(Instant::now());
+            if let Err(error) = echo.send(sequence) {
+                refusal = format!(": {error}");
+            }
+            let left = timeout.saturating_sub(begun.elapsed());
+            let end = Instant::now() + left.min(again);
+            while let Some(left) = end.checked_duration_since(Instant::now()) {
+                let answered = echo.receive(left)?;
+                let at = answered.and_then(|sequence| sent.get(usize::from(sequence)));
+                if let Some(at) = at {
+                    return Ok(at.elapsed());
+                }
             }
         }
-        bail!("no reply from {to} within {:.1} s", timeout.as_secs_f32())
+        let secs = timeout.as_secs_f32();
+        bail!("no reply from {to} within {secs:.1} s{refusal}")
     })
 }
 
@@ -52,6 +78,7 @@ pub struct PingerReport {
 #[derive(Debug)]
 pub struct Pinger {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicUsize>,
     thread: Option<JoinHandle<Result<PingerReport>>>,
 }
 
@@ -62,13 +89,26 @@ impl Pinger {
         let file = netns.open()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&sent);
         let thread = thread::spawn(move || {
             setns(file, CloneFlags::CLONE_NEWNET)?;
-            stream(to, interval, &stopped)
+            stream(to, interval, &stopped, &counted)
         });
         Ok(Self {
             stop,
+            sent,
             thread: Some(thread),
+        })
+    }
+
+    /// Waits until so many more requests were sent.
+    pub fn sends(&self, requests: usize) -> Result<()> {
+        let wanted = self.sent.load(Ordering::Relaxed) + requests;
+        eventually(PATIENCE, "requests are sent", || {
+            let sent = self.sent.load(Ordering::Relaxed);
+            ensure!(sent >= wanted, "{sent} of {wanted}");
+            Ok(())
         })
     }
 
@@ -88,17 +128,23 @@ impl Drop for Pinger {
     }
 }
 
-fn stream(to: IpAddr, interval: Duration, stop: &AtomicBool) -> Result<PingerReport> {
+fn stream(
+    to: IpAddr,
+    interval: Duration,
+    stop: &AtomicBool,
+    sent: &AtomicUsize,
+) -> Result<PingerReport> {
     let mut echo = Echo::open(to)?;
     let mut replied: Vec<bool> = Vec::new();
-    let begun = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let sequence = u16::try_from(replied.len() % 0x1_0000)?;
         // A refusal (no route for a moment) is a loss like any other.
         echo.send(sequence).ok();
         replied.push(false);
-        let next = begun + interval * u32::try_from(replied.len())?;
-        collect(&mut echo, &mut replied, next)?;
+        sent.store(replied.len(), Ordering::Relaxed);
+        // A thread that did not get to a processor makes up for nothing: replies to a burst of requests would not fit
+        // into the socket before they are read.
+        collect(&mut echo, &mut replied, Instant::now() + interval)?;
     }
     if replied.iter().any(|seen| !seen) {
         let end = Instant::now() + STRAGGLERS * patience();

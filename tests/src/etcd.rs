@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,7 +15,10 @@ use crate::port::free_port;
 use crate::process::{Process, run};
 
 /// A first start writes and syncs its files; a loaded machine takes its time.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
+
+/// Files that need no disk: what others write there would hold up every transaction.
+const IN_MEMORY: &str = "/dev/shm";
 
 /// A certificate authority with a server and a client certificate, made by `openssl`.
 #[derive(Debug)]
@@ -133,7 +136,7 @@ impl Etcd {
 
     fn prepare(netns: Option<&str>, url: String, args: Vec<String>) -> Result<Self> {
         Ok(Self {
-            dir: tempfile::tempdir()?,
+            dir: folder()?,
             netns: netns.map(str::to_owned),
             url,
             args,
@@ -144,6 +147,11 @@ impl Etcd {
     /// Its client URL.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Its folder: in memory, unless `TMPDIR` says where.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Its output.
@@ -159,17 +167,13 @@ impl Etcd {
     /// How often each call of its key-value service was made, as its own metrics say. Without TLS only.
     pub fn kv_calls(&self) -> Result<Vec<(String, u64)>> {
         let address = self.url.strip_prefix("http://").context("not plain http")?;
-        let ask = || -> Result<String> {
+        let text = self.within(|| {
             let mut stream = TcpStream::connect(address)?;
             stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
             Ok(text)
-        };
-        let text = match &self.netns {
-            Some(netns) => within_netns(netns, ask)?,
-            None => ask()?,
-        };
+        })?;
         let calls = text.lines().filter_map(|line| {
             let rest = line.strip_prefix("grpc_server_started_total{")?;
             let (labels, count) = rest.split_once("} ")?;
@@ -228,11 +232,23 @@ impl Etcd {
         Ok(())
     }
 
+    /// Does something where its addresses are.
+    fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        match &self.netns {
+            Some(netns) => within_netns(netns, work),
+            None => work(),
+        }
+    }
+
     fn wait_ready(&mut self, tls: &[&str]) -> Result<()> {
-        let limit = format!("--command-timeout={}s", patience());
+        let (_, address) = self.url.split_once("://").context("no URL")?;
+        let address = address.to_owned();
+        let limit = format!("--command-timeout={}s", 10 * patience());
         eventually(START, &format!("etcd on {} answers", self.url), || {
             let process = self.process.as_mut().context("etcd is not running")?;
             process.ensure_running()?;
+            // Where nobody listens yet, `etcdctl` would wait until its time is up.
+            self.within(|| Ok(TcpStream::connect(&address)?))?;
             // Any answer of the key-value service will do; a server with authentication refuses it.
             let mut args = tls.to_vec();
             args.extend([limit.as_str(), "get", "ready?"]);
@@ -242,6 +258,14 @@ impl Etcd {
                 Err(e) => Err(e),
             }
         })
+    }
+}
+
+fn folder() -> std::io::Result<TempDir> {
+    let in_memory = Path::new(IN_MEMORY);
+    match std::env::var_os("TMPDIR") {
+        None if in_memory.is_dir() => tempfile::tempdir_in(in_memory),
+        _ => tempfile::tempdir(),
     }
 }
 

@@ -35,7 +35,7 @@ pub use cluster::Cluster;
 pub use container::{Container, Plugin};
 pub use ctl::Ctl;
 pub use docker::{Docker, IMAGE};
-pub use echo::{Pinger, PingerReport, ping};
+pub use echo::{Pinger, PingerReport, ping, ping_once};
 pub use etcd::{Etcd, EtcdCluster, EtcdTls};
 pub use eventually::{Deadline, eventually};
 pub use frr::Frr;
