@@ -17,8 +17,9 @@ use crate::lab::Host;
 use crate::manager::Manager;
 use crate::process::Process;
 
-const START: Duration = Duration::from_secs(20);
-const ANSWER: Duration = Duration::from_secs(5);
+/// A loaded machine takes its time.
+const START: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Where the agents' resources are.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::lab::Lab;
 use crate::netns::NetNs;
 use crate::process::{Process, run};
 
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(60);
 
 /// A running BIRD. Dropping it kills it.
 #[derive(Debug)]

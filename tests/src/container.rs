@@ -149,7 +149,8 @@ impl Container {
             .stderr(Stdio::piped())
             .spawn()?;
         let mut stdin = child.stdin.take().context("no standard input")?;
-        stdin.write_all(config.to_string().as_bytes())?;
+        // A plugin that does not want its input closes the pipe, and says why.
+        stdin.write_all(config.to_string().as_bytes()).ok();
         drop(stdin);
         let output = child.wait_with_output()?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -13,7 +13,7 @@ use crate::eventually::eventually;
 use crate::netns::NetNs;
 use crate::process::{Process, run};
 
-const START: Duration = Duration::from_secs(15);
+const START: Duration = Duration::from_secs(60);
 
 /// Where Debian keeps the daemons.
 const DAEMONS: &str = "/usr/lib/frr";

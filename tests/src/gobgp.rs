@@ -12,7 +12,7 @@ use crate::eventually::eventually;
 use crate::netns::NetNs;
 use crate::process::{Process, run, within};
 
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(60);
 
 /// BGP_FSM_ESTABLISHED of its API.
 const ESTABLISHED: u64 = 6;

@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 
 use crate::eventually::eventually;
 
-/// How long a daemon may take to obey a SIGTERM before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a daemon may take to obey a SIGTERM before it is killed: it may take leave of others, on a loaded machine.
+const GRACE: Duration = Duration::from_secs(60);
 
 /// A running daemon. Dropping it kills it.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::eventually::eventually;
 use crate::netns::NetNs;
 
 /// A loaded machine takes its time, and TCP waits longer and longer before it sends again.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Silence of this length is an end: far longer than an answer takes, and than the pause between two ticks.
 const SILENCE: Duration = Duration::from_millis(400);
 const TICK: Duration = Duration::from_millis(10);

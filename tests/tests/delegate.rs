@@ -11,7 +11,7 @@ use margay_lab::resources::{NETWORK, pools_and_profile};
 use margay_lab::{Cluster, Container, Lab, NetNs, Plugin, Process, eventually, ping};
 use serde_json::{Value, json};
 
-const PROMPT: Duration = Duration::from_secs(5);
+const PROMPT: Duration = Duration::from_secs(60);
 
 fn container(cluster: &Cluster, id: &str, ipam: Value) -> Result<Container> {
     let mut plugin = Plugin::new(&cluster.agents[0], &cluster.lab.hosts[0], NETWORK)?;

@@ -74,7 +74,7 @@ impl Rig {
             let agent = Agent::prepare(host, &datastore).unwrap();
             Docker::configure(&agent, host).unwrap();
             let config = fs::read_to_string(agent.config_file()).unwrap();
-            let config = config.replace("datastore:\n", "datastore:\n  request_timeout_ms: 1000\n");
+            let config = config.replace("datastore:\n", "datastore:\n  request_timeout_ms: 3000\n");
             let config = config + "audit_interval_secs: 1\nleak_grace_secs: 5\n";
             fs::write(agent.config_file(), config).unwrap();
             agents.push(agent);

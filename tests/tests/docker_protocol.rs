@@ -13,16 +13,17 @@ use anyhow::{Context, Result, bail, ensure};
 use margay_lab::{Agent, Datastore, Docker, Lab, NetNs, eventually};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 const POOLS: &str = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: front\n\
     spec:\n  cidr: 10.65.0.0/24\n  blockSize: 28\n---\n\
     apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: back\n\
     spec:\n  cidr: 10.66.0.0/24\n  blockSize: 28\n---\n\
     apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: six\n\
-    spec:\n  cidr: fd00:65::/112\n  blockSize: 124\n---\n\
-    apiVersion: projectcalico.org/v3\nkind: IPReservation\nmetadata:\n  name: kept\n\
-    spec:\n  reservedCIDRs: [10.65.0.200/32]\n";
+    spec:\n  cidr: fd00:65::/112\n  blockSize: 124\n";
+
+const RESERVATION: &str = "apiVersion: projectcalico.org/v3\nkind: IPReservation\nmetadata:\n  \
+    name: kept\nspec:\n  reservedCIDRs: [10.65.0.200/32]\n";
 
 struct Rig {
     agent: Agent,
@@ -51,11 +52,16 @@ impl Rig {
         fs::write(agent.config_file(), config + more).unwrap();
         let mut rig = Self { agent, lab };
         rig.restart();
+        rig.agent.ctl().apply(RESERVATION).unwrap();
         rig.agent.ctl().apply(POOLS).unwrap();
-        eventually(SOON, "the pools are known", || {
-            rig.call("IpamDriver.RequestPool", &json!({"Pool": "10.66.0.0/24"}))
-        })
-        .unwrap();
+        // In whichever order they were written, the reservation was before them.
+        for pool in ["10.65.0.0/24", "10.66.0.0/24", "fd00:65::/112"] {
+            let call = json!({"Pool": pool, "V6": pool.contains(':')});
+            eventually(SOON, "the pool is known", || {
+                rig.call("IpamDriver.RequestPool", &call)
+            })
+            .unwrap();
+        }
         rig
     }
 
@@ -625,7 +631,7 @@ fn a_call_that_was_cut_off_is_finished_by_its_repetition() {
 /// A dockerd that is killed between two calls never makes the second.
 #[test]
 fn what_dockerd_forgets_is_collected() {
-    let rig = Rig::with("audit_interval_secs: 1\nleak_grace_secs: 0\n");
+    let rig = Rig::with("audit_interval_secs: 1\nleak_grace_secs: 3\n");
     rig.create_network("aa", &["10.65.0.0/24"], json!({}))
         .unwrap();
     // An address nobody uses, and a container whose interface went away with it.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use margay_lab::resources::{NETWORK, pools_and_profile};
 use margay_lab::{Agent, Container, Ctl, Datastore, Etcd, Lab, Plugin, STORE_V4, eventually};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const ROLES: [&str; 4] = [
     "margay-agent",
     "margay-viewer",

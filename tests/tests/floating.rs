@@ -22,7 +22,7 @@ use margay_lab::resources::{HOST_AS, NETWORK, TOR_AS, bgp, pools_and_profile};
 use margay_lab::{Bird, Cluster, Container, Lab, Plugin, eventually, ping, tor_config};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 const FLOATING: [&str; 2] = ["203.0.113.7", "2001:db8:7::7"];
 
@@ -198,8 +198,12 @@ fn a_floating_ip_is_announced_by_the_host_of_its_one_owner() {
     })
     .unwrap();
     rig.await_announced(&["h1"]);
-    let doctor = rig.doctor();
-    assert!(doctor.contains(says), "{doctor}");
+    eventually(SOON, "the doctor says so", || {
+        let doctor = rig.doctor();
+        ensure!(doctor.contains(says), "{doctor}");
+        Ok(())
+    })
+    .unwrap();
     // Switched off and on again while it runs.
     rig.switch("Disabled");
     rig.await_announced(&[]);
@@ -210,8 +214,12 @@ fn a_floating_ip_is_announced_by_the_host_of_its_one_owner() {
     for ip in floating {
         ping(&rig.cluster.lab.tor, ip, SOON).unwrap();
     }
-    let doctor = rig.doctor();
-    assert!(!doctor.contains("floating IP"), "{doctor}");
+    eventually(SOON, "the doctor has nothing to say", || {
+        let doctor = rig.doctor();
+        ensure!(!doctor.contains("floating IP"), "{doctor}");
+        Ok(())
+    })
+    .unwrap();
     c2.cni_del().unwrap();
     rig.await_announced(&[]);
 }

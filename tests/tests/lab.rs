@@ -18,7 +18,7 @@ use margay_lab::{
     host_route, ping,
 };
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A container wired by hand, as the agent will do it.
 fn container(lab: &Lab, host: &Host, number: u8) -> Result<NetNs> {
@@ -103,9 +103,9 @@ fn three_speakers_one_router_and_traffic_between_containers() {
         panic!("three hosts were asked for");
     };
     let quick = Duration::from_secs(2);
-    ping(&h1.netns, h3.v4.into(), quick).unwrap();
-    ping(&h1.netns, h3.v6.into(), quick).unwrap();
-    ping(&h2.netns, STORE_V4.into(), quick).unwrap();
+    ping(&h1.netns, h3.v4.into(), SOON).unwrap();
+    ping(&h1.netns, h3.v6.into(), SOON).unwrap();
+    ping(&h2.netns, STORE_V4.into(), SOON).unwrap();
 
     let c1 = container(&lab, h1, 1).unwrap();
     let _c2 = container(&lab, h2, 2).unwrap();
@@ -139,16 +139,16 @@ fn three_speakers_one_router_and_traffic_between_containers() {
     let target: IpAddr = "10.65.2.2".parse().unwrap();
     eventually(SOON, "traffic flows", || ping(&c1, target, quick)).unwrap();
     let pinger = Pinger::start(&c1, target, Duration::from_millis(2)).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    pinger.sends(60).unwrap();
     let calm = pinger.stop().unwrap();
     assert_eq!(calm.lost, 0, "{calm:?}");
     assert!(calm.sent > 50, "{calm:?}");
 
     let pinger = Pinger::start(&c1, target, Duration::from_millis(2)).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    pinger.sends(20).unwrap();
     frr.vtysh("clear bgp *").unwrap();
     h2.netns.ip("route del 10.65.2.2/32").unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    pinger.sends(60).unwrap();
     let broken = pinger.stop().unwrap();
     assert!(broken.lost > 10 && broken.lost < broken.sent, "{broken:?}");
     assert!(broken.longest_gap > Duration::from_millis(20), "{broken:?}");
@@ -178,7 +178,7 @@ fn etcd_in_the_rack_is_reached_from_a_host_and_nothing_is_left_behind() {
         let reach = |expected: bool| {
             eventually(SOON, "etcd as seen from the host", || {
                 let line =
-                    "etcdctl --endpoints=http://198.51.100.2:2379 --command-timeout=1s get a";
+                    "etcdctl --endpoints=http://198.51.100.2:2379 --command-timeout=3s get a";
                 let answer = host.netns.exec(line);
                 ensure!(answer.is_ok() == expected, "etcdctl: {answer:?}");
                 Ok::<_, anyhow::Error>(())

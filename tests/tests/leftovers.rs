@@ -58,10 +58,14 @@ fn an_address_lost_in_a_block_of_another_is_given_back_by_who_holds_it() {
         Ok(())
     })
     .unwrap();
-    let log = fs::read_to_string(cluster.agents[1].log_file()).unwrap();
     for ip in &lost.addresses {
         let line = |line: &str| line.contains("given back") && line.contains(&ip.to_string());
-        assert!(log.lines().any(line), "{log}");
+        eventually(SOON, "the log says so", || {
+            let log = fs::read_to_string(cluster.agents[1].log_file())?;
+            ensure!(log.lines().any(line), "{log}");
+            Ok(())
+        })
+        .unwrap();
     }
     let handles = keys(&cluster, HANDLES).unwrap();
     for other in [&owner, &kept] {
@@ -81,11 +85,13 @@ fn a_node_that_was_deleted_under_its_agent_is_registered_again_and_removed_only_
         Ok(())
     })
     .unwrap();
-    let log = fs::read_to_string(cluster.agents[1].log_file()).unwrap();
-    assert!(
-        log.contains("the Node resource was deleted while the agent runs"),
-        "{log}"
-    );
+    eventually(SOON, "the log says so", || {
+        let log = fs::read_to_string(cluster.agents[1].log_file())?;
+        let told = log.contains("the Node resource was deleted while the agent runs");
+        ensure!(told, "{log}");
+        Ok(())
+    })
+    .unwrap();
     ping(&cluster.lab.hosts[1].netns, container.v4().unwrap(), SOON).unwrap();
 
     let ctl = cluster.ctl();

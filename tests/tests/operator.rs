@@ -93,8 +93,12 @@ fn while_the_datastore_is_locked_nothing_is_attached_and_all_else_goes_on() {
         keys.map(|keys| keys.contains(&format!("-{name}-")))
     };
     drop(first.netns);
-    let third_of_others = cluster.agents[1].status().unwrap();
-    assert_eq!(third_of_others["ready"], Value::Bool(false));
+    eventually(SOON, "the other agent has heard of it", || {
+        let status = cluster.agents[1].status()?;
+        ensure!(status["ready"] == Value::Bool(false), "{status}");
+        Ok(())
+    })
+    .unwrap();
     second.cni_del().unwrap();
     assert!(!endpoint("second").unwrap());
     // DEL went through several looks of the audit later at the earliest; the endpoint waits for the unlocking.
@@ -157,9 +161,13 @@ fn every_agent_is_asked_from_a_machine_that_reaches_etcd_alone() {
             "bgp routes --advertised mesh",
         ),
     ] {
-        let (there, here) = (output(&ctl, there).unwrap(), output(&own, here).unwrap());
-        assert_eq!(there.status.code(), here.status.code());
-        assert_eq!(there.stdout, here.stdout);
+        eventually(SOON, "both say the same", || {
+            let (there, here) = (output(&ctl, there)?, output(&own, here)?);
+            ensure!(there.status.code() == here.status.code());
+            ensure!(there.stdout == here.stdout, "{there:?}, {here:?}");
+            Ok(())
+        })
+        .unwrap();
     }
     let lookup = ctl.run(&format!("bgp lookup {route} --node h1")).unwrap();
     assert!(lookup.contains(&route), "{lookup}");
@@ -311,7 +319,8 @@ fn the_status_of_a_calico_node_status_is_kept_up_to_date() {
     let report = eventually(SOON, "the route of the other host", || {
         let status = get("one")?["status"].take();
         let routes = status["routes"]["routesV4"].as_array();
-        let found = routes.is_some_and(|all| all.iter().any(|r| r["destination"] == *route));
+        let is_it = |r: &Value| r["destination"] == *route && r["type"] == "FIB";
+        let found = routes.is_some_and(|all| all.iter().any(is_it));
         ensure!(found, "{status}");
         Ok(status)
     })
@@ -393,8 +402,14 @@ fn the_settings_of_a_host_are_told_with_what_they_are_from() {
     )
     .unwrap();
     ctl.run("label node h1 rack=a").unwrap();
-    let text = ctl.run("config show h1 -o json").unwrap();
-    let shown: Value = serde_json::from_str(&text).unwrap();
+    let shown = eventually(SOON, "the agent has heard of them", || {
+        let text = ctl.run("config show h1 -o json")?;
+        let shown: Value = serde_json::from_str(&text)?;
+        // The label came last.
+        ensure!(text.contains("FelixConfiguration/racks"), "{text}");
+        Ok(shown)
+    })
+    .unwrap();
     let holds = |name: &str| {
         let name = format!("FelixConfiguration.{name}");
         let all = shown.as_array().unwrap().iter();

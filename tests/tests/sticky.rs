@@ -27,8 +27,9 @@ use margay_lab::{
 };
 use serde_json::json;
 
-const SOON: Duration = Duration::from_secs(30);
-const PROMPT: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
+/// Less than a hold time.
+const PROMPT: Duration = Duration::from_secs(30);
 const HANDLES: &str = "/calico/ipam/v2/handle/";
 
 struct Rack {
@@ -49,6 +50,7 @@ impl Rack {
             agent.restart()?;
         }
         for agent in &cluster.agents {
+            eventually(SOON, "ready", || agent.ensure_ready())?;
             eventually(SOON, "sessions", || agent.ensure_sessions(4))?;
         }
         Ok(Self { _tor: tor, cluster })

@@ -92,22 +92,26 @@ fn serves<T>(start: impl FnOnce(&Lab) -> Result<T>) -> Result<(Cluster, T)> {
 #[test]
 fn the_configuration_for_bird_serves_hosts_as_it_stands() -> Result<()> {
     let (_cluster, bird) = serves(|lab| Bird::start(&lab.tor, lab.dir(), &example("bird.conf")?))?;
-    let protocols = bird.protocols()?;
-    let dynamic = protocols.iter().filter(|p| p.name.starts_with("host4_"));
-    ensure!(dynamic.count() == 2, "{protocols:?}");
-    Ok(())
+    eventually(SOON, "a session for each host", || {
+        let protocols = bird.protocols()?;
+        let dynamic = protocols.iter().filter(|p| p.name.starts_with("host4_"));
+        ensure!(dynamic.count() == 2, "{protocols:?}");
+        Ok(())
+    })
 }
 
 #[test]
 fn the_configuration_for_frr_serves_hosts_as_it_stands() -> Result<()> {
     let (_cluster, frr) = serves(|lab| Frr::start(&lab.tor, &example("frr.conf")?))?;
-    let summary = frr.json("show bgp summary")?;
-    let peers = summary["ipv4Unicast"]["peers"].as_object();
-    ensure!(
-        peers.is_some_and(|peers| peers.len() == 4 || peers.len() == 2),
-        "{summary:#}"
-    );
-    Ok(())
+    eventually(SOON, "a session for each host", || {
+        let summary = frr.json("show bgp summary")?;
+        let peers = summary["ipv4Unicast"]["peers"].as_object();
+        ensure!(
+            peers.is_some_and(|peers| peers.len() == 4 || peers.len() == 2),
+            "{summary:#}"
+        );
+        Ok(())
+    })
 }
 
 /// What a configuration says: lines that start and end so, with the value in between, by what it is.

@@ -16,7 +16,7 @@ use crate::lab::{Lab, allow_all, apply, filter, id, inside, open_endpoint};
 crate::all_backends!(a_marked_connection_ends_and_goes_on_without_the_mark);
 
 const QUICK: Duration = Duration::from_millis(250);
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Both ends of a connection.
 fn connected(from: &str, at: &str, to: IpAddr) -> (TcpStream, TcpStream) {

@@ -24,8 +24,11 @@ pub(crate) const LEGACY: Backend = Backend::Iptables(Variant::Legacy);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// How long a connection attempt that should fail is given.
+/// How long a connection attempt that should fail is given: what passes does so within a system call.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long a server may take to get to a processor.
+const SERVED: Duration = Duration::from_secs(20);
 
 /// One host. The calling thread is inside of its namespace until the lab is dropped.
 pub(crate) struct Lab {
@@ -95,14 +98,16 @@ impl Lab {
             "set -e; h={host} c={netns}
              ip link add {ifname} type veth peer name eth0 netns $c
              ip link set {ifname} address ee:ee:ee:ee:ee:ee up
-             ip -n $c link set eth0 up
+             ip -n $c link set eth0 address 02:00:00:00:00:{n:02x} up
              ip -n $c addr add {v4}/32 dev eth0; ip -n $c addr add {v6}/128 dev eth0 nodad
              ip -n $c route add 169.254.1.1 dev eth0
              ip -n $c neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0
              ip -n $c route add default via 169.254.1.1 dev eth0
              ip -n $c -6 route add default via fe80::ecee:eeff:feee:eeee dev eth0
              ip -n $c neigh add fe80::ecee:eeff:feee:eeee lladdr ee:ee:ee:ee:ee:ee dev eth0
-             ip route add {v4} dev {ifname}; ip -6 route add {v6} dev {ifname}",
+             ip route add {v4} dev {ifname}; ip -6 route add {v6} dev {ifname}
+             ip neigh replace {v6} lladdr 02:00:00:00:00:{n:02x} dev {ifname}
+             until ip -n $c -6 route show table local | grep -q '{v6} '; do sleep 0.01; done",
             host = self.host,
         ));
         Workload {
@@ -119,10 +124,15 @@ impl Lab {
         run(&format!(
             "set -e; c={netns}
              ip link add up0 type veth peer name eth0 netns $c
-             ip link set up0 up; ip -n $c link set eth0 up
+             ip link set up0 address 02:00:00:00:01:01 up
+             ip -n $c link set eth0 address 02:00:00:00:01:02 up
              ip addr add 192.0.2.1/24 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad
              ip -n $c addr add 192.0.2.2/24 dev eth0
-             ip -n $c addr add 2001:db8::2/64 dev eth0 nodad"
+             ip -n $c addr add 2001:db8::2/64 dev eth0 nodad
+             ip neigh replace 2001:db8::2 lladdr 02:00:00:00:01:02 dev up0
+             ip -n $c neigh replace 2001:db8::1 lladdr 02:00:00:00:01:01 dev eth0
+             until ip -n $c -6 route show table local | grep -q '2001:db8::2 '; do sleep 0.01; done
+             until ip -6 route show table local | grep -q '2001:db8::1 '; do sleep 0.01; done"
         ));
         netns
     }
@@ -190,7 +200,7 @@ impl Drop for Server {
 pub(crate) fn connect(netns: &str, to: IpAddr, port: u16) -> Option<IpAddr> {
     inside(netns, || {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::new(to, port), PATIENCE).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_read_timeout(Some(SERVED)).ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         text.parse().ok()

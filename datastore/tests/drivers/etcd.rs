@@ -224,7 +224,7 @@ async fn a_watch_survives_a_restart_of_etcd() {
     let down = store.get("/r/a").await.unwrap_err();
     assert!(matches!(down, StoreError::Unavailable { .. }), "{down}");
     assert!(
-        begun.elapsed() < Duration::from_secs(2),
+        begun.elapsed() < Duration::from_secs(4),
         "nobody listens: say so at once"
     );
 

@@ -7,7 +7,7 @@ use margay_datastore::{Change, Watch, WatchError, WatchEvent, WatchStore};
 use margay_model::store::{KeyValue, Revision, StoreError, Txn, TxnOutcome};
 use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Runs the suite; `compact` forgets the history before a revision.
 pub(crate) async fn conformance<S, F>(store: S, compact: impl Fn(Revision) -> F)

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use margay_lab::{Bird, NetNs, Process, eventually};
 use tempfile::TempDir;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Rig {
     pub(crate) us: NetNs,

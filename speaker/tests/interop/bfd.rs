@@ -107,7 +107,7 @@ fn fails_at_once_with(lab: &Lab, ours: &Ours, route: &str) -> Result<()> {
     ours.loses(route)?;
     let took = start.elapsed();
     // 150 ms to notice; the rest is for a loaded machine, far from the hold time of 90 s.
-    ensure!(took < Duration::from_secs(10), "{took:?}");
+    ensure!(took < Duration::from_secs(45), "{took:?}");
     let told = status.last_error.unwrap_or_default();
     ensure!(told.contains("BFD down"), "{told}");
     happened(ours, "BFD Up", "BFD Down", "control detection time expired")

@@ -309,7 +309,7 @@ fn a_peer_that_stops_reading_holds_nobody_up_and_gets_the_last_state() -> Result
         let asked = Instant::now();
         ours.status()?;
         ensure!(
-            asked.elapsed() < Duration::from_secs(5),
+            asked.elapsed() < Duration::from_secs(30),
             "took {:?}",
             asked.elapsed()
         );

@@ -23,7 +23,7 @@ use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The link and a directory for the router's files. Dropping it removes both.
 pub(crate) struct Lab {

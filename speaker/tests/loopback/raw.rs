@@ -21,7 +21,7 @@ use margay_bgp::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// How long anything may take on a machine that is busy with other things.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A session with the speaker, hold time 0, IPv4 only.
 pub(crate) struct RawPeer {

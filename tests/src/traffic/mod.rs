@@ -42,6 +42,8 @@ const STRAGGLERS: Duration = Duration::from_millis(300);
 
 /// A first packet that is lost is sent again after a second: a connection that takes as long has lost one.
 const RESENT: Duration = Duration::from_millis(950);
+/// How long the other end of a connection may take to get to a processor.
+const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT_PACE: Duration = Duration::from_millis(5);
 const FORBIDDEN_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -149,8 +151,11 @@ pub struct Traffic {
     counters: Arc<Counters>,
     /// Senders end first.
     stop: Arc<AtomicBool>,
+    /// Then those who answer.
+    answering: Arc<AtomicBool>,
     receiving: Arc<AtomicBool>,
     senders: Vec<JoinHandle<()>>,
+    answerers: Vec<JoinHandle<()>>,
     receivers: Vec<JoinHandle<()>>,
     problem: Arc<Mutex<Option<String>>>,
     begun: Instant,
@@ -165,8 +170,10 @@ impl Traffic {
         let mut traffic = Self {
             counters: Arc::default(),
             stop: Arc::default(),
+            answering: Arc::new(true.into()),
             receiving: Arc::new(true.into()),
             senders: Vec::new(),
+            answerers: Vec::new(),
             receivers: Vec::new(),
             problem: Arc::default(),
             begun: Instant::now(),
@@ -218,16 +225,24 @@ impl Traffic {
     }
 
     fn receive(&mut self, socket: UdpSocket, which: Which, answer: bool) {
-        let (counters, receiving) = (Arc::clone(&self.counters), Arc::clone(&self.receiving));
-        self.receivers.push(thread::spawn(move || {
+        let counters = Arc::clone(&self.counters);
+        let (going_on, threads) = match answer {
+            true => (&self.answering, &mut self.answerers),
+            false => (&self.receiving, &mut self.receivers),
+        };
+        let going_on = Arc::clone(going_on);
+        threads.push(thread::spawn(move || {
             let mut bytes = [0; 8];
-            while receiving.load(Ordering::Relaxed) {
+            loop {
+                let ends = !going_on.load(Ordering::Relaxed);
                 match socket.recv_from(&mut bytes) {
                     // An answer that cannot be sent is one that does not arrive.
                     Ok((length, from)) if answer => {
                         drop(socket.send_to(&bytes[..length], from));
                     }
                     Ok(_) => drop(which(&counters).arrived.fetch_add(1, Ordering::Relaxed)),
+                    // Nothing is left in the socket.
+                    Err(error) if ends && error.kind() == ErrorKind::WouldBlock => return,
                     // Time is up, or an ICMP error came back.
                     Err(_) => {}
                 }
@@ -294,11 +309,16 @@ impl Traffic {
                 .map_err(|_panic| anyhow!("a sender panicked"))?;
         }
         thread::sleep(STRAGGLERS);
-        self.receiving.store(false, Ordering::Relaxed);
-        for thread in self.receivers.drain(..) {
-            thread
-                .join()
-                .map_err(|_panic| anyhow!("a receiver panicked"))?;
+        for (going_on, threads) in [
+            (&self.answering, &mut self.answerers),
+            (&self.receiving, &mut self.receivers),
+        ] {
+            going_on.store(false, Ordering::Relaxed);
+            for thread in threads.drain(..) {
+                thread
+                    .join()
+                    .map_err(|_panic| anyhow!("a receiver panicked"))?;
+            }
         }
         if let Some(problem) = self
             .problem
@@ -318,6 +338,7 @@ impl Traffic {
 impl Drop for Traffic {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.answering.store(false, Ordering::Relaxed);
         self.receiving.store(false, Ordering::Relaxed);
     }
 }
@@ -329,7 +350,7 @@ fn serve(listener: &TcpListener, receiving: &AtomicBool) {
             Ok((mut stream, _)) => {
                 let mut byte = [0];
                 let patient = stream.set_nonblocking(false);
-                let patient = patient.and_then(|()| stream.set_read_timeout(Some(RESENT)));
+                let patient = patient.and_then(|()| stream.set_read_timeout(Some(PATIENCE)));
                 if patient.and_then(|()| stream.read_exact(&mut byte)).is_ok() {
                     // Whoever does not wait for it any more has given up.
                     drop(stream.write_all(&byte));
@@ -343,11 +364,11 @@ fn serve(listener: &TcpListener, receiving: &AtomicBool) {
     }
 }
 
-/// Whether a connection comes about, with a byte each way, and without a packet sent again.
+/// Whether a connection comes about without a packet sent again, and takes a byte each way.
 fn exchange(to: SocketAddr, patience: Duration) -> bool {
     let all = || -> std::io::Result<()> {
         let mut stream = TcpStream::connect_timeout(&to, patience)?;
-        stream.set_read_timeout(Some(RESENT))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(b"x")?;
         stream.read_exact(&mut [0])
     };

@@ -117,9 +117,6 @@ impl Stage {
         ctl.apply(&pools_and_profile(false))?;
         ctl.apply(&policy("10", ""))?;
         let agent = Agent::prepare(&lab.hosts[0], &Datastore::Etcd(etcd.url().to_owned()))?;
-        let config = fs::read_to_string(agent.config_file())?;
-        let config = config.replace("datastore:\n", "datastore:\n  request_timeout_ms: 2000\n");
-        fs::write(agent.config_file(), config)?;
         // A file of its own, to be replaced by an upgrade.
         let program = lab.dir().join("margayd");
         fs::copy(binary("margayd")?, &program)?;

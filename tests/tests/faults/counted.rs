@@ -1,9 +1,7 @@
 //! What real packets did to the policies of an endpoint, as `policy show` tells it.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
-use margay_lab::{eventually, ping};
+use margay_lab::{eventually, ping_once};
 use serde_json::{Value, json};
 
 use crate::flow::Flow;
@@ -67,7 +65,7 @@ fn each_rule_shows_the_packets_that_opened_connections() {
     })
     .unwrap();
     for ip in [to.v4(), to.v4(), to.v4(), to.v6(), to.v6()] {
-        ping(&from.netns, ip, Duration::from_secs(5)).unwrap();
+        ping_once(&from.netns, ip, SOON).unwrap();
     }
     let denied = Flow::start(&from.netns, &to.netns, to.v4(), 7002);
     eventually(SOON, "datagrams on their way", || {

@@ -233,7 +233,7 @@ fn a_replay_cut_off_at_any_step_is_finished_by_the_agent_after_it() {
 /// Without etcd the agent writes the journal itself, and may die over it: then the plugin writes it.
 #[test]
 fn an_agent_that_dies_over_the_journal_loses_no_del() {
-    let mut rig = Rig::with_etcd(POOLS);
+    let mut rig = Rig::impatient(POOLS);
     let other = rig.attach("other", NETWORK);
     for point in ["journal-aside", "journal-written"] {
         let sandbox = rig.sandbox(&format!("away-{point}"), NETWORK);

@@ -68,7 +68,9 @@ impl Scene {
                 .command("sh")
                 .args(["-c", &state.replace("END", &self.end)]))
         };
-        let (before, count) = (look().unwrap(), counted(&self.rig, what).unwrap());
+        // What was broken before this may have shaken it.
+        let before = eventually(SOON, "something to break", look).unwrap();
+        let count = counted(&self.rig, what).unwrap();
         host.exec(&broken).unwrap();
         eventually(SOON, &format!("{broken} is mended and counted"), || {
             let now = look()?;

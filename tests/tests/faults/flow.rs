@@ -4,29 +4,57 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use margay_lab::NetNs;
+use margay_lab::{NetNs, eventually};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// 500 datagrams a second.
 const PACE: Duration = Duration::from_millis(2);
 
-/// How long a datagram may be on its way on a busy machine.
-const STRAGGLERS: Duration = Duration::from_millis(150);
+/// Enough to tell.
+const ENOUGH: u64 = 21;
+
+/// Seconds of datagrams, should the receiver not get to a processor.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+
+/// How long the sender or the receiver may not get to a processor.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A stream without answers: to the connection tracker each datagram is as new as the first.
 #[derive(Debug)]
 pub(crate) struct Flow {
     sent: Arc<AtomicU64>,
-    arrived: Arc<AtomicU64>,
+    arrived: Arc<Mutex<Arrived>>,
     stop: Arc<AtomicBool>,
     receiving: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<()>>>,
+}
+
+/// What the receiver has seen.
+#[derive(Clone, Copy, Debug, Default)]
+struct Arrived {
+    /// Datagrams with this number and higher ones are counted.
+    since: u64,
+    count: u64,
+    /// The number of the last one.
+    last: Option<u64>,
+    /// How often it found nothing to receive.
+    pauses: u64,
+}
+
+impl Arrived {
+    fn add(&mut self, number: u64) {
+        self.last = Some(number);
+        if number >= self.since {
+            self.count += 1;
+        }
+    }
 }
 
 /// What was sent and what arrived since the last look.
@@ -48,12 +76,15 @@ impl Flow {
         };
         let receiver = within(&at.path(), move || UdpSocket::bind((to, port))).unwrap();
         receiver.set_read_timeout(Some(PACE * 10)).unwrap();
+        setsockopt(&receiver, sockopt::RcvBufForce, &RECEIVE_BUFFER).unwrap();
         let (arrived, receiving) = (Arc::clone(&flow.arrived), Arc::clone(&flow.receiving));
         flow.threads.push(spawn(move || {
             while receiving.load(Ordering::Relaxed) {
-                match receiver.recv(&mut [0; 8]) {
-                    Ok(_) => drop(arrived.fetch_add(1, Ordering::Relaxed)),
-                    Err(e) if is_nothing(&e) => {}
+                let mut number = [0; 8];
+                match receiver.recv(&mut number) {
+                    Ok(_) => locked(&arrived).add(u64::from_be_bytes(number)),
+                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                    Err(e) if is_nothing(&e) => locked(&arrived).pauses += 1,
                     Err(e) => return Err(e.into()),
                 }
             }
@@ -76,29 +107,45 @@ impl Flow {
         flow
     }
 
-    /// Counts anew.
+    /// Counts anew: the datagrams that are not sent yet.
     pub(crate) fn reset(&self) {
-        sleep(STRAGGLERS);
-        self.sent.store(0, Ordering::Relaxed);
-        self.arrived.store(0, Ordering::Relaxed);
+        let mut arrived = locked(&self.arrived);
+        arrived.since = self.sent.load(Ordering::Relaxed);
+        arrived.count = 0;
     }
 
     pub(crate) fn count(&self) -> Count {
+        let arrived = locked(&self.arrived);
         Count {
-            sent: self.sent.load(Ordering::Relaxed),
-            arrived: self.arrived.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed) - arrived.since,
+            arrived: arrived.count,
         }
     }
 
-    /// Whether datagrams arrive at the moment.
+    /// Whether datagrams that are sent from now on arrive.
     pub(crate) fn flows(&self) -> bool {
-        let before = self.count().arrived;
-        sleep(STRAGGLERS);
-        self.count().arrived > before
+        let first = self.sent.load(Ordering::Relaxed);
+        self.send_up_to(first + ENOUGH);
+        let pauses = locked(&self.arrived).pauses;
+        until("datagrams, or nothing", || {
+            let arrived = *locked(&self.arrived);
+            let flows = arrived.last.is_some_and(|last| last >= first);
+            // A pause may have begun before the last of them was sent; the next one has not.
+            (flows || arrived.pauses > pauses + 1).then_some(flows)
+        })
     }
 
-    /// Stops and counts, after what is on its way has arrived.
+    /// Waits until so many datagrams were sent, in all.
+    fn send_up_to(&self, wanted: u64) {
+        until("datagrams are sent", || {
+            (self.sent.load(Ordering::Relaxed) >= wanted).then_some(())
+        });
+    }
+
+    /// Stops when there was enough, and counts after what is on its way has arrived.
     pub(crate) fn stop(mut self) -> Count {
+        let since = locked(&self.arrived).since;
+        self.send_up_to(since + ENOUGH);
         self.end()
     }
 
@@ -107,7 +154,10 @@ impl Flow {
         if let Some(sender) = self.threads.pop() {
             sender.join().unwrap().unwrap();
         }
-        sleep(STRAGGLERS);
+        let pauses = locked(&self.arrived).pauses;
+        until("nothing is on its way", || {
+            (locked(&self.arrived).pauses > pauses + 1).then_some(())
+        });
         self.receiving.store(false, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.join().unwrap().unwrap();
@@ -123,12 +173,19 @@ impl Drop for Flow {
     }
 }
 
-/// Time is up, or the machine wanted the thread for a moment.
+/// Waits for an answer.
+#[track_caller]
+fn until<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    eventually(PATIENCE, what, || look().ok_or("not yet")).unwrap()
+}
+
+fn locked(arrived: &Mutex<Arrived>) -> MutexGuard<'_, Arrived> {
+    arrived.lock().unwrap()
+}
+
+/// Time is up.
 fn is_nothing(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-    )
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 /// A socket belongs to the namespace that its thread was in when it was made.

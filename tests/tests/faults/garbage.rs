@@ -176,7 +176,7 @@ fn a_second_agent_finds_out_and_leaves_the_first_one_alone() {
         command.arg("--config").arg(&file);
         let netns = rig.host().netns.name().to_owned();
         let output = Command::new("timeout")
-            .args(["10", "ip", "netns", "exec", &netns])
+            .args(["60", "ip", "netns", "exec", &netns])
             .arg(command.get_program())
             .args(command.get_args())
             .output()
@@ -191,7 +191,10 @@ fn a_second_agent_finds_out_and_leaves_the_first_one_alone() {
         "{told}"
     );
     let socket = rig.agent.socket();
-    let elsewhere = config.replace(socket.to_str().unwrap(), "/tmp/margay-second.sock");
+    let elsewhere = config.replace(
+        socket.to_str().unwrap(),
+        rig.lab.dir().join("second.sock").to_str().unwrap(),
+    );
     let told = start(&elsewhere);
     assert!(told.contains("store.redb"), "{told}");
     let file = rig.lab.dir().join("precious");

@@ -31,19 +31,19 @@ fn annotations_limit_connections_of_a_container() {
     server.ips = ips;
     let at = SocketAddr::new(server.v4(), 80);
     let listener = server.netns.within(|| Ok(TcpListener::bind(at)?)).unwrap();
-    let connect = || {
+    let connect = |patience| {
         client
             .netns
-            .within(|| Ok(TcpStream::connect_timeout(&at, QUICK)?))
+            .within(|| Ok(TcpStream::connect_timeout(&at, patience)?))
     };
-    let first = connect().unwrap();
-    let _second = connect().unwrap();
-    connect().unwrap_err();
+    let first = connect(SOON).unwrap();
+    let _second = connect(SOON).unwrap();
+    connect(QUICK).unwrap_err();
     // One that ends makes room.
     drop(first);
     drop(listener.accept().unwrap());
     eventually(SOON, "there is room again", || {
-        let stream = connect();
+        let stream = connect(QUICK);
         ensure!(stream.is_ok(), "{stream:?}");
         Ok(())
     })

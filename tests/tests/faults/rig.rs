@@ -15,7 +15,7 @@ use margay_lab::{Agent, Ctl, Datastore, Etcd, Host, Lab, NetNs, STORE_V4, binary
 use serde_json::{Value, json};
 
 /// A loaded machine takes its time.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// The network of most containers. Its first ADD makes its profile: members reach each other.
 pub(crate) const NETWORK: &str = "red";
@@ -25,6 +25,11 @@ pub(crate) const POOLS: &str = "apiVersion: projectcalico.org/v3\nkind: IPPool\n
     metadata:\n  name: v4\nspec:\n  cidr: 10.65.0.0/24\n  blockSize: 28\n  \
     nodeSelector: all()\n---\napiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  \
     name: v6\nspec:\n  cidr: fd00:65::/112\n  blockSize: 124\n  nodeSelector: all()\n";
+
+/// A pool that no host takes addresses from.
+const MARK: &str = "/calico/resources/v3/projectcalico.org/ippools/mark";
+const MARK_POOL: &str = r#"{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"mark"},
+    "spec":{"cidr":"192.0.2.240/30","blockSize":30,"nodeSelector":"!all()"}}"#;
 
 /// The host and what runs on it.
 #[derive(Debug)]
@@ -95,6 +100,15 @@ impl Answer {
 impl Rig {
     /// With etcd behind the router.
     pub(crate) fn with_etcd(resources: &str) -> Self {
+        Self::with_etcd_and(resources, "")
+    }
+
+    /// The same with an agent that gives a request to etcd two seconds: where etcd does not answer, and somebody waits.
+    pub(crate) fn impatient(resources: &str) -> Self {
+        Self::with_etcd_and(resources, "  request_timeout_ms: 2000\n")
+    }
+
+    fn with_etcd_and(resources: &str, settings: &str) -> Self {
         let lab = Lab::new(1).unwrap();
         let etcd = Etcd::start_in(lab.store.name(), STORE_V4.into()).unwrap();
         if !resources.is_empty() {
@@ -103,25 +117,44 @@ impl Rig {
             ctl.apply(resources).unwrap();
         }
         let datastore = Datastore::Etcd(etcd.url().to_owned());
-        Self::start(lab, Some(etcd), &datastore, "")
+        Self::start(lab, Some(etcd), &datastore, settings)
     }
 
     /// With the store in a file.
     pub(crate) fn embedded(resources: &str) -> Self {
-        Self::start(Lab::new(1).unwrap(), None, &Datastore::Embedded, resources)
+        let rig = Self::start(Lab::new(1).unwrap(), None, &Datastore::Embedded, "");
+        if !resources.is_empty() {
+            rig.ctl().apply(resources).unwrap();
+            rig.heard();
+        }
+        rig
     }
 
-    fn start(lab: Lab, etcd: Option<Etcd>, datastore: &Datastore, resources: &str) -> Self {
+    fn start(lab: Lab, etcd: Option<Etcd>, datastore: &Datastore, settings: &str) -> Self {
         let agent = Agent::prepare(&lab.hosts[0], datastore).unwrap();
         let config = fs::read_to_string(agent.config_file()).unwrap();
-        let config = config.replace("datastore:\n", "datastore:\n  request_timeout_ms: 2000\n");
+        let config = config.replace("datastore:\n", &format!("datastore:\n{settings}"));
         fs::write(agent.config_file(), config + "audit_interval_secs: 1\n").unwrap();
         let mut rig = Self { agent, etcd, lab };
         rig.restart(&[]);
-        if !resources.is_empty() {
-            rig.ctl().apply(resources).unwrap();
-        }
         rig
+    }
+
+    /// Waits until the agent has heard of all that was written so far: it knows a pool that was written after it.
+    pub(crate) fn heard(&self) {
+        self.put(MARK, MARK_POOL);
+        let mut config = self.config(NETWORK);
+        config["cniVersion"] = "1.1.0".into();
+        config["ipam"] = json!({"type": "margay-ipam", "ipv4_pools": ["mark"]});
+        eventually(SOON, "the agent has heard", || {
+            let status = self.plugin("STATUS", "mark", None, &config);
+            match status.exit {
+                0 => Ok(()),
+                _ => Err(status.text),
+            }
+        })
+        .unwrap();
+        self.delete(MARK);
     }
 
     pub(crate) fn host(&self) -> &Host {

@@ -14,10 +14,10 @@ use crate::rig::{NETWORK, POOLS, Rig, SOON};
 
 /// The agents of these tests give a request to etcd two seconds; an ADD that meets the loss in its
 /// second attempt takes twice as long, and the machine is busy.
-const BOUNDED: Deadline = Duration::from_secs(15);
+const BOUNDED: Deadline = Duration::from_secs(30);
 
 /// A watch notices a peer that is silent after 15 s (the client pings every 10 s and waits for 5 s).
-const NOTICED: Deadline = Duration::from_secs(40);
+const NOTICED: Deadline = Duration::from_secs(60);
 
 fn etcd(rig: &mut Rig) -> &mut Etcd {
     rig.etcd.as_mut().unwrap()
@@ -58,7 +58,7 @@ fn without_etcd(rig: &mut Rig, take_away: fn(&mut Etcd)) -> [crate::rig::Sandbox
 
 #[test]
 fn etcd_dies_and_comes_back_compacted() {
-    let mut rig = Rig::with_etcd(POOLS);
+    let mut rig = Rig::impatient(POOLS);
     let [a, b] = without_etcd(&mut rig, |etcd| etcd.kill().unwrap());
     etcd(&mut rig).restart().unwrap();
     // The change is made and its history thrown away before the agent is back.
@@ -105,7 +105,7 @@ fn etcd_dies_and_comes_back_compacted() {
 
 #[test]
 fn etcd_is_silent_for_a_while() {
-    let mut rig = Rig::with_etcd(POOLS);
+    let mut rig = Rig::impatient(POOLS);
     let silence = |etcd: &mut Etcd| etcd.process().unwrap().signal(Signal::SIGSTOP).unwrap();
     let [a, b] = without_etcd(&mut rig, silence);
     let process = etcd(&mut rig).process().unwrap();
@@ -118,7 +118,7 @@ fn etcd_is_silent_for_a_while() {
 
 #[test]
 fn an_agent_that_starts_without_etcd_waits_and_keeps_what_is_programmed() {
-    let mut rig = Rig::with_etcd(POOLS);
+    let mut rig = Rig::impatient(POOLS);
     let [a, b, doomed] = ["a", "b", "doomed"].map(|id| rig.attach(id, NETWORK));
     let flow = Flow::start(&a.netns, &b.netns, b.v6(), 7000);
     etcd(&mut rig).kill().unwrap();

@@ -52,9 +52,12 @@ fn cross_subnet_wraps_between_subnets_alone() -> Result<()> {
                 Ok::<_, anyhow::Error>(())
             })?;
         }
-        let spec = &lab.node(&host.name)?["spec"];
-        ensure!(spec.get("ipv4VXLANTunnelAddr").is_none(), "{spec}");
-        ensure!(spec.get("vxlanTunnelMACAddrV6").is_none(), "{spec}");
+        eventually(SOON, "the Node says nothing of it", || {
+            let spec = &lab.node(&host.name)?["spec"];
+            ensure!(spec.get("ipv4VXLANTunnelAddr").is_none(), "{spec}");
+            ensure!(spec.get("vxlanTunnelMACAddrV6").is_none(), "{spec}");
+            Ok::<_, anyhow::Error>(())
+        })?;
     }
     eventually(SOON, "the addresses are given back", || {
         let url = lab.etcd.url();
@@ -113,7 +116,7 @@ fn ipip_wraps_in_both_modes_where_the_kernel_has_it() -> Result<()> {
     reach()?;
     let told = &lab.node("h1")?["spec"]["bgp"]["ipv4IPIPTunnelAddr"];
     ensure!(told.is_string(), "{told}");
-    ping(&lab.hosts[0].netns, v4[2], Duration::from_secs(5))?;
+    ping(&lab.hosts[0].netns, v4[2], SOON)?;
     for yaml in v4_only("CrossSubnet") {
         lab.ctl().apply(&yaml)?;
     }
@@ -138,12 +141,14 @@ fn sources_and_records(lab: &TwoSubnets) -> Result<()> {
     let mac = spec["vxlanTunnelMACAddr"].as_str().unwrap_or_default();
     ensure!(mac.starts_with("66:"), "{spec}");
     for address in &lab.containers[2].addresses {
-        ping(&lab.hosts[0].netns, *address, Duration::from_secs(5))?;
+        ping(&lab.hosts[0].netns, *address, SOON)?;
     }
     // A program that chose the host's own address itself: answered all the same.
     let far = lab.containers[2].v4()?;
     let chosen = format!("ping -n -c 1 -W 5 -I {} {far}", lab.hosts[0].v4);
-    lab.hosts[0].netns.exec(&chosen)?;
+    eventually(SOON, "an answer to the host's own address", || {
+        lab.hosts[0].netns.exec(&chosen)
+    })?;
     Ok(())
 }
 
@@ -159,14 +164,17 @@ fn borrowed(lab: &TwoSubnets) -> Result<()> {
             ping(&from.netns, address, Duration::from_secs(1))
         })?;
     }
-    let route = lab.hosts[2].netns.ip(&format!("-o route get {address}"))?;
     let far = lab.node("h2")?["spec"]["ipv4VXLANTunnelAddr"].clone();
     let via = format!(
         "via {} dev {}",
         far.as_str().unwrap_or_default(),
         DEVICES[0]
     );
-    ensure!(route.contains(&via), "{route}, not {via}");
+    eventually(SOON, "a route of its own", || {
+        let route = lab.hosts[2].netns.ip(&format!("-o route get {address}"))?;
+        ensure!(route.contains(&via), "{route}, not {via}");
+        Ok::<_, anyhow::Error>(())
+    })?;
     drop(borrower);
     Ok(())
 }

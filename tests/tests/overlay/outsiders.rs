@@ -21,6 +21,8 @@ fn wrap(lab: &TwoSubnets, sender: &NetNs, local: &str) -> Result<()> {
         .unwrap_or_default()
         .to_owned();
     let target = lab.containers[0].v4()?;
+    // Of a try that went wrong.
+    sender.ip("link del evil").ok();
     sender.ip(&format!(
         "link add evil type vxlan id 4096 local {local} dstport 4789 nolearning"
     ))?;

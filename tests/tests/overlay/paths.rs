@@ -42,18 +42,20 @@ fn hosts_without_ipv4_reach_each_other_with_tunnels_and_without() -> Result<()> 
 fn the_size_of_packets_is_that_of_the_path_to_each_host() -> Result<()> {
     let lab = TwoSubnets::new(&[mesh(true), pools("Always")])?;
     lab.everyone_reaches_everyone()?;
-    let mtu_of = |id: &str| -> Result<String> {
-        let mut container = lab.attach(0, id, "")?;
-        let link = container.netns.ip("-o link show dev eth0")?;
-        container.cni_del()?;
-        let mtu = link
-            .split_once("mtu ")
-            .and_then(|(_, rest)| rest.split(' ').next());
-        Ok(mtu.unwrap_or_default().to_owned())
+    let new_ones_have = |id: &str, wanted: &str| {
+        eventually(SOON, "the MTU of a new container", || {
+            let mut container = lab.attach(0, id, "")?;
+            let link = container.netns.ip("-o link show dev eth0")?;
+            container.cni_del()?;
+            let mtu = link
+                .split_once("mtu ")
+                .and_then(|(_, rest)| rest.split(' ').next());
+            ensure!(mtu == Some(wanted), "{mtu:?}, not {wanted}");
+            Ok::<_, anyhow::Error>(())
+        })
     };
     // The smaller of both families: 70 octets around a packet over IPv6.
-    let mtu = mtu_of("first")?;
-    ensure!(mtu == "1430", "{mtu}");
+    new_ones_have("first", "1430")?;
 
     let h1 = &lab.hosts[0].netns;
     narrow(h1, 1400)?;
@@ -75,8 +77,7 @@ fn the_size_of_packets_is_that_of_the_path_to_each_host() -> Result<()> {
         let link = h1.ip(&format!("-o link show dev {device}"))?;
         ensure!(link.contains(&format!("mtu {at_most} ")), "{link}");
     }
-    let mtu = mtu_of("second")?;
-    ensure!(mtu == "1330", "{mtu}");
+    new_ones_have("second", "1330")?;
 
     // What BGP learned goes the same way.
     lab.ctl().apply(&pools("Never"))?;
@@ -89,9 +90,7 @@ fn the_size_of_packets_is_that_of_the_path_to_each_host() -> Result<()> {
         );
         Ok::<_, anyhow::Error>(())
     })?;
-    let mtu = mtu_of("third")?;
-    ensure!(mtu == "1400", "{mtu}");
-    Ok(())
+    new_ones_have("third", "1400")
 }
 
 /// A host's own route to the others' subnet, which takes packets of this size.
@@ -189,7 +188,11 @@ fn containers_and_their_connections_follow_a_path_that_changes() -> Result<()> {
         let count = |mtu: u32| links.matches(&format!(" mtu {mtu} ")).count();
         Ok([count(1330) == 4, count(1430) == 5])
     };
-    ensure!(ends()? == [false, true], "{:?}", ends()?);
+    eventually(SOON, "a path of 1500", || {
+        let found = ends()?;
+        ensure!(found == [false, true], "{found:?}");
+        Ok::<_, anyhow::Error>(())
+    })?;
     for (path, expected) in [
         (1400, [true, false]),
         (1500, [false, true]),

@@ -21,7 +21,7 @@ use margay_lab::{NetNs, eventually};
 use crate::support::{PROMPT, Rack, our_route, ups};
 
 const BGP_PORT: u16 = 179;
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is wrong, what is sent, and the NOTIFICATIONs that say so.
 type Case<'a> = (&'a str, &'a [u8], &'a [(u8, u8)]);
@@ -90,7 +90,8 @@ fn garbage_on_the_port_disturbs_no_session() -> Result<()> {
             .map(|address| ups(rack.agent(0), address))
             .collect()
     };
-    ensure!(sessions()? == [1, 1, 1, 1], "{:?}", sessions()?);
+    let before = sessions()?;
+    ensure!(before.iter().all(|ups| *ups > 0), "{before:?}");
 
     let lab = &rack.cluster.lab;
     let random: Vec<u8> = (0..4096_u32)
@@ -135,6 +136,6 @@ fn garbage_on_the_port_disturbs_no_session() -> Result<()> {
         our_route(&h2.netns, &container.v4()?.to_string())
     })?;
     drop(open_connections);
-    ensure!(sessions()? == [1, 1, 1, 1], "{:?}", sessions()?);
+    ensure!(sessions()? == before, "{before:?}, {:?}", sessions()?);
     rack.established()
 }

@@ -52,10 +52,14 @@ fn millis(text: &str) -> Option<i64> {
     Some(((hours * 60.0 + minutes) * 60_000.0 + seconds * 1000.0) as i64)
 }
 
-/// The router has the sessions since when it had them: BIRD's arithmetic is not exact.
+/// BIRD's arithmetic is not exact, where it does not get to a processor between two looks at its clocks. Milliseconds;
+/// a session that came anew would be younger by more.
+const SLACK: i64 = 300;
+
+/// The router has the sessions since when it had them.
 fn since(rack: &Rack, before: &[i64]) -> Result<()> {
     let (_, now) = account(rack)?;
-    let same = now.iter().zip(before).all(|(a, b)| (a - b).abs() < 20);
+    let same = now.iter().zip(before).all(|(a, b)| (a - b).abs() < SLACK);
     ensure!(same, "{before:?} {now:?}");
     Ok(())
 }
@@ -72,8 +76,8 @@ fn told_times(rack: &Rack, what: &str) -> Result<usize> {
     Ok(log.lines().filter(|line| line.contains(what)).count())
 }
 
-/// It has taken over four sessions for the `times`th time, and is ready.
-fn took_over(rack: &Rack, times: usize) -> Result<()> {
+/// It has taken over four sessions for the `times`th time, and is ready; that with the router came up `ups` times.
+fn took_over(rack: &Rack, times: usize, came_up: usize) -> Result<()> {
     eventually(SOON, "it takes over", || {
         let told = told_times(rack, "took over sessions")?;
         ensure!(told == times, "{told} times");
@@ -82,7 +86,10 @@ fn took_over(rack: &Rack, times: usize) -> Result<()> {
     eventually(SOON, "it is ready", || rack.agent(IT).ensure_ready())?;
     rack.established()?;
     let tor = rack.hosts()[IT].tor_v4;
-    ensure!(ups(rack.agent(IT), tor)? == 1, "another session came up");
+    ensure!(
+        ups(rack.agent(IT), tor)? == came_up,
+        "another session came up"
+    );
     Ok(())
 }
 
@@ -92,10 +99,12 @@ fn a_reload_ends_no_session() -> Result<()> {
     let containers = rack.containers()?;
     everybody_knows(&rack, &containers)?;
     let before = account(&rack)?;
+    let came_up = ups(rack.agent(IT), rack.hosts()[IT].tor_v4)?;
     let watch = Watch::start(&rack, &containers)?;
+    sleep(AWAY);
     for times in 1..=3 {
         rack.cluster.agents[IT].process()?.signal(Signal::SIGHUP)?;
-        took_over(&rack, times)?;
+        took_over(&rack, times, came_up)?;
         let now = account(&rack)?.0;
         ensure!(now == before.0, "{:?}\n{now:?}", before.0);
         since(&rack, &before.1)?;
@@ -136,11 +145,12 @@ fn a_restart_by_the_service_manager_ends_no_session() -> Result<()> {
         eventually(SOON, "it takes over", || {
             let told = told_times(&rack, "took over sessions")?;
             ensure!(told == times, "{told} times: {}", log_tail(&rack)?);
-            rack.agent(IT).ensure_ready()
+            rack.agent(IT).ensure_ready()?;
+            ensure!(manager.kept() == 0, "what is served is not kept as well");
+            let told = told_times(&rack, "result=\"taken_over\" kept=6 lost=0")?;
+            ensure!(told == times, "{told} times: {}", log_tail(&rack)?);
+            Ok(())
         })?;
-        ensure!(manager.kept() == 0, "what is served is not kept as well");
-        let told = told_times(&rack, "result=\"taken_over\" kept=6 lost=0")?;
-        ensure!(told == times, "{told} times: {}", log_tail(&rack)?);
         let now = account(&rack)?.0;
         ensure!(now == before.0, "{:?}\n{now:?}", before.0);
         since(&rack, &before.1)?;
@@ -150,10 +160,11 @@ fn a_restart_by_the_service_manager_ends_no_session() -> Result<()> {
     // News from both sides while nobody is there.
     let mut gone = containers.remove(IT);
     rack.cluster.agents[IT].process()?.stop()?;
-    ensure!(
-        manager.kept() > 4,
-        "four connections and the state are kept"
-    );
+    eventually(SOON, "four connections and the state are kept", || {
+        let kept = manager.kept();
+        ensure!(kept > 4, "{kept}");
+        Ok(())
+    })?;
     gone.cni_del()?;
     let late = rack.cluster.attach(0, "late")?;
     rack.cluster.agents[IT].restart_under(&manager)?;
@@ -188,7 +199,7 @@ fn what_cannot_be_handed_over_is_a_graceful_restart() -> Result<()> {
 
     let watch = Watch::start(&rack, &containers)?;
     rack.cluster.agents[IT].process()?.stop()?;
-    manager.spoil()?;
+    eventually(SOON, "there is something to spoil", || manager.spoil())?;
     rack.cluster.agents[IT].restart_under(&manager)?;
     back(&rack, "a state that is damaged", watch)?;
     ensure!(told_times(&rack, "of no use")? == 1, "nobody complains");

@@ -76,6 +76,8 @@ fn sessions_follow_the_resources_and_only_those_that_changed() -> Result<()> {
     let ctl = rack.cluster.ctl();
     wait_for_sessions(h1, &["everyone", "only-h1"])?;
     wait_for_sessions(h2, &["everyone"])?;
+    let own = ups(h1, &tor1)?;
+    let global = [ups(h1, GLOBAL)?, ups(h2, GLOBAL)?];
     let count = |ctl: &Ctl| {
         ctl.run("get bgppeers -o name")
             .map(|text| text.lines().count())
@@ -101,10 +103,10 @@ fn sessions_follow_the_resources_and_only_those_that_changed() -> Result<()> {
     wait_for_sessions(h1, &["everyone"])?;
     ctl.apply(&peer("only-h1", "  node: h1\n", &tor1, TOR_AS))?;
     wait_for_sessions(h1, &["everyone", "only-h1"])?;
-    ensure!(ups(h1, &tor1)? == 2, "the changed session came up twice");
-    for agent in [h1, h2] {
+    ensure!(ups(h1, &tor1)? > own, "the changed session came up again");
+    for (agent, before) in [h1, h2].into_iter().zip(global) {
         ensure!(
-            ups(agent, GLOBAL)? == 1,
+            ups(agent, GLOBAL)? == before,
             "{} lost the other session",
             agent.name()
         );
@@ -131,11 +133,14 @@ fn of_the_whole_cluster(rack: &Rack) -> Result<()> {
     wait_for_sessions(h1, &["everyone", "mesh h2", "mesh h2", "only-h1"])?;
     wait_for_sessions(h2, &["everyone", "mesh h1", "mesh h1"])?;
     for host in rack.hosts() {
-        let listening = host.netns.exec("ss -Hltn sport = :1790 or sport = :179")?;
-        ensure!(
-            listening.contains(":1790") && !listening.contains(":179 "),
-            "{listening}"
-        );
+        eventually(PROMPT, "the hosts listen there", || {
+            let listening = host.netns.exec("ss -Hltn sport = :1790 or sport = :179")?;
+            ensure!(
+                listening.contains(":1790") && !listening.contains(":179 "),
+                "{listening}"
+            );
+            Ok(())
+        })?;
     }
     let peers = h1.status()?["bgp"]["peers"].to_string();
     ensure!(
@@ -256,6 +261,7 @@ fn a_router_with_an_address_may_be_in_our_as_or_in_any_other() -> Result<()> {
     )?;
     let (h1, ctl) = (rack.agent(0), rack.cluster.ctl());
     wait_for_sessions(h1, &["inside", "outside"])?;
+    let before = ups(h1, &v6)?;
     let container = rack.cluster.attach(0, "c1")?;
     let told = |route: String, attribute: String| {
         eventually(PROMPT, "the router is told", || {
@@ -278,7 +284,7 @@ fn a_router_with_an_address_may_be_in_our_as_or_in_any_other() -> Result<()> {
     })?;
     ctl.apply(&by_word("outside", &v4, "external"))?;
     wait_for_sessions(h1, &["inside", "outside"])?;
-    ensure!(ups(h1, &v6)? == 1, "the other session was touched");
+    ensure!(ups(h1, &v6)? == before, "the other session was touched");
     let listed = ctl.run("get bgppeers")?;
     ensure!(
         listed.contains("external") && listed.contains("internal"),

@@ -15,10 +15,10 @@ use margay_lab::{
 };
 
 /// Sessions and everything that begins with one; a loaded machine takes its time.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
-/// What a message on a session brings about: at once, but for the load of the machine.
-pub(crate) const PROMPT: Duration = Duration::from_secs(5);
+/// What a message on a session brings about: at once, but for the load of the machine. Less than a hold time.
+pub(crate) const PROMPT: Duration = Duration::from_secs(30);
 
 /// The agents' protocol number, as `ip` prints it where `rt_protos` does not name it.
 const OURS: [&str; 2] = ["77", "margay"];
@@ -113,7 +113,7 @@ fn unreached(from: &NetNs, parties: &[(&NetNs, Vec<IpAddr>)]) -> Vec<String> {
     let others = parties.iter().filter(|(to, _)| to.name() != from.name());
     others
         .flat_map(|(_, addresses)| addresses)
-        .filter(|address| ping(from, **address, Duration::from_secs(2)).is_err())
+        .filter(|address| ping(from, **address, PROMPT).is_err())
         .map(|address| format!("{} to {address}", from.name()))
         .collect()
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use margay_lab::resources::NETWORK;
-use margay_lab::run;
+use margay_lab::{eventually, run};
 
 use crate::containerd::end_those_of;
 use crate::image::{self, PAGE, SERVER};
@@ -113,7 +113,8 @@ fn containers_of_podman_reach_each_other_across_hosts_and_leave_nothing() {
     let url = format!("http://{to}:8080/");
     let page = hosts[0].run(&["exec", &name(0), "/bin/wget", "-q", "-O", "-", &url]);
     assert_eq!(page.unwrap().trim(), PAGE);
-    fetch(rack.tor(), rack.host(0).v4.into(), 8088, SOON).unwrap();
+    let published = || fetch(rack.tor(), rack.host(0).v4.into(), 8088, SOON);
+    eventually(SOON, "the port of the host leads there", published).unwrap();
     rack.ensure_isolated_by_label(a);
     hosts[0]
         .run(&["rm", "--force", "--time", "0", &name(0)])

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::image::PAGE;
 
 /// A loaded machine takes its time.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 const QUICK: Duration = Duration::from_secs(5);
 /// What does not pass is not waited for longer.
 const BLOCKED: Duration = Duration::from_millis(400);
@@ -145,7 +145,7 @@ impl Rack {
     pub(crate) fn ensure_served(&self, ip: IpAddr) {
         let tor = self.tor();
         eventually(SOON, "the router knows the way", || host_route(tor, ip)).unwrap();
-        ping(tor, ip, QUICK).unwrap();
+        ping(tor, ip, SOON).unwrap();
         eventually(SOON, "the page is served", || fetch(tor, ip, 8080, QUICK)).unwrap();
     }
 
