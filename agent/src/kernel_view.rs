@@ -61,6 +61,7 @@ fn interface(name: &str) -> Result<Found<Interface>, NetlinkError> {
         Some(link) => something(Interface {
             mtu: link.mtu,
             up: link.up,
+            no_carrier: link.up && !link.running,
             kind: link.kind,
         }),
     })

@@ -38,6 +38,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is set up.
     pub up: bool,
+    /// It is set up, and the other end is not.
+    pub no_carrier: bool,
     /// As the kernel calls it: `veth`, `vxlan`; empty for a physical one.
     pub kind: String,
 }

@@ -197,6 +197,10 @@ impl Tracer<'_> {
                         hop.tell(Source::Live, format!("interface {interface}, {found}"));
                         if !found.0.up {
                             hop.stop(format!("interface {interface} is down"));
+                        } else if found.0.no_carrier {
+                            hop.stop(format!(
+                                "interface {interface} has no carrier: the container's end is down"
+                            ));
                         }
                     }
                     Ok(Err(missing)) => {

@@ -29,7 +29,13 @@ pub(super) struct Interface(pub(super) kernel::Interface);
 
 impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if self.0.up { "up" } else { "DOWN" };
+        let state = match &self.0 {
+            kernel::Interface { up: false, .. } => "DOWN",
+            kernel::Interface {
+                no_carrier: true, ..
+            } => "up, NO CARRIER",
+            _ => "up",
+        };
         write!(f, "{state}, MTU {}", self.0.mtu)
     }
 }
@@ -132,5 +138,26 @@ impl<'a> Live<'a> {
         let target = to.to_string();
         let answer = self.agent(node)?.bgp(BgpRequest::Lookup { target }).await;
         self.heard(node, answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_says_what_keeps_packets_from_passing() {
+        let says = |up, no_carrier| {
+            let interface = kernel::Interface {
+                mtu: 1450,
+                up,
+                no_carrier,
+                ..kernel::Interface::default()
+            };
+            Interface(interface).to_string()
+        };
+        assert_eq!(says(true, false), "up, MTU 1450");
+        assert_eq!(says(true, true), "up, NO CARRIER, MTU 1450");
+        assert_eq!(says(false, false), "DOWN, MTU 1450");
     }
 }
