@@ -1,6 +1,9 @@
 //! The state machine.
 
+mod ending;
+mod messages;
 mod resume;
+mod timers;
 
 pub use resume::{Left, ResumeError};
 
@@ -12,26 +15,17 @@ use std::{
 use bytes::BytesMut;
 
 use crate::{
-    prefix::Family,
     session::{
-        ConnId, Direction, DownReason, Negotiated, Output, Retain, SessionConfig, State,
-        jitter::Jitter,
-        negotiate::{negotiate, our_open},
+        ConnId, Direction, DownReason, Negotiated, Output, SessionConfig, State, jitter::Jitter,
+        negotiate::our_open,
     },
-    wire::{
-        Kind, MessageType, Notification, Open, RouteRefresh, WireError, header,
-        refresh::RefreshKind,
-    },
+    wire::{MessageType, Notification, RouteRefresh, header, refresh::RefreshKind},
 };
 
 /// Hold time until the peer's OPEN came (RFC 4271 section 8.2.2).
 const LARGE_HOLD: Duration = Duration::from_secs(240);
 /// Shortest default send hold time (RFC 9687: the greater of 8 minutes and twice the hold time).
 const SEND_HOLD_MIN: Duration = Duration::from_secs(480);
-/// First wait after a session was lost that had been fine: long enough for the peer to notice.
-const QUICK_RETRY: Duration = Duration::from_secs(1);
-/// Waits after errors double up to this.
-const MAX_IDLE_HOLD: Duration = Duration::from_secs(120);
 /// A connection accepted this long after the session came up cannot be the loser of a collision:
 /// the peer restarted.
 const COLLISION_WINDOW: Duration = Duration::from_secs(1);
@@ -333,314 +327,9 @@ impl Session {
         true
     }
 
-    /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if matches!(self.will, Will::Held { until } if until <= now) {
-            self.run(now);
-        }
-        let ids: Vec<ConnId> = self.conns.iter().map(|c| c.id).collect();
-        for id in ids {
-            self.conn_timeout(id, now);
-        }
-        if due(self.connect_retry) {
-            self.retry_connect(now);
-        }
-    }
-
-    /// When to call [`handle_timeout`](Self::handle_timeout) next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let held = match self.will {
-            Will::Held { until } => Some(until),
-            _ => None,
-        };
-        let of_conns = self
-            .conns
-            .iter()
-            .flat_map(|c| [c.hold, c.keepalive, c.send_hold]);
-        [held, self.connect_retry]
-            .into_iter()
-            .chain(of_conns)
-            .flatten()
-            .min()
-    }
-
     /// What to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
-    }
-
-    fn message(
-        &mut self,
-        id: ConnId,
-        kind: MessageType,
-        body: &[u8],
-        now: Instant,
-    ) -> Result<Accepted, Notification> {
-        use MessageType as T;
-        let Some(conn) = self.conns.iter_mut().find(|c| c.id == id) else {
-            return Ok(Accepted::Done);
-        };
-        match (&conn.phase, kind) {
-            (Phase::Dialling, _) => {}
-            (_, T::Notification) => {
-                let received =
-                    Notification::decode(body).unwrap_or_else(WireError::into_notification);
-                self.end(id, DownReason::Received(received), now);
-            }
-            (Phase::Established { negotiated, .. }, kind) => {
-                let hold = negotiated.hold_time;
-                conn.hold = (!hold.is_zero()).then(|| now + hold);
-                match kind {
-                    T::Update => return Ok(Accepted::Update),
-                    T::RouteRefresh => self.refresh(body)?,
-                    T::Open => return Err(unexpected(Kind::FSM_ESTABLISHED, kind)),
-                    T::Keepalive | T::Notification => {}
-                }
-            }
-            (Phase::OpenConfirm(_), T::Keepalive) => self.establish(id, now),
-            (Phase::OpenConfirm(_), kind) => return Err(unexpected(Kind::FSM_OPEN_CONFIRM, kind)),
-            (Phase::OpenSent, T::Open) => self.open(id, body, now)?,
-            (Phase::OpenSent, kind) => return Err(unexpected(Kind::FSM_OPEN_SENT, kind)),
-        }
-        Ok(Accepted::Done)
-    }
-
-    fn refresh(&mut self, body: &[u8]) -> Result<(), Notification> {
-        let refresh = RouteRefresh::decode(body).map_err(WireError::into_notification)?;
-        let known = |r: &RouteRefresh| {
-            self.negotiated()
-                .is_some_and(|n| n.families.contains(&r.family))
-        };
-        if let Some(refresh) = refresh.filter(known) {
-            self.outputs.push_back(Output::Refresh(refresh));
-        }
-        Ok(())
-    }
-
-    /// The peer's OPEN arrived on a connection in OpenSent.
-    fn open(&mut self, id: ConnId, body: &[u8], now: Instant) -> Result<(), Notification> {
-        let open = Open::decode(body).map_err(WireError::into_notification)?;
-        let negotiated = negotiate(&self.config, open).map_err(WireError::into_notification)?;
-        if !self.resolve_collision(id, &negotiated, now) {
-            return Err(Notification::new(Kind::CEASE_COLLISION));
-        }
-        let keepalive = self.keepalive_at(&negotiated, now);
-        if let Some(conn) = self.conns.iter_mut().find(|c| c.id == id) {
-            conn.hold = (!negotiated.hold_time.is_zero()).then(|| now + negotiated.hold_time);
-            conn.keepalive = keepalive;
-            conn.phase = Phase::OpenConfirm(Box::new(negotiated));
-            self.send_keepalive(id);
-        }
-        Ok(())
-    }
-
-    /// RFC 4271 section 6.8, RFC 6286 section 2.3: whether `id` survives beside the connections
-    /// that are as far or further. Those that do not survive it are closed.
-    fn resolve_collision(&mut self, id: ConnId, peer: &Negotiated, now: Instant) -> bool {
-        let Some(new) = self.conn(id) else {
-            return false;
-        };
-        let (new_direction, new_since) = (new.direction, new.since);
-        let rival = self.conns.iter().find_map(|c| match &c.phase {
-            _ if c.id == id => None,
-            Phase::OpenConfirm(_) => Some((c.id, c.direction, None)),
-            Phase::Established { negotiated, since } => Some((
-                c.id,
-                c.direction,
-                Some((*since, negotiated.graceful_restart.is_some())),
-            )),
-            _ => None,
-        });
-        let Some((rival, rival_direction, established)) = rival else {
-            return true;
-        };
-        if let Some((since, graceful)) = established {
-            let restarted = graceful
-                && new_direction == Direction::Incoming
-                && new_since >= since + COLLISION_WINDOW;
-            if restarted {
-                self.end(rival, DownReason::Replaced, now);
-            }
-            return restarted;
-        }
-        if rival_direction == new_direction {
-            self.end(
-                rival,
-                DownReason::Sent(Notification::new(Kind::CEASE_COLLISION)),
-                now,
-            );
-            return true;
-        }
-        let ours = (self.config.local_id, self.config.local_as);
-        let ours_wins = ours > (peer.peer.id, peer.peer.asn);
-        let keep = if ours_wins {
-            Direction::Outgoing
-        } else {
-            Direction::Incoming
-        };
-        if new_direction == keep {
-            self.end(
-                rival,
-                DownReason::Sent(Notification::new(Kind::CEASE_COLLISION)),
-                now,
-            );
-        }
-        new_direction == keep
-    }
-
-    fn establish(&mut self, id: ConnId, now: Instant) {
-        let Some(conn) = self.conns.iter_mut().find(|c| c.id == id) else {
-            return;
-        };
-        let Phase::OpenConfirm(negotiated) = std::mem::replace(&mut conn.phase, Phase::OpenSent)
-        else {
-            return;
-        };
-        conn.hold = (!negotiated.hold_time.is_zero()).then(|| now + negotiated.hold_time);
-        conn.phase = Phase::Established {
-            negotiated: negotiated.clone(),
-            since: now,
-        };
-        self.outputs.push_back(Output::Up(id, negotiated));
-        self.fresh = false;
-        self.errors = 0;
-        self.connect_retry = None;
-        let others: Vec<ConnId> = self
-            .conns
-            .iter()
-            .map(|c| c.id)
-            .filter(|other| *other != id)
-            .collect();
-        for other in others {
-            self.end(
-                other,
-                DownReason::Sent(Notification::new(Kind::CEASE_COLLISION)),
-                now,
-            );
-        }
-    }
-
-    /// Ends one connection for `reason` and decides how the session goes on.
-    fn end(&mut self, id: ConnId, reason: DownReason, now: Instant) {
-        let Some(conn) = self.take_conn(id) else {
-            return;
-        };
-        if let (DownReason::Sent(cease), false) = (&reason, matches!(conn.phase, Phase::Dialling)) {
-            let mut out = BytesMut::new();
-            on_the_wire(cease, &conn.phase).encode(&mut out);
-            self.outputs.push_back(Output::Send(id, out.freeze()));
-        }
-        self.outputs.push_back(Output::Close(id));
-        let was_up = match conn.phase {
-            Phase::Established { negotiated, .. } => {
-                let retain = retain(&negotiated, &reason);
-                self.outputs.push_back(Output::Down {
-                    reason: reason.clone(),
-                    retain,
-                });
-                true
-            }
-            _ => {
-                self.outputs.push_back(Output::Failed(reason.clone()));
-                false
-            }
-        };
-        if self.will == Will::Running && self.conns.is_empty() {
-            self.plan_retry(&reason, was_up, now);
-        }
-    }
-
-    /// After the last connection ended.
-    fn plan_retry(&mut self, reason: &DownReason, was_up: bool, now: Instant) {
-        let retry = self.config.connect_retry;
-        let wait = match reason {
-            DownReason::Replaced | DownReason::DialFailed => retry,
-            DownReason::ConnectionLost if was_up => QUICK_RETRY.min(retry),
-            DownReason::ConnectionLost => retry,
-            DownReason::Sent(n) | DownReason::Received(n) if n.kind == Kind::CEASE_COLLISION => {
-                QUICK_RETRY.min(retry)
-            }
-            // Silence and the other operator's wish are no errors.
-            DownReason::Sent(n) if was_up && n.kind == Kind::HOLD_TIMER_EXPIRED => retry,
-            DownReason::Received(n) if n.kind.code == Kind::CEASE_COLLISION.code => retry,
-            DownReason::Received(n) if was_up && n.kind == Kind::HOLD_TIMER_EXPIRED => retry,
-            DownReason::Sent(_) | DownReason::Received(_) => return self.hold_idle(now),
-        };
-        self.connect_retry = Some(now + self.jitter.apply(wait));
-    }
-
-    /// RFC 4271 section 8.1.1, DampPeerOscillations: waits double with every error in a row.
-    fn hold_idle(&mut self, now: Instant) {
-        let wait = self
-            .config
-            .connect_retry
-            .saturating_mul(1 << self.errors.min(5));
-        self.errors += 1;
-        self.connect_retry = None;
-        let until = now + self.jitter.apply(wait.min(MAX_IDLE_HOLD));
-        self.will = Will::Held { until };
-    }
-
-    fn run(&mut self, now: Instant) {
-        self.will = Will::Running;
-        self.retry_connect(now);
-    }
-
-    /// Dials unless the session is passive or a connection is on its way.
-    fn retry_connect(&mut self, now: Instant) {
-        self.connect_retry = None;
-        if self.config.passive || self.will != Will::Running {
-            return;
-        }
-        let dialling = self
-            .conns
-            .iter()
-            .find(|c| matches!(c.phase, Phase::Dialling));
-        if let Some(id) = dialling.map(|c| c.id) {
-            self.drop_conn(id);
-            self.outputs
-                .push_back(Output::Failed(DownReason::DialFailed));
-        }
-        let retry = self.config.connect_retry;
-        self.connect_retry = Some(now + self.jitter.apply(retry));
-        // A connection on its way is given as long as an attempt of ours.
-        let busy = |c: &Conn| !matches!(c.phase, Phase::OpenSent) || now < c.since + retry;
-        if !self.conns.iter().any(busy) {
-            let id = self.add_conn(Direction::Outgoing, now);
-            self.outputs.push_back(Output::Dial(id));
-        }
-    }
-
-    fn conn_timeout(&mut self, id: ConnId, now: Instant) {
-        let Some(conn) = self.conn(id) else { return };
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if due(conn.hold) {
-            let kind = Kind::HOLD_TIMER_EXPIRED;
-            return self.end(id, DownReason::Sent(Notification::new(kind)), now);
-        }
-        if due(conn.send_hold) {
-            let kind = Kind::SEND_HOLD_TIMER_EXPIRED;
-            return self.end(id, DownReason::Sent(Notification::new(kind)), now);
-        }
-        if due(conn.keepalive) {
-            self.send_keepalive(id);
-            let interval = match &self.conn(id).map(|c| &c.phase) {
-                Some(Phase::OpenConfirm(n) | Phase::Established { negotiated: n, .. }) => {
-                    n.keepalive
-                }
-                _ => Duration::ZERO,
-            };
-            let next = (!interval.is_zero()).then(|| now + self.jitter.apply(interval));
-            if let Some(conn) = self.conns.iter_mut().find(|c| c.id == id) {
-                conn.keepalive = next;
-            }
-        }
-    }
-
-    fn keepalive_at(&mut self, negotiated: &Negotiated, now: Instant) -> Option<Instant> {
-        let interval = negotiated.keepalive;
-        (!interval.is_zero()).then(|| now + self.jitter.apply(interval))
     }
 
     fn send_open(&mut self, id: ConnId, now: Instant) {
@@ -689,61 +378,6 @@ impl Session {
             self.outputs.push_back(Output::Close(id));
         }
     }
-}
-
-/// RFC 4724 section 4.2, RFC 8538 section 4, RFC 9494 section 4.2: what outlives the session.
-fn retain(negotiated: &Negotiated, reason: &DownReason) -> Option<Retain> {
-    let peer = negotiated.graceful_restart.as_ref()?;
-    let kept = match reason {
-        DownReason::ConnectionLost | DownReason::Replaced | DownReason::DialFailed => true,
-        DownReason::Received(n) => {
-            negotiated.survives_notification() && n.kind != Kind::CEASE_HARD_RESET
-        }
-        DownReason::Sent(n) => negotiated.survives_notification() && !is_hard(n.kind),
-    };
-    let families: Vec<Family> = peer
-        .families
-        .iter()
-        .map(|f| f.family)
-        .filter(|f| negotiated.families.contains(f))
-        .collect();
-    let long_lived = Family::ALL.map(|family| negotiated.long_lived_time(family));
-    let any = !families.is_empty() || long_lived.iter().any(|time| !time.is_zero());
-    (kept && any).then_some(Retain {
-        families,
-        restart_time: Duration::from_secs(peer.restart_time_secs.into()),
-        long_lived,
-    })
-}
-
-/// RFC 8538 section 5, RFC 9384 section 3: what an operator, a limit or a dead path ended must not be kept
-/// alive by grace.
-const fn is_hard(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::CEASE_ADMIN_SHUTDOWN
-            | Kind::CEASE_PEER_DECONFIGURED
-            | Kind::CEASE_ADMIN_RESET
-            | Kind::CEASE_MAX_PREFIXES
-            | Kind::CEASE_HARD_RESET
-            | Kind::CEASE_BFD_DOWN
-    )
-}
-
-/// The NOTIFICATION as sent: wrapped in a hard reset where grace would misread it.
-fn on_the_wire(cease: &Notification, phase: &Phase) -> Notification {
-    let wrap = matches!(phase, Phase::Established { negotiated, .. }
-        if negotiated.survives_notification() && is_hard(cease.kind));
-    if wrap {
-        cease.clone().into_hard_reset()
-    } else {
-        cease.clone()
-    }
-}
-
-/// RFC 6608 section 3: the data is the type of the message.
-fn unexpected(kind: Kind, message: MessageType) -> Notification {
-    Notification::with_data(kind, &[message.to_wire()])
 }
 
 #[cfg(test)]

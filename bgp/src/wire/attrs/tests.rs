@@ -1,6 +1,8 @@
+use bytes::BytesMut;
 use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
+use crate::wire::notification::Kind;
 
 const IBGP4: AttrContext = AttrContext {
     four_octet_as: true,
