@@ -115,7 +115,13 @@ fn the_documentation_names_every_key() -> Result<()> {
     let words: BTreeSet<&str> = docs
         .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .collect();
-    for file in ["config.rs", "daemon.rs", "filter_config.rs", "bmp/mod.rs"] {
+    for file in [
+        "config.rs",
+        "config/peer.rs",
+        "daemon.rs",
+        "filter_config.rs",
+        "bmp/mod.rs",
+    ] {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
             .join("../speaker/src")
             .join(file);
