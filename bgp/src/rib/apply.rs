@@ -299,7 +299,7 @@ impl Rib {
         let add_path = self.identifies_paths(peer, P::FAMILY);
         let age = self
             .peer(peer)
-            .map_or(Age::Fresh, |p| p.age[P::FAMILY.index()]);
+            .map_or(Age::FIRST, |p| p.age[P::FAMILY.index()]);
         let family = &mut self.families[P::FAMILY.index()];
         let mut added = 0;
         // The operations that the last prefix got, and the set that came of it.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::{FamilyRib, PeerId, Rib};
+use super::{FamilyRib, PeerId, Rib, table::Age};
 use crate::prefix::Family;
 
 /// Something to be done about every path of a peer, or every prefix.
@@ -13,12 +13,18 @@ pub(super) enum Chore {
     Import,
     /// The paths of the peer go.
     Drop(Doomed),
-    /// The paths of the peer, which is gone or says all of them again, become stale.
-    Mark,
     /// The stale paths of the peer become long-lived stale ones.
     LongLived,
     /// The prefixes are decided again.
     Decide,
+}
+
+impl Chore {
+    /// Whether all that `before` has to do is done by this one, begun later.
+    fn covers(self, before: Self) -> bool {
+        let stale = |chore| matches!(chore, Self::Drop(Doomed::Before(_)));
+        self == before || stale(self) && stale(before)
+    }
 }
 
 /// Which paths of a peer go.
@@ -26,8 +32,17 @@ pub(super) enum Chore {
 pub(super) enum Doomed {
     /// Every one.
     All,
-    /// Those that it has not announced again.
-    Stale,
+    /// Those that it has not announced again in or after this age.
+    Before(Age),
+}
+
+impl Doomed {
+    pub(super) fn includes(self, age: Age) -> bool {
+        match self {
+            Self::All => true,
+            Self::Before(fresh) => age.is_before(fresh),
+        }
+    }
 }
 
 /// A chore on its way through a table.
@@ -84,15 +99,16 @@ impl Rib {
 
     /// Begins a chore, and does the first portion if no other is before it. One that is under way
     /// starts over from where it is, so that starting over again and again does not keep it from
-    /// any part of the table.
+    /// any part of the table; what is to go by then is more than it was.
     pub(super) fn begin(&mut self, peer: Option<PeerId>, family: Family, chore: Chore) {
         if peer.is_some_and(|peer| self.prefix_count(peer, family) == 0) {
             return;
         }
         let end = self.families[family.index()].table.id_bound();
-        let is_same = |u: &&mut Underway| (u.peer, u.family, u.chore) == (peer, family, chore);
+        let is_same =
+            |u: &&mut Underway| (u.peer, u.family) == (peer, family) && chore.covers(u.chore);
         if let Some(known) = self.chores.0.iter_mut().find(is_same) {
-            (known.end, known.left) = (end, end);
+            (known.chore, known.end, known.left) = (chore, end, end);
             return;
         }
         self.chores.0.push_back(Underway {
@@ -143,7 +159,6 @@ impl Rib {
             }
             (Some(peer), Chore::Import) => self.import_again(peer, family, &ids),
             (Some(peer), Chore::Drop(doomed)) => self.drop_paths(peer, family, &ids, doomed),
-            (Some(peer), Chore::Mark) => self.mark_paths(peer, family, &ids),
             (Some(peer), Chore::LongLived) => self.make_long_lived(peer, family, &ids),
             (None, _) => {}
         }
@@ -151,6 +166,9 @@ impl Rib {
         if under.left > 0 && !none {
             self.chores.0.insert(at, under);
         } else if let Some(peer) = peer {
+            if let Chore::Drop(Doomed::Before(fresh)) = under.chore {
+                self.ages_since(peer, family, fresh);
+            }
             self.forget(peer);
         }
     }

@@ -17,7 +17,7 @@ use super::{
     export::Export,
     group::{Group, GroupKey, Marker, Queue},
     held::Held,
-    table::{LOCAL, Source},
+    table::{LOCAL, Path, Source},
 };
 use crate::prefix::{Family, Prefix};
 
@@ -70,8 +70,8 @@ impl Rib {
         let may_be = self.peer(peer).map_or([false; 2], |p| p.stale);
         let stale = |family: Family| {
             let table = &self.families[family.index()].table;
-            let of_peer = |id: u32| table.paths(id).iter().filter(|p| p.source == peer.0);
-            may_be[family.index()] && table.ids().any(|id| of_peer(id).any(|p| p.is_stale()))
+            let is_stale = |p: &Path| p.source == peer.0 && self.is_stale(family, p);
+            may_be[family.index()] && table.ids().any(|id| table.paths(id).iter().any(is_stale))
         };
         self.deferral.is_none() && !Family::ALL.into_iter().any(stale)
     }

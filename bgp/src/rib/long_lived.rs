@@ -62,15 +62,15 @@ impl Rib {
         let mut made = HashMap::<(u32, u32), Option<u32>, foldhash::fast::RandomState>::default();
         let mut gone = 0;
         for &id in ids {
+            let mut paths = self.paths_of(peer.0, family, id);
+            paths.retain(|path| self.is_stale(family, path));
             let rib = &mut self.families[family.index()];
-            let stale = |p: &&Path| p.source == peer.0 && p.is_stale();
-            let paths: Vec<Path> = rib.table.paths(id).iter().filter(stale).copied().collect();
             for path in paths {
                 let (pre, post) = (path.pre, path.post);
                 let marked = made.entry((pre, post));
                 let marked = marked.or_insert_with(|| long_lived(&mut self.attrs, pre, post));
                 if let Some(post) = *marked {
-                    let age = Age::LongStale;
+                    let age = Age::LONG_STALE;
                     apply::put(rib, &mut self.attrs, id, Path { age, post, ..path });
                 } else {
                     let key = (path.source, path.path_id);

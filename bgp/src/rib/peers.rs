@@ -66,6 +66,8 @@ pub(super) struct Peer {
     pub(super) stale: [bool; 2],
     /// The age of paths that it announces, by family.
     pub(super) age: [Age; 2],
+    /// Ages since the first that a path of its may have, by family.
+    pub(super) ages: [u8; 2],
     /// Paths held by family.
     pub(super) paths: [u32; 2],
     pub(super) stats: PeerStats,
@@ -83,7 +85,8 @@ impl Rib {
             last: None,
             grace: [None; 2],
             stale: [false; 2],
-            age: [Age::Fresh; 2],
+            age: [Age::FIRST; 2],
+            ages: [0; 2],
             paths: [0; 2],
             stats: PeerStats::default(),
             removed: false,
@@ -331,7 +334,7 @@ impl Rib {
         let mut gone = 0;
         for &id in ids {
             for path in self.paths_of(peer.0, family, id) {
-                if doomed == Doomed::All || path.is_stale() {
+                if doomed.includes(path.age) {
                     let rib = &mut self.families[family.index()];
                     let key = (path.source, path.path_id);
                     gone += u32::from(apply::take(rib, &mut self.attrs, id, key));
@@ -374,7 +377,7 @@ impl Rib {
                         apply::modified(&mut self.attrs, path.pre, &filter, rule)
                     }),
                 };
-                if path.age == Age::LongStale {
+                if path.age == Age::LONG_STALE {
                     let Some(marked) = long_lived(&mut self.attrs, path.pre, post) else {
                         let key = (path.source, path.path_id);
                         gone += u32::from(apply::take(rib, &mut self.attrs, id, key));

@@ -6,7 +6,7 @@ use super::{
     Families, LongLivedPeer, PeerId, PeerRestart, Rib,
     chores::{Chore, Doomed},
     long_lived::{Grace, Then},
-    table::Age,
+    table::{Age, Path},
 };
 use crate::prefix::Family;
 
@@ -121,43 +121,63 @@ impl Rib {
         self.settle_some(self.limits.portion);
     }
 
-    /// All that the peer has said of a family becomes stale, in portions: it is gone, or says all of it
-    /// again, and what it does not repeat goes. What it says from here on is fresh.
+    /// All that the peer has said of a family becomes stale: it is gone, or says all of it again, and what
+    /// it does not repeat goes. What it says from here on is fresh.
     pub(super) fn mark_stale(&mut self, peer: PeerId, family: Family) {
-        // Nothing that was to go before may be taken for what goes now.
-        self.finish_family(peer, family);
-        if let Some(state) = self.peer_mut(peer) {
-            let at = family.index();
-            state.stale[at] = true;
-            state.age[at] = match state.age[at] {
-                Age::Fresh => Age::Again,
-                _ => Age::Fresh,
-            };
+        let at = family.index();
+        if self.peer(peer).is_some_and(|p| p.ages[at] >= Age::MOST) {
+            self.make_one_age(peer, family);
         }
-        self.begin(Some(peer), family, Chore::Mark);
+        if let Some(state) = self.peer_mut(peer) {
+            if state.paths[at] == 0 {
+                state.ages[at] = 0;
+            }
+            state.stale[at] = true;
+            state.age[at] = state.age[at].next();
+            state.ages[at] += 1;
+        }
     }
 
-    /// Marks the paths of the peer for these prefixes.
-    pub(super) fn mark_paths(&mut self, peer: PeerId, family: Family, ids: &[u32]) {
-        let Some(fresh) = self.peer(peer).map(|p| p.age[family.index()]) else {
+    /// Whether the peer that a path comes from has yet to repeat it.
+    pub(super) fn is_stale(&self, family: Family, path: &Path) -> bool {
+        let peer = self.peer(PeerId(path.source));
+        peer.is_some_and(|p| path.age.is_before(p.age[family.index()]))
+    }
+
+    /// Nothing is left of the ages of a peer before `first`.
+    pub(super) fn ages_since(&mut self, peer: PeerId, family: Family, first: Age) {
+        if let Some(state) = self.peer_mut(peer) {
+            let at = family.index();
+            state.ages[at] = first.until(state.age[at]);
+        }
+    }
+
+    /// No more ages can be told apart: whatever is stale is of the same.
+    fn make_one_age(&mut self, peer: PeerId, family: Family) {
+        // But for what is about to go.
+        self.finish_family(peer, family);
+        let at = family.index();
+        let Some(state) = self.peer_mut(peer) else {
             return;
         };
-        let table = &mut self.families[family.index()].table;
-        for &id in ids {
+        state.ages[at] = 0;
+        let age = state.age[at];
+        let table = &mut self.families[at].table;
+        for id in 0..table.id_bound() {
             let paths = table.paths_mut(id).iter_mut();
-            for path in paths.filter(|p| p.source == peer.0) {
-                if path.age != fresh && !path.is_stale() {
-                    path.age = Age::Stale;
-                }
-            }
+            let of_peer = paths.filter(|p| p.source == peer.0 && p.age != Age::LONG_STALE);
+            of_peer.for_each(|path| path.age = age);
         }
     }
 
     /// Drops what is stale.
     pub(super) fn purge_stale(&mut self, peer: PeerId, family: Family) {
-        let state = self.peer_mut(peer);
-        if state.is_some_and(|p| std::mem::take(&mut p.stale[family.index()])) {
-            self.begin(Some(peer), family, Chore::Drop(Doomed::Stale));
+        let Some(state) = self.peer_mut(peer) else {
+            return;
+        };
+        let fresh = state.age[family.index()];
+        if std::mem::take(&mut state.stale[family.index()]) {
+            self.begin(Some(peer), family, Chore::Drop(Doomed::Before(fresh)));
         }
     }
 

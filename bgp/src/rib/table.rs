@@ -29,17 +29,40 @@ pub(crate) struct Path {
     pub(crate) post: u32,
 }
 
-/// Whether the source still stands behind a path.
+/// When its source said a path. A peer that is lost, or says all of its paths again, begins a new age, and
+/// paths of those before are stale: a whole table is marked by one number.
+///
+/// Ages go round. Which of two comes first is known of those that are less than half a round apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Age {
-    Fresh,
-    /// As fresh. What a peer says takes turns between the two, so that routes that it repeats while those
-    /// before are marked stale, in portions, are not taken for them.
-    Again,
-    /// Kept from a lost session (RFC 4724, section 4.2) or awaiting a refresh.
-    Stale,
-    /// Kept beyond the restart time; `post` says so (RFC 9494, section 4.2).
-    LongStale,
+pub(crate) struct Age(u8);
+
+/// Ages in a round.
+const ROUND: u8 = u8::MAX;
+
+impl Age {
+    pub(crate) const FIRST: Self = Self(0);
+    /// Of a path that is kept beyond the restart time; `post` says so (RFC 9494, section 4.2). Before any
+    /// other.
+    pub(crate) const LONG_STALE: Self = Self(ROUND);
+    /// Ages that may pass before nothing is left of the first.
+    pub(crate) const MOST: u8 = ROUND / 2;
+
+    pub(crate) const fn next(self) -> Self {
+        Self((self.0 + 1) % ROUND)
+    }
+
+    /// How many ages after this one `later` is.
+    pub(crate) const fn until(self, later: Self) -> u8 {
+        if later.0 >= self.0 {
+            later.0 - self.0
+        } else {
+            ROUND - (self.0 - later.0)
+        }
+    }
+
+    pub(crate) fn is_before(self, other: Self) -> bool {
+        self == Self::LONG_STALE || (1..=Self::MOST).contains(&self.until(other))
+    }
 }
 
 impl Path {
@@ -48,15 +71,11 @@ impl Path {
         Self {
             source,
             number: 0,
-            age: Age::Fresh,
+            age: Age::FIRST,
             path_id,
             pre,
             post,
         }
-    }
-
-    pub(crate) fn is_stale(&self) -> bool {
-        matches!(self.age, Age::Stale | Age::LongStale)
     }
 
     /// What tells it from other paths of its destination.

@@ -209,7 +209,7 @@ impl Rib {
             state,
             compared: explained.lost.map(|(_, compared)| compared),
             multipath: false,
-            stale: path.is_stale(),
+            stale: self.is_stale(family, path),
         }
     }
 
@@ -253,7 +253,7 @@ impl Rib {
                 path_id: self.path_id(family, path),
                 next_hop: self.next_hops.wire(self.attrs.set(path.pre).next_hop),
                 attrs: self.attrs.decode(path.pre),
-                stale: path.is_stale(),
+                stale: self.is_stale(family, path),
             })
         })
     }

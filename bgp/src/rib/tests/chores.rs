@@ -164,58 +164,88 @@ fn restarted() -> SessionInfo {
     }
 }
 
-#[test]
-fn routes_of_a_lost_peer_are_stale_in_portions_and_all_are_once_it_is_back() {
-    let (mut rib, feeder, _, now) = rib();
-    let keep = Some(KEEP);
-    let stale = |rib: &Rib| {
-        rib.adj_in(feeder, V4, 0..u32::MAX)
-            .filter(|r| r.stale)
-            .count()
-    };
-    rib.peer_down(feeder, keep, now);
-    let first = stale(&rib);
-    assert!(0 < first && first < ROUTES as usize, "{first} stale");
-    rib.peer_up(feeder, restarted(), now);
-    assert_eq!(stale(&rib), ROUTES as usize);
-    tell(&mut rib, feeder, 65001, 0..100);
-    rib.handle_eor(feeder, V4);
-    portions(&mut rib);
-    assert_eq!((stale(&rib), best(&rib)), (0, 100));
+fn stale(rib: &Rib, peer: PeerId) -> usize {
+    let all = rib.adj_in(peer, V4, 0..u32::MAX);
+    all.filter(|r| r.stale).count()
 }
 
 #[test]
-fn rfc7313_4_what_is_said_again_is_marked_in_portions_and_what_is_repeated_meanwhile_stays() {
+fn routes_of_a_lost_peer_are_stale_at_once_and_go_in_portions_once_it_is_back_without_them() {
+    let (mut rib, feeder, _, now) = rib();
+    rib.peer_down(feeder, Some(KEEP), now);
+    assert_eq!(stale(&rib, feeder), ROUTES as usize);
+    rib.peer_up(feeder, restarted(), now);
+    assert_eq!(stale(&rib, feeder), ROUTES as usize);
+    tell(&mut rib, feeder, 65001, 0..100);
+    rib.handle_eor(feeder, V4);
+    assert!(stale(&rib, feeder) > 0);
+    assert!(portions(&mut rib) > 10);
+    assert_eq!((stale(&rib, feeder), best(&rib)), (0, 100));
+}
+
+#[test]
+fn rfc7313_4_what_is_repeated_after_the_last_begin_stays_and_the_rest_goes_in_portions() {
     let (mut rib, feeder, reader, _) = rib();
-    let stale = |rib: &Rib| {
-        let all = rib.adj_in(feeder, V4, 0..u32::MAX);
-        all.filter(|r| r.stale).count()
-    };
     for turn in 1..=3 {
         rib.handle_refresh(feeder, V4, RefreshKind::Begin);
-        // Others have their turn.
-        let first = stale(&rib);
-        assert!(
-            0 < first && first <= PORTION,
-            "{first} stale in turn {turn}"
-        );
+        assert_eq!(stale(&rib, feeder), ROUTES as usize, "turn {turn}");
         tell(&mut rib, reader, 65002, [5000].into_iter());
         tell(&mut rib, feeder, 65001, (0..10).chain(900..910));
-        assert!(rib.work());
-        tell(&mut rib, feeder, 65001, 500..510);
         if turn == 2 {
             // Once more from the start: what was repeated so far does not count.
             rib.handle_refresh(feeder, V4, RefreshKind::Begin);
             tell(&mut rib, feeder, 65001, 500..505);
         }
-        // The end comes before all are marked.
         rib.handle_refresh(feeder, V4, RefreshKind::End);
-        assert!(portions(&mut rib) > 2);
-        let repeated = if turn == 2 { 5 } else { 30 };
-        assert_eq!((stale(&rib), rib.prefix_count(feeder, V4)), (0, repeated));
+        assert!(portions(&mut rib) > 10);
+        let repeated = if turn == 2 { 5 } else { 20 };
+        assert_eq!(
+            (stale(&rib, feeder), rib.prefix_count(feeder, V4)),
+            (0, repeated)
+        );
         tell(&mut rib, feeder, 65001, 0..ROUTES);
         portions(&mut rib);
     }
+}
+
+#[test]
+fn rfc7313_4_a_begin_while_the_routes_of_the_last_refresh_go_finishes_nothing_at_once() {
+    let (mut rib, feeder, ..) = rib();
+    rib.handle_refresh(feeder, V4, RefreshKind::Begin);
+    tell(&mut rib, feeder, 65001, 0..500);
+    rib.handle_refresh(feeder, V4, RefreshKind::End);
+    assert!(rib.work());
+    let before = rib.prefix_count(feeder, V4);
+    assert!(before > 500);
+    rib.handle_refresh(feeder, V4, RefreshKind::Begin);
+    assert_eq!(rib.prefix_count(feeder, V4), before);
+    tell(&mut rib, feeder, 65001, 0..10);
+    // Its own end is yet to come: only what the last refresh left out goes.
+    portions(&mut rib);
+    assert_eq!((stale(&rib, feeder), best(&rib)), (490, 500));
+    rib.handle_refresh(feeder, V4, RefreshKind::End);
+    rib.handle_refresh(feeder, V4, RefreshKind::Begin);
+    portions(&mut rib);
+    assert_eq!((stale(&rib, feeder), best(&rib)), (10, 10));
+}
+
+#[test]
+fn a_peer_that_begins_a_refresh_again_and_again_keeps_what_it_repeats_after_the_last() {
+    let (mut rib, feeder, ..) = rib();
+    for turn in 0..1000 {
+        rib.handle_refresh(feeder, V4, RefreshKind::Begin);
+        assert_eq!(stale(&rib, feeder), ROUTES as usize, "turn {turn}");
+        tell(&mut rib, feeder, 65001, turn..turn + 1);
+        if turn == 700 {
+            // Some are on their way out.
+            rib.handle_refresh(feeder, V4, RefreshKind::End);
+            portions(&mut rib);
+            tell(&mut rib, feeder, 65001, 0..ROUTES);
+        }
+    }
+    rib.handle_refresh(feeder, V4, RefreshKind::End);
+    portions(&mut rib);
+    assert_eq!((stale(&rib, feeder), best(&rib)), (0, 1));
 }
 
 #[test]
@@ -314,9 +344,8 @@ fn stale_routes_that_are_to_go_in_portions_never_outlive_another_loss() {
     // Most of what was not repeated is still there when the session is lost once more.
     assert!(rib.prefix_count(feeder, V4) > 100);
     rib.peer_down(feeder, keep, now);
-    assert_eq!(rib.prefix_count(feeder, V4), 100);
     portions(&mut rib);
-    assert_eq!(best(&rib), 100);
+    assert_eq!((stale(&rib, feeder), best(&rib)), (100, 100));
 }
 
 #[test]
