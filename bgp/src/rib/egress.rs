@@ -328,6 +328,12 @@ impl Rib {
         let Some(own) = self.groups[at].as_ref().filter(|g| !g.main) else {
             return;
         };
+        let undecided = !self.families[family.index()].changed.list.is_empty();
+        if own.key.add_path.is_some() && undecided {
+            // What is told of several paths is ahead of the decision: of what is undecided each group may
+            // have told something else.
+            return;
+        }
         let is_main =
             |g: &Option<Box<Group>>| g.as_ref().is_some_and(|g| g.main && g.key == own.key);
         match self.groups.iter().position(is_main) {

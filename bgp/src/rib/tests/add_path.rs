@@ -403,6 +403,40 @@ proptest! {
 }
 
 #[test]
+fn rfc7911_a_peer_that_catches_up_while_a_path_goes_is_told_that_it_is_gone() {
+    let announce = |peer, prefix, variant| Op::Announce {
+        peer,
+        prefix,
+        path_id: 0,
+        variant,
+    };
+    let mut world = World::new();
+    for op in [
+        announce(1, 0, 0),
+        announce(0, 0, 0),
+        announce(0, 0, 0),
+        announce(0, 1, 1),
+        announce(0, 2, 1),
+        Op::Drain { peer: 1 },
+        announce(4, 0, 0),
+        Op::Drain { peer: 0 },
+        Op::Withdraw {
+            peer: 4,
+            prefix: 0,
+            path_id: 0,
+        },
+        // Both before the decision.
+        Op::Read { peer: 1 },
+        Op::Read { peer: 0 },
+    ] {
+        world.apply(&op);
+    }
+    for peer in 0..PEERS {
+        world.drain(peer);
+    }
+}
+
+#[test]
 fn rfc7911_3_paths_of_one_peer_are_told_apart_by_their_identifier() {
     let mut world = World::new();
     let prefix = prefixes()[0];
