@@ -110,7 +110,7 @@ fn compare(world: &World, present: &BTreeSet<(String, u32)>) -> Suspects {
             .endpoints
             .iter()
             .filter(|(_, e)| !names.contains(e.resource.spec.interface_name.as_str()))
-            .map(|(key, _)| (**key).clone())
+            .map(|(key, _)| key.clone())
             .collect(),
         interfaces: present
             .iter()
@@ -157,7 +157,7 @@ mod tests {
             mod_revision: 1,
         });
         let world = World {
-            endpoints: Arc::new([(Arc::new(key.clone()), endpoint)].into()),
+            endpoints: Arc::new([(key.clone(), endpoint)].into_iter().collect()),
             ..World::default()
         };
         let stray = BTreeSet::from([("mgy00000000002".to_owned(), 7)]);

@@ -1,5 +1,7 @@
 //! What handlers may know of the cluster: a snapshot that the graph task publishes.
 
+mod endpoints;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,11 +18,10 @@ use margay_model::store::Revision;
 use margay_model::workload_endpoint::WorkloadEndpoint;
 use tokio::sync::watch;
 
+pub(crate) use endpoints::Endpoints;
+
 /// How long a call waits for an agent that is still reading the store.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// This node's endpoints. Copied whole when one of them changes, and so nothing in it is.
-pub(crate) type Endpoints = BTreeMap<Arc<ResourceKey>, Arc<LocalEndpoint>>;
 
 /// A consistent view at one moment; replaced whole, never changed.
 #[derive(Clone, Debug, Default)]
@@ -101,11 +102,7 @@ impl World {
         container_id: &str,
         ifname: &str,
     ) -> Option<(&ResourceKey, &Arc<LocalEndpoint>)> {
-        let mut all = self
-            .endpoints
-            .iter()
-            .map(|(key, endpoint)| (&**key, endpoint));
-        all.find(|(_, endpoint)| {
+        self.endpoints.iter().find(|(_, endpoint)| {
             let spec = &endpoint.resource.spec;
             spec.container_id == container_id && spec.endpoint == ifname
         })

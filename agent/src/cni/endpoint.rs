@@ -123,8 +123,7 @@ pub(super) fn ensure_floats_free(
                 let mut nets = endpoint.resource.spec.ip_networks.iter();
                 nets.any(|net| net.addr() == *ip)
             };
-            all.find(|(_, endpoint)| has(endpoint))
-                .map(|(key, _)| &**key)
+            all.find(|(_, endpoint)| has(endpoint)).map(|(key, _)| key)
         };
         let Some(holder) = floats.or_else(own).filter(|holder| *holder != key) else {
             continue;

@@ -20,7 +20,7 @@ pub(super) fn ensure_free(
     for port in wanted {
         let holder = world.endpoints.iter().find(|(other, endpoint)| {
             let ports = &endpoint.resource.spec.ports;
-            ***other != *key && ports.iter().any(|held| are_same(held, port))
+            **other != *key && ports.iter().any(|held| are_same(held, port))
         });
         if let Some((_, holder)) = holder {
             let msg = format!(

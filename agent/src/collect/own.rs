@@ -118,7 +118,7 @@ mod tests {
         });
         let key = ResourceKey::namespaced(Kind::WorkloadEndpoint, "default", "e");
         let world = World {
-            endpoints: Arc::new([(Arc::new(key), endpoint)].into()),
+            endpoints: Arc::new([(key, endpoint)].into_iter().collect()),
             ..World::default()
         };
         let all = vec![

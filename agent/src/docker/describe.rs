@@ -71,7 +71,7 @@ impl Driver {
                 && spec.orchestrator == ORCHESTRATOR
                 && !annotations.contains_key(CONTAINER_ANNOTATION)
             {
-                self.describe_later((**key).clone(), network, &spec.endpoint);
+                self.describe_later(key.clone(), network, &spec.endpoint);
             }
         }
     }

@@ -52,7 +52,7 @@ impl Driver {
         let told = docker.filter_map(|(key, endpoint)| {
             let annotations = &endpoint.resource.metadata.annotations;
             let id = annotations.get(CONTAINER_ANNOTATION)?.clone();
-            Some(((**key).clone(), id, is_marked(&endpoint.resource)))
+            Some((key.clone(), id, is_marked(&endpoint.resource)))
         });
         told.collect()
     }

@@ -206,13 +206,11 @@ mod tests {
                 "libnetwork",
                 resource.metadata.name.clone(),
             );
-            (
-                Arc::new(key),
-                Arc::new(LocalEndpoint {
-                    resource,
-                    mod_revision: 1,
-                }),
-            )
+            let endpoint = LocalEndpoint {
+                resource,
+                mod_revision: 1,
+            };
+            (key, Arc::new(endpoint))
         };
         World {
             pools: Arc::new(vec![

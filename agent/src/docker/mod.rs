@@ -233,11 +233,7 @@ impl Driver {
         world: &'w World,
         ip: IpAddr,
     ) -> Option<(&'w ResourceKey, &'w Arc<LocalEndpoint>)> {
-        let mut all = world
-            .endpoints
-            .iter()
-            .map(|(key, endpoint)| (&**key, endpoint));
-        all.find(|(_, endpoint)| {
+        world.endpoints.iter().find(|(_, endpoint)| {
             let spec = &endpoint.resource.spec;
             spec.orchestrator == ORCHESTRATOR && spec.ip_networks.iter().any(|net| net.addr() == ip)
         })

@@ -97,7 +97,7 @@ impl Driver {
             .map(|(key, endpoint)| {
                 let spec = &endpoint.resource.spec;
                 (
-                    (**key).clone(),
+                    key.clone(),
                     self.pair(&world, &spec.container_id, spec, None),
                 )
             })

@@ -113,7 +113,7 @@ impl Graph {
             bgp_settings,
             cache: Cache::with_own(felix),
             calc: Calc::new(Scope::Node(node.to_owned())),
-            endpoints: Endpoints::new(),
+            endpoints: Endpoints::default(),
             blocks: BTreeMap::new(),
             overlay: Overlay::default(),
             resources_in_sync: false,
@@ -323,8 +323,7 @@ impl Graph {
                     Some(local) => {
                         dirty.endpoints = true;
                         dirty.moves |= is_sticky(&local.resource);
-                        let key = Arc::new(changed.key);
-                        self.endpoints.insert(key, Arc::new(local))
+                        self.endpoints.insert(changed.key, Arc::new(local))
                     }
                     None => self.endpoints.remove(&changed.key),
                 };
