@@ -35,6 +35,11 @@ const IFB: &str = "ifb";
 pub(super) struct Interfaces {
     /// When to look, after somebody changed one or took away a queue, or the path got smaller.
     pub(super) look_at: Option<Instant>,
+    /// There is a reason to look that no later event takes back.
+    must_look: bool,
+    /// Interfaces that were not as they should be when they were last told of, by index. The making of one is told of too,
+    /// some of it when its endpoint is already known.
+    amiss: BTreeSet<u32>,
     /// The MTU of the path to other hosts at the last slow look.
     path_mtu: Option<u32>,
     /// That at the last look of any kind.
@@ -44,6 +49,42 @@ pub(super) struct Interfaces {
 }
 
 impl Interfaces {
+    /// Takes an event in. Whether somebody may have changed an interface of a container, or its queues; `is_wanted` tells
+    /// of a name whether a container is to be behind it.
+    fn heard(&mut self, event: &Event, is_wanted: impl Fn(&str) -> bool) -> bool {
+        match event {
+            Event::Queue(_) => self.must_look = true,
+            // What a container sends may be queued on it: then all of that is dropped now.
+            Event::LinkGone(link) if link.kind == IFB => self.must_look = true,
+            Event::Link(link) if link.kind == IFB && !link.up => self.must_look = true,
+            Event::Link(link) => {
+                let is_amiss = attach::is_amiss(link).is_some_and(|name| is_wanted(&name));
+                if !is_amiss {
+                    self.amiss.remove(&link.index);
+                    return false;
+                }
+                self.amiss.insert(link.index);
+            }
+            Event::LinkGone(link) => {
+                self.amiss.remove(&link.index);
+                return false;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Whether there is still a reason for the look that is due.
+    fn take_reasons(&mut self) -> bool {
+        self.look_at = None;
+        let amiss = std::mem::take(&mut self.amiss);
+        std::mem::take(&mut self.must_look) || !amiss.is_empty()
+    }
+
+    fn look_soon(&mut self) {
+        self.look_at.get_or_insert(Instant::now() + SETTLE);
+    }
+
     /// Whether the path to other hosts takes less than at the last look.
     pub(super) fn are_behind(&self, path_mtu: Option<u32>) -> bool {
         path_mtu.is_some_and(|path| self.followed.is_none_or(|followed| path < followed))
@@ -79,8 +120,13 @@ impl Heard {
 
 impl Kernel {
     pub(super) fn notice(&mut self, event: Event) {
-        if self.concerns_interfaces(&event) {
-            self.look_at_interfaces_soon();
+        let plans = &self.plans;
+        let is_wanted = |ifname: &str| {
+            let mut plans = plans.values();
+            plans.any(|plan| plan.admin_up && plan.ifname == ifname)
+        };
+        if self.interfaces.heard(&event, is_wanted) {
+            self.interfaces.look_soon();
         }
         match event {
             // A container's interface leads nowhere else: its own routes are all that can be lost with it.
@@ -139,28 +185,9 @@ impl Kernel {
         self.look_at_rules = Some(soon.max(self.looked_at_rules + pause));
     }
 
-    /// Whether somebody may have changed an interface of a container, or its queues.
-    fn concerns_interfaces(&self, event: &Event) -> bool {
-        match event {
-            Event::Queue(_) => true,
-            // What a container sends may be queued on it: then all of that is dropped now.
-            Event::LinkGone(link) => link.kind == IFB,
-            Event::Link(link) if link.kind == IFB => !link.up,
-            Event::Link(link) => attach::is_amiss(link).is_some_and(|name| self.is_wanted(&name)),
-            _ => false,
-        }
-    }
-
-    /// Whether a container is to be behind a host end of this name.
-    fn is_wanted(&self, ifname: &str) -> bool {
-        let mut plans = self.plans.values();
-        plans.any(|plan| plan.admin_up && plan.ifname == ifname)
-    }
-
     pub(super) fn look_at_interfaces_soon(&mut self) {
-        self.interfaces
-            .look_at
-            .get_or_insert(Instant::now() + SETTLE);
+        self.interfaces.must_look = true;
+        self.interfaces.look_soon();
     }
 
     pub(super) fn apply_soon(&mut self) {
@@ -178,7 +205,7 @@ impl Kernel {
             self.look_at_interfaces(true);
             self.look_at_switches();
         }
-        if self.interfaces.look_at.is_some_and(|at| now >= at) {
+        if self.interfaces.look_at.is_some_and(|at| now >= at) && self.interfaces.take_reasons() {
             self.look_at_interfaces(false);
         }
         if self.look_at_rules.is_some_and(|at| now >= at) {
@@ -216,7 +243,7 @@ impl Kernel {
     /// containers follow at once; where it gets larger, at the second slow look that finds it so, for a path that is lost
     /// for a moment is none that takes more.
     fn look_at_interfaces(&mut self, is_slow: bool) {
-        self.interfaces.look_at = None;
+        self.interfaces.take_reasons();
         let path_mtu = self.overlay.path_mtu().filter(|_| self.in_sync);
         let may_grow = is_slow && self.interfaces.path_mtu == path_mtu;
         if is_slow {
@@ -305,5 +332,52 @@ fn is_link_scope(prefix: IpNetwork) -> bool {
     match prefix {
         IpNetwork::V4(v4) => v4.ip().is_multicast() || v4.ip().is_link_local(),
         IpNetwork::V6(v6) => v6.ip().is_multicast() || v6.ip().is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_dataplane::attach::HOST_MAC;
+    use margay_dataplane::link::Link;
+
+    use super::*;
+
+    fn link(index: u32, up: bool) -> Link {
+        Link {
+            index,
+            name: format!("mgy{index}"),
+            mac: Some(HOST_MAC),
+            mtu: 1500,
+            up,
+            running: up,
+            peer_index: Some(index + 100),
+            peer_netns_id: Some(1),
+            kind: "veth".into(),
+            alias: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_making_of_an_interface_is_no_reason_to_look_at_all_of_them() {
+        let mut interfaces = Interfaces::default();
+        assert!(interfaces.heard(&Event::Link(link(1, false)), |_| true));
+        interfaces.look_soon();
+        assert!(!interfaces.heard(&Event::Link(link(1, true)), |_| true));
+        assert!(interfaces.heard(&Event::Link(link(2, false)), |_| true));
+        assert!(!interfaces.heard(&Event::LinkGone(link(2, false)), |_| true));
+        assert!(!interfaces.heard(&Event::Link(link(3, false)), |name| name != "mgy3"));
+        assert!(!interfaces.take_reasons());
+        assert_eq!(interfaces.look_at, None);
+    }
+
+    #[test]
+    fn what_was_left_amiss_is_a_reason_and_so_is_a_queue_whatever_comes_after() {
+        let mut interfaces = Interfaces::default();
+        assert!(interfaces.heard(&Event::Link(link(1, false)), |_| true));
+        assert!(!interfaces.heard(&Event::Link(link(2, true)), |_| true));
+        assert!(interfaces.take_reasons() && !interfaces.take_reasons());
+        assert!(interfaces.heard(&Event::Queue(1), |_| true));
+        assert!(!interfaces.heard(&Event::Link(link(1, true)), |_| true));
+        assert!(interfaces.take_reasons() && !interfaces.take_reasons());
     }
 }
