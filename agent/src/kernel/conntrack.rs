@@ -16,9 +16,9 @@ use margay_dataplane::netlink::{NetlinkError, Socket};
 use margay_dataplane::{conntrack, neigh};
 use tracing::{debug, warn};
 
-/// How long addresses are gathered: a walk costs milliseconds of CPU however few connections there are. Far
-/// shorter than it takes an address to come round again, for a block hands out the longest free one first.
-const GATHER: Duration = Duration::from_secs(2);
+/// How long addresses are gathered: a walk costs some 15 ms of CPU however few connections there are, for the kernel's
+/// table is as large as the host's memory allows. Shorter than an address rests before it comes round again, by default.
+const GATHER: Duration = Duration::from_secs(5);
 
 enum Job {
     Flush(BTreeSet<IpAddr>),
