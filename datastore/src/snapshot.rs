@@ -30,8 +30,8 @@ const GATHER: Duration = Duration::from_millis(100);
 /// Writes are at least so far apart: a stream of changes is one write a second.
 const APART: Duration = Duration::from_secs(1);
 
-/// The page cache; the file is read once and otherwise written.
-const CACHE_BYTES: usize = 4 << 20;
+/// The page cache; the file is read once and otherwise written, in the order of its keys.
+const CACHE_BYTES: usize = 1 << 20;
 
 /// The rows of a table.
 type Rows = TableDefinition<'static, &'static str, (Revision, &'static [u8])>;
@@ -265,6 +265,8 @@ fn claim(db: &Database, owner: &str) -> Result<(), redb::Error> {
 fn write(db: &Database, table: &'static str, noted: Noted) -> Result<(), redb::Error> {
     let txn = db.begin_write()?;
     let (mut written, mut removed) = (0, 0);
+    let mut changes: Vec<_> = noted.changes.iter().collect();
+    changes.sort_unstable_by_key(|(key, _)| *key);
     {
         let mut rows = txn.open_table(Rows::new(table))?;
         if noted.whole {
@@ -279,7 +281,7 @@ fn write(db: &Database, table: &'static str, noted: Noted) -> Result<(), redb::E
                     removed += 1;
                 }
             }
-            for (key, value) in &noted.changes {
+            for (key, value) in changes {
                 if let Some((revision, value)) = value
                     && had.get(key) != Some(revision)
                 {
@@ -288,7 +290,7 @@ fn write(db: &Database, table: &'static str, noted: Noted) -> Result<(), redb::E
                 }
             }
         } else {
-            for (key, value) in &noted.changes {
+            for (key, value) in changes {
                 match value {
                     Some((revision, value)) => {
                         rows.insert(key.as_str(), (*revision, value.as_slice()))?;
