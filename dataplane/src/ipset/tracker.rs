@@ -4,6 +4,10 @@ use foldhash::{HashMap, HashSet};
 
 use super::Entry;
 
+/// Room for differences that is kept while there are none. A set that is filled at once needs as much as it has members,
+/// and later for a few.
+const ROOM: usize = 64;
+
 /// Where a member is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Place {
@@ -187,6 +191,9 @@ impl SetTracker {
             if !place.desired {
                 self.places.remove(entry);
             }
+        }
+        if self.changed.is_empty() && self.changed.capacity() > ROOM {
+            self.changed = HashSet::default();
         }
     }
 }
