@@ -20,6 +20,7 @@ mod docker;
 mod fault;
 mod flows;
 mod graph;
+mod heap;
 mod http;
 mod ipam_task;
 mod kernel;

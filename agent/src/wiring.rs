@@ -33,6 +33,7 @@ use crate::docker;
 use crate::fault;
 use crate::flows::Flows;
 use crate::graph::{Graph, Inputs, Outputs};
+use crate::heap;
 use crate::http::Tls;
 use crate::kernel::{self, LEARNED, Setup};
 use crate::memory::{Memory, Remembered};
@@ -369,6 +370,7 @@ impl Agent {
             world: world.clone(),
         };
         tokio::spawn(tunnels.run());
+        tokio::spawn(heap::keep_small(world.clone()));
         tokio::spawn(node::keep_registered(
             store.clone(),
             keys.clone(),
