@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::binary::binary;
 use crate::ctl::Ctl;
-use crate::eventually::{eventually, patience, patient_env};
+use crate::eventually::{REQUEST_MS, eventually, patience, request_env};
 use crate::lab::Host;
 use crate::manager::Manager;
 use crate::process::Process;
@@ -37,6 +37,7 @@ pub struct Agent {
     netns: String,
     dir: PathBuf,
     env: Vec<(String, String)>,
+    request_ms: u32,
     program: Option<PathBuf>,
     process: Option<Process>,
 }
@@ -76,6 +77,7 @@ impl Agent {
             netns: host.netns.name().to_owned(),
             dir: dir.clone(),
             env: Vec::new(),
+            request_ms: REQUEST_MS,
             program: None,
             process: None,
         })
@@ -85,6 +87,12 @@ impl Agent {
     pub fn set_env(&mut self, env: &[(&str, &str)]) {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         self.env = env.iter().map(owned).collect();
+    }
+
+    /// How many milliseconds a request to etcd may take from the next start on: few where etcd does not answer, and
+    /// somebody waits.
+    pub fn set_request_limit(&mut self, millis: u32) {
+        self.request_ms = millis;
     }
 
     /// The host's name.
@@ -150,7 +158,7 @@ impl Agent {
         };
         let mut command = Command::new(program);
         command.arg("--config").arg(self.config_file());
-        command.envs(patient_env());
+        command.envs([request_env(self.request_ms)]);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let mut passed = Vec::new();
         if let Some(manager) = manager {

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::binary::binary;
-use crate::eventually::patient_env;
+use crate::eventually::{REQUEST_MS, request_env};
 use crate::netns::NetNs;
 use crate::process::{run, within};
 
@@ -50,7 +50,7 @@ impl Ctl {
             Way::Etcd(url) => {
                 command.env("DATASTORE_TYPE", "etcdv3");
                 command.env("ETCD_ENDPOINTS", url);
-                command.envs(patient_env());
+                command.envs([request_env(REQUEST_MS)]);
             }
             Way::Socket(socket) => {
                 command.arg("--socket").arg(socket);

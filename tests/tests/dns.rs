@@ -48,7 +48,6 @@ impl Rig {
         for host in &lab.hosts {
             let mut agent = Agent::prepare(host, &datastore).unwrap();
             let config = fs::read_to_string(agent.config_file()).unwrap();
-            let config = config.replace("datastore:\n", "datastore:\n  request_timeout_ms: 3000\n");
             let dns = format!(
                 "audit_interval_secs: 1\ndns:\n  listen: ['{SERVER}:53', '{}:5300']\n  upstreams: ['127.0.0.1:5354']\n",
                 host.v4

@@ -71,10 +71,10 @@ impl Rig {
         let datastore = Datastore::Etcd(etcd.url().to_owned());
         let mut agents = Vec::new();
         for host in &lab.hosts {
-            let agent = Agent::prepare(host, &datastore).unwrap();
+            let mut agent = Agent::prepare(host, &datastore).unwrap();
+            agent.set_request_limit(3000);
             Docker::configure(&agent, host).unwrap();
             let config = fs::read_to_string(agent.config_file()).unwrap();
-            let config = config.replace("datastore:\n", "datastore:\n  request_timeout_ms: 3000\n");
             let config = config + "audit_interval_secs: 1\nleak_grace_secs: 5\n";
             fs::write(agent.config_file(), config).unwrap();
             agents.push(agent);

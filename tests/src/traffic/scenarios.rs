@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{ALLOWED, Account, Traffic};
+use crate::eventually::{REQUEST_MS, request_env};
 use crate::resources::{NETWORK, pools_and_profile};
 use crate::{
     Agent, Container, Ctl, Datastore, Etcd, Host, Lab, Manner, Plugin, Process, STORE_V4, Talk,
@@ -163,6 +164,7 @@ impl Stage {
     fn start(&mut self) -> Result<()> {
         let mut command = Command::new(&self.program);
         command.arg("--config").arg(self.agent.config_file());
+        command.envs([request_env(REQUEST_MS)]);
         let netns = self.host().netns.name().to_owned();
         let process = Process::spawn("margayd", command, Some(&netns), &self.agent.log_file())?;
         self.process = Some(process);

@@ -100,15 +100,15 @@ impl Answer {
 impl Rig {
     /// With etcd behind the router.
     pub(crate) fn with_etcd(resources: &str) -> Self {
-        Self::with_etcd_and(resources, "")
+        Self::with_etcd_and(resources, None)
     }
 
     /// The same with an agent that gives a request to etcd two seconds: where etcd does not answer, and somebody waits.
     pub(crate) fn impatient(resources: &str) -> Self {
-        Self::with_etcd_and(resources, "  request_timeout_ms: 2000\n")
+        Self::with_etcd_and(resources, Some(2000))
     }
 
-    fn with_etcd_and(resources: &str, settings: &str) -> Self {
+    fn with_etcd_and(resources: &str, limit_ms: Option<u32>) -> Self {
         let lab = Lab::new(1).unwrap();
         let etcd = Etcd::start_in(lab.store.name(), STORE_V4.into()).unwrap();
         if !resources.is_empty() {
@@ -117,12 +117,12 @@ impl Rig {
             ctl.apply(resources).unwrap();
         }
         let datastore = Datastore::Etcd(etcd.url().to_owned());
-        Self::start(lab, Some(etcd), &datastore, settings)
+        Self::start(lab, Some(etcd), &datastore, limit_ms)
     }
 
     /// With the store in a file.
     pub(crate) fn embedded(resources: &str) -> Self {
-        let rig = Self::start(Lab::new(1).unwrap(), None, &Datastore::Embedded, "");
+        let rig = Self::start(Lab::new(1).unwrap(), None, &Datastore::Embedded, None);
         if !resources.is_empty() {
             rig.ctl().apply(resources).unwrap();
             rig.heard();
@@ -130,10 +130,12 @@ impl Rig {
         rig
     }
 
-    fn start(lab: Lab, etcd: Option<Etcd>, datastore: &Datastore, settings: &str) -> Self {
-        let agent = Agent::prepare(&lab.hosts[0], datastore).unwrap();
+    fn start(lab: Lab, etcd: Option<Etcd>, store: &Datastore, limit_ms: Option<u32>) -> Self {
+        let mut agent = Agent::prepare(&lab.hosts[0], store).unwrap();
+        if let Some(millis) = limit_ms {
+            agent.set_request_limit(millis);
+        }
         let config = fs::read_to_string(agent.config_file()).unwrap();
-        let config = config.replace("datastore:\n", &format!("datastore:\n{settings}"));
         fs::write(agent.config_file(), config + "audit_interval_secs: 1\n").unwrap();
         let mut rig = Self { agent, etcd, lab };
         rig.restart(&[]);
