@@ -72,7 +72,7 @@ impl<K: RouteKernel> RouteTable<K> {
         puts: &mut Vec<Change>,
         turn: &mut Turn,
     ) -> bool {
-        let Some(known) = self.prefixes.get(prefix) else {
+        let Some(known) = self.prefixes.next(prefix) else {
             return true;
         };
         let target = known.wanted.as_ref().map(|route| &route.target);
@@ -80,10 +80,8 @@ impl<K: RouteKernel> RouteTable<K> {
             return false;
         }
         let keep = known.wanted.as_ref().map(|route| route.metric);
-        let is_other = |metric| Some(metric) != keep;
-        if known.installed.iter().any(is_other) {
-            turn.surplus.push(prefix);
-        }
+        let others = known.installed.iter().filter(|m| Some(*m) != keep);
+        turn.surplus.extend(others.map(|metric| (prefix, metric)));
         let Some(route) = &known.wanted else {
             if known.installed.is_empty() {
                 self.prefixes.forget(prefix);
@@ -124,27 +122,16 @@ impl<K: RouteKernel> RouteTable<K> {
     fn delete_surplus(&mut self, turn: &mut Turn) {
         let surplus = mem::take(&mut turn.surplus);
         let mut deletes = Vec::with_capacity(BATCH.min(surplus.len()));
-        for prefix in surplus {
+        // The last first: what is behind routers before what is on a link, and what comes after takes no other's place.
+        for (prefix, metric) in surplus.into_iter().rev() {
             if turn.failed.contains_key(&prefix) {
                 continue;
             }
-            let Some(known) = self.prefixes.get(prefix) else {
-                continue;
-            };
-            let keep = known.wanted.as_ref().map(|route| route.metric);
-            let others = known
-                .installed
-                .iter()
-                .filter(|metric| Some(*metric) != keep);
-            for metric in others {
-                let route = Route::blackhole().with_metric(metric);
-                let route = wanted::bare(prefix, self.config.protocol, &route);
-                deletes.push(Change {
-                    action: Action::Delete,
-                    route,
-                });
-            }
-            if deletes.len() >= BATCH {
+            let route = Route::blackhole().with_metric(metric);
+            let route = wanted::bare(prefix, self.config.protocol, &route);
+            let action = Action::Delete;
+            deletes.push(Change { action, route });
+            if deletes.len() == BATCH {
                 self.send(&mut deletes, turn);
             }
         }
@@ -193,7 +180,9 @@ impl<K: RouteKernel> RouteTable<K> {
             Action::Delete => {
                 report.deleted += 1;
                 self.prefixes.uninstall(prefix, metric);
-                self.left.remove(&(prefix, metric));
+                if !self.left.is_empty() {
+                    self.left.remove(&(prefix, metric));
+                }
             }
         }
     }
@@ -299,8 +288,8 @@ struct Turn {
     failed: HashMap<IpNetwork, FailureReason>,
     /// Additions whose place was taken.
     taken: Vec<Change>,
-    /// Prefixes that have other routes of ours than the wanted one.
-    surplus: Vec<IpNetwork>,
+    /// Routes of ours that are not the wanted ones, by prefix and metric.
+    surplus: Vec<(IpNetwork, u32)>,
 }
 
 /// Interface indexes looked up during one `apply`: they change when an interface is made anew.

@@ -115,20 +115,12 @@ impl<K: RouteKernel> RouteTable<K> {
     }
 
     fn want(&mut self, prefix: IpNetwork, route: Option<Route>) {
-        let names = route
-            .as_ref()
-            .is_some_and(|r| r.interfaces().next().is_some());
         // Else it is wanted already.
-        if let Some(before) = self.prefixes.want(prefix, route) {
-            let named = before
-                .as_ref()
-                .is_some_and(|r| r.interfaces().next().is_some());
-            if names || named {
-                let prefixes = &self.prefixes;
-                self.interfaces
-                    .changed(prefix, before.as_ref(), |prefix| prefixes.route(prefix));
+        if let Some((before, now)) = self.prefixes.want(prefix, route) {
+            self.interfaces.changed(prefix, before.as_ref(), now);
+            if !self.retries.is_empty() {
+                self.retries.remove(&prefix);
             }
-            self.retries.remove(&prefix);
         }
     }
 
@@ -148,12 +140,9 @@ impl<K: RouteKernel> RouteTable<K> {
     /// a word. The routes that name it are sent again at the next `apply`, and failed ones tried again. For an
     /// interface that leads to gateways of routes that name no interface, call [`RouteTable::resync`] too.
     pub fn on_link_event(&mut self, ifname: &str) {
-        for prefix in self.interfaces.of(ifname) {
-            let names = |route: &Route| route.interfaces().any(|name| &**name == ifname);
-            if self.prefixes.route(*prefix).is_some_and(names) {
-                self.prefixes.mark(*prefix);
-                self.retries.remove(prefix);
-            }
+        for prefix in self.interfaces.of(ifname, self.prefixes.routes()) {
+            self.prefixes.mark(prefix);
+            self.retries.remove(&prefix);
         }
     }
 
@@ -174,8 +163,7 @@ impl<K: RouteKernel> RouteTable<K> {
 
     /// All wanted routes, in no order.
     pub fn wanted(&self) -> impl Iterator<Item = (&IpNetwork, &Route)> {
-        let all = self.prefixes.iter();
-        all.filter_map(|(prefix, known)| Some((prefix, known.wanted.as_ref()?)))
+        self.prefixes.routes()
     }
 
     /// Whether the kernel is known to have our route for this prefix, as wanted.

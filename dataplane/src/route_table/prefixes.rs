@@ -1,5 +1,6 @@
 //! What is known of each prefix, in one place: a table of 100,000 routes is as fast as it is seldom searched, and found
-//! in the cache. So what is known stands in the order in which it came, which is that of the next apply.
+//! in the cache. So what is known stands in the order in which it came, which is that of the next apply, and whoever
+//! looks for one after the other finds each beside the one before, without a search.
 
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
@@ -87,6 +88,8 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 pub(super) struct Prefixes {
     all: IndexMap<IpNetwork, Known, RandomState>,
+    /// Where the last one stood that was looked for.
+    last: usize,
     wanted: usize,
     waiting: usize,
     /// Counts up when all that wait are taken, from one.
@@ -99,6 +102,7 @@ impl Default for Prefixes {
     fn default() -> Self {
         Self {
             all: IndexMap::default(),
+            last: 0,
             wanted: 0,
             waiting: 0,
             turn: 1,
@@ -112,8 +116,36 @@ impl Prefixes {
         self.all.get(&prefix)
     }
 
-    pub(super) fn route(&self, prefix: IpNetwork) -> Option<&Route> {
-        self.all.get(&prefix)?.wanted.as_ref()
+    /// The same as [`Self::get`], for one that is often beside the last.
+    pub(super) fn next(&mut self, prefix: IpNetwork) -> Option<&Known> {
+        let place = self.place(prefix)?;
+        self.all.get_index(place).map(|(_, known)| known)
+    }
+
+    fn beside_last(&self, prefix: IpNetwork) -> Option<usize> {
+        let last = self.last;
+        let places = [last.wrapping_add(1), last, last.wrapping_sub(1)];
+        let is_there = |place: &usize| {
+            let there = self.all.get_index(*place);
+            there.is_some_and(|(other, _)| *other == prefix)
+        };
+        places.into_iter().find(is_there)
+    }
+
+    fn place(&mut self, prefix: IpNetwork) -> Option<usize> {
+        let beside = self.beside_last(prefix);
+        self.last = beside.or_else(|| self.all.get_index_of(&prefix))?;
+        Some(self.last)
+    }
+
+    fn known(&mut self, prefix: IpNetwork) -> &mut Known {
+        self.last = self.beside_last(prefix).unwrap_or_else(|| {
+            let entry = self.all.entry(prefix);
+            let place = entry.index();
+            entry.or_default();
+            place
+        });
+        &mut self.all[self.last]
     }
 
     /// How many are wanted.
@@ -121,36 +153,45 @@ impl Prefixes {
         self.wanted
     }
 
+    /// All that are wanted.
+    pub(super) fn routes(&self) -> impl Iterator<Item = (&IpNetwork, &Route)> {
+        let all = self.all.iter();
+        all.filter_map(|(prefix, known)| Some((prefix, known.wanted.as_ref()?)))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&IpNetwork, &Known)> {
         self.all.iter()
     }
 
-    /// Wants a route, or none any more, and has the prefix wait. Gives back what was wanted before; nothing if the very
-    /// route was wanted already.
+    /// Wants a route, or none any more, and has the prefix wait. Gives back what was wanted before, and what is; nothing
+    /// if the very route was wanted already.
     pub(super) fn want(
         &mut self,
         prefix: IpNetwork,
         route: Option<Route>,
-    ) -> Option<Option<Route>> {
-        let known = self.all.entry(prefix).or_default();
+    ) -> Option<(Option<Route>, Option<&Route>)> {
+        let turn = self.turn;
+        let known = self.known(prefix);
         if known.wanted.is_some() && known.wanted == route {
             return None;
         }
-        let is_via = is_via(route.as_ref());
-        self.wanted += usize::from(route.is_some());
+        let (is_via, is_some) = (is_via(route.as_ref()), route.is_some());
         let before = std::mem::replace(&mut known.wanted, route);
+        let waited = std::mem::replace(&mut known.turn, turn) == turn;
+        self.wanted += usize::from(is_some);
         self.wanted -= usize::from(before.is_some());
-        if std::mem::replace(&mut known.turn, self.turn) != self.turn {
+        if !waited {
             self.waiting += 1;
             self.queue.push(prefix, is_via);
         }
-        Some(before)
+        Some((before, self.all[self.last].wanted.as_ref()))
     }
 
     /// Has a prefix wait.
     pub(super) fn mark(&mut self, prefix: IpNetwork) {
-        let known = self.all.entry(prefix).or_default();
-        if std::mem::replace(&mut known.turn, self.turn) != self.turn {
+        let turn = self.turn;
+        let known = self.known(prefix);
+        if std::mem::replace(&mut known.turn, turn) != turn {
             let is_via = is_via(known.wanted.as_ref());
             self.waiting += 1;
             self.queue.push(prefix, is_via);
@@ -204,26 +245,28 @@ impl Prefixes {
 
     /// The kernel has this route of ours.
     pub(super) fn install(&mut self, prefix: IpNetwork, metric: u32) -> &mut Known {
-        let known = self.all.entry(prefix).or_default();
+        let known = self.known(prefix);
         known.installed.insert(metric);
         known
     }
 
     /// The kernel has it no more.
     pub(super) fn uninstall(&mut self, prefix: IpNetwork, metric: u32) {
-        if let Some(known) = self.all.get_mut(&prefix) {
+        if let Some(place) = self.place(prefix) {
+            let known = &mut self.all[place];
             known.installed.remove(metric);
             if known.is_nothing(self.turn) {
-                self.all.swap_remove(&prefix);
+                self.all.swap_remove_index(place);
             }
         }
     }
 
     /// Forgets a prefix of which nothing is known.
     pub(super) fn forget(&mut self, prefix: IpNetwork) {
-        let known = self.all.get(&prefix);
-        if known.is_some_and(|known| known.is_nothing(self.turn)) {
-            self.all.swap_remove(&prefix);
+        if let Some(place) = self.place(prefix)
+            && self.all[place].is_nothing(self.turn)
+        {
+            self.all.swap_remove_index(place);
         }
     }
 
@@ -344,5 +387,33 @@ mod tests {
         missing.sort();
         assert_eq!(missing, [(net(2), true), (net(3), false)]);
         assert!(prefixes.get(net(4)).is_none());
+    }
+
+    #[test]
+    fn each_is_found_wherever_it_stands_by_now() {
+        let mut prefixes = Prefixes::default();
+        let metric = Route::blackhole().metric;
+        let mut there = std::collections::BTreeSet::new();
+        let mut random = 1_u32;
+        for _ in 0..20_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let n = (random >> 16) as u8;
+            // Steps to either side, and jumps.
+            let beside = [n, n.wrapping_add(1), n, n.wrapping_sub(1)];
+            for n in beside.into_iter().take(1 + (random >> 28) as usize % 4) {
+                match random >> 30 {
+                    0 | 1 => assert!(!prefixes.install(net(n), metric).had()),
+                    _ => prefixes.uninstall(net(n), metric),
+                }
+                match random >> 30 {
+                    0 | 1 => there.insert(n),
+                    _ => there.remove(&n),
+                };
+                let found = prefixes.next(net(n)).is_some();
+                assert_eq!(found, there.contains(&n));
+            }
+        }
+        let all: std::collections::BTreeSet<_> = prefixes.iter().map(|(net, _)| *net).collect();
+        assert_eq!(all, there.into_iter().map(net).collect());
     }
 }
