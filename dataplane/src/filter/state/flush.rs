@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Attached, Group, RulesId, State};
+use super::State;
+use super::endpoints::{Attached, Group};
+use super::rules::{RulesId, tables};
 use crate::{
     filter::{
         chains, hosts,
@@ -164,7 +166,7 @@ impl State {
                 .flat_map(|f| Way::BOTH.map(|w| (*f, w)));
             for (family, way) in ways {
                 let chain = id.chain(way);
-                let tables = super::tables(state.rules.phase, way, self.late.contains(id));
+                let tables = tables(state.rules.phase, way, self.late.contains(id));
                 for other in Phase::ALL.map(Phase::table) {
                     if !tables.contains(&other) {
                         kernel.remove_chain(family, other, &chain);
@@ -322,7 +324,7 @@ impl State {
         let known = |table: Table, id: &RulesId| {
             self.rules.get(id).is_some_and(|state| {
                 let is_late = self.late.contains(id);
-                super::tables(state.rules.phase, Way::Egress, is_late).contains(&table)
+                tables(state.rules.phase, Way::Egress, is_late).contains(&table)
             })
         };
         let gone = |id: &&RulesId| !self.rules.contains_key(id) && !referenced.contains(id);

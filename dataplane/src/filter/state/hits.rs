@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{RulesId, RulesState, State, tables};
+use super::State;
+use super::rules::{RulesId, RulesState, tables};
 use crate::{
     filter::{
         chains, hosts, limits,
