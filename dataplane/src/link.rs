@@ -235,17 +235,22 @@ pub fn leaves_by(socket: &mut Socket, dst: IpAddr) -> Result<Option<u32>, Netlin
 /// `RTM_F_FIB_MATCH` of linux/rtnetlink.h: answer with the route that matches, not with the way taken.
 const RTM_F_FIB_MATCH: u32 = 0x2000;
 
+/// What a route that leads nowhere answers: none or `unreachable`, `blackhole`, `prohibit`, `throw`.
+const NO_WAY: [i32; 5] = [
+    libc::ENETUNREACH,
+    libc::EHOSTUNREACH,
+    libc::EINVAL,
+    libc::EACCES,
+    libc::EAGAIN,
+];
+
 fn look_up(socket: &mut Socket, dst: IpAddr, flags: u32) -> Result<Option<Vec<u8>>, NetlinkError> {
     let mut header = [0; RTMSG_LEN];
     header[0] = family_of(dst);
     header[1] = if dst.is_ipv4() { 32 } else { 128 };
     header[8..].copy_from_slice(&flags.to_ne_bytes());
     match socket.request(libc::RTM_GETROUTE, 0, &header, |m| m.ip(libc::RTA_DST, dst)) {
-        Err(NetlinkError::Refused(e))
-            if e.is_missing() || matches!(e.errno, libc::ENETUNREACH | libc::EHOSTUNREACH) =>
-        {
-            Ok(None)
-        }
+        Err(NetlinkError::Refused(e)) if e.is_missing() || NO_WAY.contains(&e.errno) => Ok(None),
         answer => answer,
     }
 }
@@ -324,6 +329,23 @@ mod tests {
                 route_get(&mut socket, "2001:db9::1".parse().unwrap()).unwrap(),
                 None
             );
+        });
+    }
+
+    #[test]
+    fn routes_that_lead_nowhere_are_no_way() {
+        let ns = NetNs::new();
+        ns.run(|| {
+            let mut socket = Socket::route().unwrap();
+            for kind in ["blackhole", "prohibit", "unreachable", "throw"] {
+                for dst in ["198.51.100.1", "2001:db9::1"] {
+                    ns.ip(&format!("route add {kind} {dst}"));
+                    let dst = dst.parse().unwrap();
+                    assert_eq!(leaves_by(&mut socket, dst).unwrap(), None, "{kind} {dst}");
+                    assert_eq!(route_get(&mut socket, dst).unwrap(), None, "{kind} {dst}");
+                    ns.ip(&format!("route del {dst}"));
+                }
+            }
         });
     }
 

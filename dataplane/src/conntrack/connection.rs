@@ -104,9 +104,11 @@ pub fn connections(ends: &Ends) -> Result<Vec<Connection>, NetlinkError> {
     Ok(found)
 }
 
-/// Sets this bit of the marks of connections, or clears it. One that is gone is none to speak of.
+/// Sets this bit of the marks of connections, or clears it. One that is gone is none to speak of. Where the kernel refuses
+/// one, the others are marked all the same, and the first refusal is told.
 pub fn mark(connections: &[(Connection, bool)], bit: u32) -> Result<(), NetlinkError> {
     let mut socket = Socket::netfilter()?;
+    let mut refused = None;
     for some in connections.chunks(MARK_BATCH) {
         let mut batch = Batch::new();
         for (connection, set) in some {
@@ -120,12 +122,11 @@ pub fn mark(connections: &[(Connection, bool)], bit: u32) -> Result<(), NetlinkE
                 m.bytes(CTA_MARK_MASK, &bit.to_be_bytes());
             });
         }
-        let errors = socket.transact(&mut batch)?.errors;
-        if let Some((_, error)) = errors.into_iter().find(|(_, error)| !error.is_missing()) {
-            return Err(error.into());
-        }
+        let mut errors = socket.transact(&mut batch)?.errors.into_iter();
+        let first = errors.find(|(_, error)| !error.is_missing());
+        refused = refused.or(first);
     }
-    Ok(())
+    refused.map_or(Ok(()), |(_, error)| Err(error.into()))
 }
 
 /// Older kernels know no filter, and give everything.
@@ -187,6 +188,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faults::{self, FAULTS, Fault};
     use crate::lab::NetNs;
 
     const BIT: u32 = 0x8000_0000;
@@ -283,5 +285,33 @@ mod tests {
         let back: Vec<_> = chosen.into_iter().map(|(c, _)| (c, false)).collect();
         ns.run(|| mark(&back, BIT).unwrap());
         assert!(marks().all(|(_, mark)| mark & BIT == 0));
+    }
+
+    #[test]
+    fn a_refused_mark_is_told_and_keeps_no_other_from_being_set() {
+        lab().run(|| {
+            let found = || connections(&ends(&[], &["10.65.0.0/29"])).unwrap();
+            let marked = || found().iter().filter(|c| c.mark & BIT != 0).count();
+            let set = |to: bool| -> Vec<_> { found().into_iter().map(|c| (c, to)).collect() };
+            let all = found().len();
+            for fault in FAULTS {
+                for place in 0..all {
+                    let wrong = set(true);
+                    faults::plan(place, fault);
+                    let told = mark(&wrong, BIT).unwrap_err();
+                    assert!(faults::struck(), "{fault:?} at {place}");
+                    let expected = match fault {
+                        Fault::Refused(_) => all - 1,
+                        Fault::LostUndone => 0,
+                        Fault::LostDone => all,
+                    };
+                    assert_eq!(marked(), expected, "{fault:?} at {place}: {told}");
+                    mark(&set(true), BIT).unwrap();
+                    assert_eq!(marked(), all);
+                    mark(&set(false), BIT).unwrap();
+                    assert_eq!(marked(), 0);
+                }
+            }
+        });
     }
 }
