@@ -192,6 +192,8 @@ pub(crate) struct Meters {
     pub(crate) route_drift: Counter,
     /// Connections that a change of policy ended.
     pub(crate) connections_ended: Counter,
+    /// How often connections could not be read or marked as policy wants.
+    pub(crate) connection_failures: Counter,
     /// Other hosts that packets are encrypted to.
     pub(crate) encrypted_hosts: Gauge,
     /// Kernel switches, host ends of containers, and parts of tunnel devices that did.
@@ -240,6 +242,7 @@ impl Default for Meters {
             rule_drift: Counter::default(),
             route_drift: Counter::default(),
             connections_ended: Counter::default(),
+            connection_failures: Counter::default(),
             encrypted_hosts: Gauge::default(),
             switch_drift: Counter::default(),
             interface_drift: Counter::default(),

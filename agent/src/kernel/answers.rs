@@ -146,6 +146,11 @@ impl Kernel {
                 .chain(&self.tunnels_failing)
                 .cloned()
                 .chain(self.hosts.idle())
+                .chain(
+                    self.denied.problem().map(|problem| {
+                        format!("connections that are now denied may go on: {problem}")
+                    }),
+                )
                 .collect(),
         }
     }

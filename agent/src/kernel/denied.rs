@@ -7,20 +7,22 @@
 //!
 //! A thread of its own reads and marks, since there may be a hundred thousand connections; the kernel thread, which has
 //! the desired state, judges. Changes are gathered, and judged is by what holds then: a policy that is taken away and
-//! written again costs no connection.
+//! written again costs no connection. What could not be read or marked is looked at again until it is as policy wants.
 
 mod judge;
+#[cfg(test)]
+mod tests;
+mod thread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use margay_dataplane::conntrack::{self, Connection, Ends};
+use margay_dataplane::conntrack::{Connection, Ends};
 use margay_dataplane::filter::{Globals, ended_mark};
 use margay_dataplane::netlink::NetlinkError;
 use margay_model::kind::ResourceKey;
@@ -30,15 +32,18 @@ use tracing::{info, warn};
 
 use super::{Kernel, RulesKey};
 use judge::{Judge, Surroundings};
+pub(super) use thread::Found;
+use thread::{Conntrack, Job, Marked, Table};
 
 /// After the last of a burst of changes.
 const GATHER: Duration = Duration::from_millis(200);
 /// Even if changes do not end.
 const LONGEST: Duration = Duration::from_secs(2);
-/// How much longer than a look took the next one is waited for: so much of a processor at most goes into looking.
+/// How much longer than a look had a processor the next one is waited for: so much of it at most goes into looking.
 const REST: u32 = 9;
-/// Connections that are judged before inputs are looked at again.
-const AT_ONCE: usize = 64;
+/// After a round that failed; after each further one twice as long.
+const RETRY: Duration = GATHER;
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// What may have changed the verdict on connections that there are.
 #[derive(Debug, Default)]
@@ -52,22 +57,28 @@ struct Changes {
     members: BTreeMap<SetId, BTreeSet<IpNetwork>>,
 }
 
-/// What the thread is to do.
-enum Job {
-    Look {
-        ends: Ends,
-        /// Find out through which interfaces the connections go.
-        ways: bool,
-    },
-    Mark(Vec<(Connection, bool)>, u32),
+impl Changes {
+    fn add(&mut self, others: Self) {
+        self.all |= others.all;
+        self.rules.extend(others.rules);
+        self.endpoints.extend(others.endpoints);
+        self.hosts |= others.hosts;
+        for (id, members) in others.members {
+            self.members.entry(id).or_default().extend(members);
+        }
+    }
 }
 
-/// What the thread has to say.
-pub(super) enum Found {
-    /// Connections, and what the host had around it.
-    Some(Vec<Connection>, Arc<Surroundings>),
-    /// These were all; how long it took to find them.
-    All(Duration),
+/// A look at connections, and the marking of those that are not as they should be.
+#[derive(Debug, Default)]
+struct Round {
+    /// Because of these.
+    changes: Changes,
+    looks: bool,
+    /// Jobs whose end is not heard of yet.
+    marks: usize,
+    done: Marked,
+    error: Option<NetlinkError>,
 }
 
 /// Changes that are gathered, and the thread, which ends when this is dropped.
@@ -80,32 +91,33 @@ pub(super) struct Denied {
     first_change: Option<Instant>,
     /// When to look.
     due: Option<Instant>,
-    looks: bool,
     rested: Instant,
-    ended: usize,
-    freed: usize,
+    /// What is under way; at most one.
+    round: Option<Round>,
+    /// Rounds that failed, one after the other, and the last one's error.
+    failures: u32,
+    problem: Option<String>,
     jobs: Sender<Job>,
 }
 
 impl Denied {
     /// Starts the thread; it answers to the receiver.
     pub(super) fn spawn() -> io::Result<(Self, mpsc::UnboundedReceiver<Found>)> {
-        let (jobs, queue) = channel();
-        // Bounded by the kernel's own table of connections.
-        let (found, receiver) = mpsc::unbounded_channel();
-        thread::Builder::new()
-            .name("denied".into())
-            .spawn(move || run(&queue, &found))?;
+        Self::over(Conntrack)
+    }
+
+    fn over(table: impl Table) -> io::Result<(Self, mpsc::UnboundedReceiver<Found>)> {
+        let (jobs, receiver) = thread::spawn(table)?;
         let denied = Self {
             bit: None,
             globals: Globals::default(),
             changes: Changes::default(),
             first_change: None,
             due: None,
-            looks: false,
             rested: Instant::now(),
-            ended: 0,
-            freed: 0,
+            round: None,
+            failures: 0,
+            problem: None,
             jobs,
         };
         Ok((denied, receiver))
@@ -174,27 +186,106 @@ impl Denied {
         self.due = Some((now + GATHER).min(first + LONGEST).max(self.rested));
     }
 
-    /// When to look, unless a look is under way.
+    /// When to look, unless that is under way.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due.filter(|_| !self.looks)
+        self.due.filter(|_| self.round.is_none())
+    }
+
+    /// Why connections may go on that policy denies, or be ended that it allows; it is tried again.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    fn take_changes(&mut self) -> Changes {
+        self.due = None;
+        self.first_change = None;
+        std::mem::take(&mut self.changes)
+    }
+
+    fn look(&mut self, ends: Ends, ways: bool, changes: Changes) {
+        self.round = Some(Round {
+            changes,
+            looks: true,
+            ..Round::default()
+        });
+        self.ask(Job::Look { ends, ways });
+    }
+
+    fn mark(&mut self, wrong: Vec<(Connection, bool)>, bit: u32) {
+        if let Some(round) = &mut self.round {
+            round.marks += 1;
+            self.ask(Job::Mark(wrong, bit));
+        }
+    }
+
+    /// Should the thread be gone, its silence ends the agent.
+    fn ask(&self, job: Job) {
+        drop(self.jobs.send(job));
+    }
+
+    fn looked(&mut self, looked: Result<(), NetlinkError>, worked: Duration) {
+        self.rested = Instant::now() + worked * REST;
+        if let Some(round) = &mut self.round {
+            round.looks = false;
+            round.error = looked.err();
+        }
+    }
+
+    fn marked(&mut self, marked: Result<Marked, NetlinkError>) {
+        let Some(round) = &mut self.round else { return };
+        round.marks -= 1;
+        match marked {
+            Ok(some) => {
+                round.done.ended += some.ended;
+                round.done.freed += some.freed;
+            }
+            Err(error) => round.error = Some(error),
+        }
+    }
+
+    /// What the round did and whether all of it could be done, if it is over. If not, what it was for is due again.
+    fn end_round(&mut self) -> Option<(Marked, bool)> {
+        let round = self
+            .round
+            .take_if(|round| !round.looks && round.marks == 0)?;
+        let Marked { ended, freed } = round.done;
+        if ended + freed > 0 {
+            info!(
+                ended,
+                freed, "connections that policy has come to deny, or to allow again"
+            );
+        }
+        let problem = round.error.map(|error| error.to_string());
+        match &problem {
+            None => self.failures = 0,
+            Some(error) => {
+                if self.problem != problem {
+                    warn!(
+                        error,
+                        "connections that are now denied may go on, will be tried again"
+                    );
+                }
+                let wait = RETRY * 2_u32.saturating_pow(self.failures.min(10));
+                self.rested = self.rested.max(Instant::now() + wait.min(LONGEST_RETRY));
+                self.failures += 1;
+                self.changes.add(round.changes);
+                self.touched();
+            }
+        }
+        self.problem = problem;
+        self.due = self.due.map(|due| due.max(self.rested));
+        Some((round.done, self.problem.is_none()))
     }
 }
 
 impl Kernel {
     /// Has the connections read that changes may concern.
     pub(super) fn look_at_connections(&mut self) {
-        let changes = std::mem::take(&mut self.denied.changes);
-        self.denied.due = None;
-        self.denied.first_change = None;
+        let changes = self.denied.take_changes();
         let ends = self.concerned(&changes);
-        if ends == Ends::default() {
-            return;
-        }
-        let ways = !self.hosts.is_empty();
-        let job = Job::Look { ends, ways };
-        self.denied.looks = self.denied.jobs.send(job).is_ok();
-        if !self.denied.looks {
-            warn!("the thread that ends denied connections is gone");
+        if ends != Ends::default() {
+            let ways = !self.hosts.is_empty();
+            self.denied.look(ends, ways, changes);
         }
     }
 
@@ -246,12 +337,20 @@ impl Kernel {
 
     /// Judges connections, and has those marked that are not as they should be.
     pub(super) fn judge(&mut self, found: Found) {
-        let (connections, around) = match found {
-            Found::Some(connections, around) => (connections, around),
-            Found::All(took) => return self.denied.rest(took),
-        };
+        match found {
+            Found::Some(connections, around) => self.judge_all(connections, &around),
+            Found::Looked(looked, worked) => self.denied.looked(looked, worked),
+            Found::Marked(marked) => self.denied.marked(marked),
+        }
+        if let Some((done, is_whole)) = self.denied.end_round() {
+            self.meters.connections_ended.add(done.ended as u64);
+            self.meters.connection_failures.add(u64::from(!is_whole));
+        }
+    }
+
+    fn judge_all(&mut self, connections: Vec<Connection>, around: &Surroundings) {
         let Some(bit) = self.denied.bit else { return };
-        let judge = Judge::over(self, &around);
+        let judge = Judge::over(self, around);
         let wrong: Vec<(Connection, bool)> = connections
             .into_iter()
             .filter_map(|connection| {
@@ -260,28 +359,7 @@ impl Kernel {
             })
             .collect();
         if !wrong.is_empty() {
-            let ended = wrong.iter().filter(|(_, denied)| *denied).count();
-            self.denied.ended += ended;
-            self.meters.connections_ended.add(ended as u64);
-            self.denied.freed += wrong.len() - ended;
-            // If the thread is gone that was told when it was asked to look.
-            drop(self.denied.jobs.send(Job::Mark(wrong, bit)));
-        }
-    }
-}
-
-impl Denied {
-    fn rest(&mut self, took: Duration) {
-        self.looks = false;
-        self.rested = Instant::now() + took * REST;
-        self.due = self.due.map(|due| due.max(self.rested));
-        let ended = std::mem::take(&mut self.ended);
-        let freed = std::mem::take(&mut self.freed);
-        if ended + freed > 0 {
-            info!(
-                ended,
-                freed, "connections that policy has come to deny, or to allow again"
-            );
+            self.denied.mark(wrong, bit);
         }
     }
 }
@@ -289,38 +367,6 @@ impl Denied {
 fn nets_of(plan: &EndpointPlan) -> impl Iterator<Item = IpNetwork> {
     let nets = plan.addresses.iter().chain(&plan.allowed_source_prefixes);
     nets.map(|net| net.network())
-}
-
-fn run(queue: &Receiver<Job>, found: &mpsc::UnboundedSender<Found>) {
-    while let Ok(job) = queue.recv() {
-        match job {
-            Job::Look { ends, ways } => {
-                let begun = Instant::now();
-                match look(&ends, ways) {
-                    Ok((connections, around)) => {
-                        let around = Arc::new(around);
-                        for some in connections.chunks(AT_ONCE) {
-                            // An error means that the kernel thread ends, and with it the queue.
-                            drop(found.send(Found::Some(some.to_vec(), Arc::clone(&around))));
-                        }
-                    }
-                    Err(error) => warn!(%error, "cannot look for connections that are now denied"),
-                }
-                drop(found.send(Found::All(begun.elapsed())));
-            }
-            Job::Mark(connections, bit) => {
-                if let Err(error) = conntrack::mark(&connections, bit) {
-                    warn!(%error, "connections that are now denied may go on");
-                }
-            }
-        }
-    }
-}
-
-fn look(ends: &Ends, ways: bool) -> Result<(Vec<Connection>, Surroundings), NetlinkError> {
-    let connections = conntrack::connections(ends)?;
-    let around = Surroundings::of(&connections, ways)?;
-    Ok((connections, around))
 }
 
 fn everybody() -> Ends {

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use futures_util::FutureExt;
 use ipnetwork::IpNetwork;
 use margay_dataplane::conntrack::{UdpPorts, flush_udp};
@@ -304,7 +305,11 @@ impl Kernel {
                     }
                     self.learn(all);
                 }
-                Some(found) = found.recv() => self.judge(found),
+                found = found.recv() => match found {
+                    Some(found) => self.judge(found),
+                    // It ends before this one only by a panic.
+                    None => bail!("the thread that ends denied connections is gone"),
+                },
                 () = tokio::time::sleep_until(look_at_connections.into()), if connections.is_some() => {
                     self.look_at_connections();
                 }

@@ -189,6 +189,11 @@ fn work(meters: &Meters, text: &mut Text) {
         &meters.connections_ended,
     );
     counter(
+        "margay_policy_connection_failures_total",
+        "How often open connections could not be read or ended as policy wants; they are looked at again.",
+        &meters.connection_failures,
+    );
+    counter(
         "felix_int_dataplane_failures",
         "Number of times dataplane updates failed and will be retried.",
         &meters.apply_failures,

@@ -1,7 +1,9 @@
 //! A change of policy of the host itself ends the connections that it denies, on each way that its packets take, and no
 //! other.
 
-use margay_lab::{Manner, Talk, TalkServer};
+use std::net::IpAddr;
+
+use margay_lab::{Host, Manner, Talk, TalkServer};
 use serde_json::json;
 
 use crate::rig::Rig;
@@ -58,6 +60,22 @@ struct Scene {
     _servers: Vec<TalkServer>,
 }
 
+/// A connection of the host's to a place that a route says there is no way to.
+fn to_nowhere(host: &Host) {
+    for (own, nowhere) in [
+        (IpAddr::from(host.v4), "203.0.113.9"),
+        (host.v6.into(), "2001:db8:dead::9"),
+    ] {
+        let known = format!(
+            "conntrack -I --timeout 600 -p tcp -s {own} -d {nowhere} --sport 1 --dport 2 --state ESTABLISHED"
+        );
+        host.netns.exec(&known).unwrap();
+        host.netns
+            .exec(&format!("ip route add blackhole {nowhere}"))
+            .unwrap();
+    }
+}
+
 impl Scene {
     fn new(mode: &str) -> Self {
         let felix = format!(
@@ -73,6 +91,8 @@ impl Scene {
         let netns = blue.netns.path();
         rig.plugin("ADD", "blue", netns.to_str(), &config).ips();
         let (host, tor, echoes) = (rig.host(), &rig.lab.tor, Manner::Echoes);
+        // What is true of one connection keeps nobody from judging the others.
+        to_nowhere(host);
         let servers = [
             (&host.netns, DENIED),
             (&host.netns, ALLOWED),

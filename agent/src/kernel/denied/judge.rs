@@ -31,8 +31,12 @@ pub(in crate::kernel) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Of these connections; with their `ways`.
-    pub(super) fn of(connections: &[Connection], ways: bool) -> Result<Self, NetlinkError> {
+    /// Of these connections; with their `ways`. Connections whose way the kernel does not tell are taken out, and stay as
+    /// they are: the first reason is returned as well.
+    pub(super) fn of(
+        connections: &mut Vec<Connection>,
+        ways: bool,
+    ) -> Result<(Self, Option<NetlinkError>), NetlinkError> {
         let mut socket = Socket::route()?;
         let names = link::list(&mut socket, "")?.into_iter();
         let names: HashMap<u32, String> = names.map(|link| (link.index, link.name)).collect();
@@ -46,16 +50,27 @@ impl Surroundings {
             ways: HashMap::new(),
         };
         if !ways {
-            return Ok(around);
+            return Ok((around, None));
         }
+        let (mut unclear, mut why) = (HashSet::new(), None);
         let ends = connections.iter().flat_map(|c| [c.source, c.destination]);
         let others: HashSet<IpAddr> = ends.filter(|ip| !around.own.contains_key(ip)).collect();
         for ip in others {
-            if let Some(index) = link::leaves_by(&mut socket, ip)? {
-                around.ways.insert(ip, named(index));
+            match link::leaves_by(&mut socket, ip) {
+                Ok(index) => around.ways.extend(index.map(|index| (ip, named(index)))),
+                Err(error @ NetlinkError::Refused(_)) => {
+                    unclear.insert(ip);
+                    why = why.or(Some(error));
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(around)
+        connections.retain(|c| {
+            ![c.source, c.destination]
+                .iter()
+                .any(|ip| unclear.contains(ip))
+        });
+        Ok((around, why))
     }
 }
 
