@@ -159,6 +159,7 @@ pub struct Traffic {
     receivers: Vec<JoinHandle<()>>,
     problem: Arc<Mutex<Option<String>>>,
     begun: Instant,
+    pace: Duration,
 }
 
 /// Which counter a thread works for.
@@ -167,6 +168,11 @@ type Which = fn(&Counters) -> &Counter;
 impl Traffic {
     /// From the namespace `from` to the addresses `to` in the namespace `at`.
     pub fn start(from: &NetNs, at: &NetNs, to: &[IpAddr]) -> Result<Self> {
+        Self::paced(from, at, to, PACE)
+    }
+
+    /// The same with this pause between packets, for a machine that is emulated.
+    pub fn paced(from: &NetNs, at: &NetNs, to: &[IpAddr], pace: Duration) -> Result<Self> {
         let mut traffic = Self {
             counters: Arc::default(),
             stop: Arc::default(),
@@ -177,6 +183,7 @@ impl Traffic {
             receivers: Vec::new(),
             problem: Arc::default(),
             begun: Instant::now(),
+            pace,
         };
         for to in to {
             traffic.to(from, at, *to)?;
@@ -252,6 +259,7 @@ impl Traffic {
 
     fn send(&mut self, socket: UdpSocket, to: SocketAddr, which: Which) {
         let (counters, stop) = (Arc::clone(&self.counters), Arc::clone(&self.stop));
+        let pace = self.pace;
         self.senders.push(thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 for _ in 0..AT_ONCE {
@@ -259,7 +267,7 @@ impl Traffic {
                     // A refusal is a loss like any other.
                     drop(socket.send_to(&number.to_be_bytes(), to));
                 }
-                thread::sleep(PACE);
+                thread::sleep(pace);
             }
         }));
     }
@@ -268,6 +276,7 @@ impl Traffic {
         let file: File = from.open()?;
         let (counters, stop) = (Arc::clone(&self.counters), Arc::clone(&self.stop));
         let problem = Arc::clone(&self.problem);
+        let pace = CONNECT_PACE.max(self.pace);
         self.senders.push(thread::spawn(move || {
             if let Err(error) = setns(file, CloneFlags::CLONE_NEWNET) {
                 *problem.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -283,7 +292,7 @@ impl Traffic {
                 if exchange(to, patience) {
                     counter.arrived.fetch_add(1, Ordering::Relaxed);
                 }
-                thread::sleep(CONNECT_PACE);
+                thread::sleep(pace);
             }
         }));
         Ok(())

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use margay_lab::{eventually, ping};
 
+use crate::traffic::{nothing_leaked, trickles};
 use crate::two_subnets::{DEVICES, SOON, TwoSubnets, mesh, pools};
 
 const PLAIN: [&str; 2] = ["eth0", "eth0"];
@@ -117,12 +118,19 @@ fn ipip_wraps_in_both_modes_where_the_kernel_has_it() -> Result<()> {
     let told = &lab.node("h1")?["spec"]["bgp"]["ipv4IPIPTunnelAddr"];
     ensure!(told.is_string(), "{told}");
     ping(&lab.hosts[0].netns, v4[2], SOON)?;
-    for yaml in v4_only("CrossSubnet") {
-        lab.ctl().apply(&yaml)?;
+    let denied = trickles(&lab)?;
+    for (mode, near) in [("CrossSubnet", TUNNEL[1]), ("Always", TUNNEL[0])] {
+        for yaml in v4_only(mode) {
+            lab.ctl().apply(&yaml)?;
+        }
+        leads(0, 1, near)?;
+        leads(0, 2, TUNNEL[0])?;
+        reach()?;
     }
-    leads(0, 1, TUNNEL[1])?;
-    leads(0, 2, TUNNEL[0])?;
-    reach()
+    nothing_leaked(
+        denied,
+        "IP in IP between hosts near by, without and with it again",
+    )
 }
 
 /// What a host tells of its tunnels, and that it uses that itself.

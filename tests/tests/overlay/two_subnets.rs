@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use margay_lab::resources::NETWORK;
+use margay_lab::traffic::DENIED;
 use margay_lab::{
     Agent, Cable, Container, Ctl, Datastore, Etcd, Host, Lab, Plugin, Route, STORE_V4, eventually,
     ping, routes,
@@ -38,7 +39,8 @@ pub(crate) struct TwoSubnets {
     pub(crate) lab: Lab,
 }
 
-/// Pools of both families with this mode of VXLAN, and a profile that lets everything pass.
+/// Pools of both families with this mode of VXLAN, and a profile that lets everything pass but what the traffic has for
+/// denied.
 pub(crate) fn pools(mode: &str) -> String {
     let pool = |name: &str, cidr: &str, size: u8| {
         format!(
@@ -46,9 +48,17 @@ pub(crate) fn pools(mode: &str) -> String {
              spec: {{cidr: '{cidr}', blockSize: {size}, vxlanMode: {mode}}}\n---\n"
         )
     };
+    let ports = format!(
+        "destination: {{ports: ['{}:{}']}}",
+        DENIED.start(),
+        DENIED.end()
+    );
+    let deny = |protocol: &str| format!("{{action: Deny, protocol: {protocol}, {ports}}}");
     let profile = format!(
         "apiVersion: projectcalico.org/v3\nkind: Profile\nmetadata: {{name: {NETWORK}}}\n\
-         spec: {{ingress: [{{action: Allow}}], egress: [{{action: Allow}}]}}\n"
+         spec: {{ingress: [{}, {}, {{action: Allow}}], egress: [{{action: Allow}}]}}\n",
+        deny("UDP"),
+        deny("TCP")
     );
     pool("v4", "10.65.0.0/16", 26) + &pool("v6", "fd00:65::/48", 122) + &profile
 }

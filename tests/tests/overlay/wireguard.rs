@@ -1,7 +1,7 @@
 //! 1. With WireGuard on, every host makes a key, tells the public half in its Node, and what goes to other hosts'
 //!    containers is encrypted, in both families, whatever the pools say.
 //! 2. To a host where it is off, everything goes as the pools say, and the others stay as they are.
-//! 3. Switching it on and off, on all hosts or on one, loses no packet.
+//! 3. Switching it on and off, on all hosts or on one, loses no packet, and lets none through that policy denies.
 //! 4. Killed agents and deleted devices change no key. With the setting gone, keys, addresses and devices go.
 //! 5. A kernel without the driver is told of in one line, and traffic goes on.
 
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use margay_lab::eventually;
 
-use crate::traffic::{nothing_lost, streams};
+use crate::traffic::{nothing_leaked, nothing_lost, streams, trickles};
 use crate::two_subnets::{DEVICES, SOON, TwoSubnets, mesh, pools};
 
 const WIREGUARD: [&str; 2] = ["wireguard.cali", "wg-v6.cali"];
@@ -54,6 +54,7 @@ fn what_hosts_send_each_others_containers_is_encrypted_where_the_kernel_can() ->
     // Within the subnet what is not encrypted is plain, between subnets VXLAN.
     let mut running = streams(&lab, 0, 1)?;
     running.extend(streams(&lab, 2, 0)?);
+    let denied = trickles(&lab)?;
     lab.ctl().apply(&encryption("default", true))?;
     for (host, container) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
         lab.leads_through(host, container, WIREGUARD)?;
@@ -78,6 +79,7 @@ fn what_hosts_send_each_others_containers_is_encrypted_where_the_kernel_can() ->
     lab.leads_through(1, 0, WIREGUARD)?;
     lab.everyone_reaches_everyone()?;
     nothing_lost(running, "encryption on, off on one host, on there again")?;
+    nothing_leaked(denied, "encryption on, off on one host, on there again")?;
 
     let before = keys(&lab, "h1")?;
     let index = lab.device_index(0, WIREGUARD[0])?;
@@ -94,6 +96,7 @@ fn what_hosts_send_each_others_containers_is_encrypted_where_the_kernel_can() ->
 
     let mut running = streams(&lab, 0, 1)?;
     running.extend(streams(&lab, 2, 0)?);
+    let denied = trickles(&lab)?;
     lab.ctl().apply(&encryption("default", false))?;
     for host in &lab.hosts {
         for device in WIREGUARD {
@@ -114,7 +117,8 @@ fn what_hosts_send_each_others_containers_is_encrypted_where_the_kernel_can() ->
     lab.leads_through(0, 1, PLAIN)?;
     lab.leads_through(0, 2, DEVICES)?;
     lab.everyone_reaches_everyone()?;
-    nothing_lost(running, "encryption off everywhere")
+    nothing_lost(running, "encryption off everywhere")?;
+    nothing_leaked(denied, "encryption off everywhere")
 }
 
 /// What is told, and what is kept to the host.
