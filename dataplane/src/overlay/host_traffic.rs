@@ -7,9 +7,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 use super::OverlayError;
 use crate::netlink::{Attributes, NetlinkError, Request, Socket, u32_from};
-use crate::route_table::{Config, PROTO_MARGAY, Route, RouteTable};
+use crate::route_table::{ApplyReport, Config, PROTO_MARGAY, Route, RouteTable};
 
 /// The tables, by family: a table of the kernel's has routes of both, and each of ours is kept by itself.
 pub const HOST_TABLES: [u32; 2] = [77, 78];
@@ -88,29 +90,51 @@ impl HostTraffic {
             table.remove((*gone).into());
         }
         self.hosts = spec.hosts.clone();
-        let report = table.resync().map_err(failed())?.repair;
-        if let Some(failure) = report.failed.into_iter().chain(report.conflicts).next() {
-            return Err(OverlayError::HostRoute(failure));
+        let mut changed = 0;
+        let mut bring = |report: ApplyReport| {
+            changed += report.added + report.replaced + report.deleted;
+            let refused = report.failed.into_iter().chain(report.conflicts).next();
+            refused.map_or(Ok(()), |failure| Err(OverlayError::HostRoute(failure)))
+        };
+        bring(table.resync().map_err(failed())?.repair)?;
+        // Without its route a host is sent everything in the clear: what failed before is not put off.
+        let hosts = spec.hosts.iter().map(|host| IpNetwork::from(*host));
+        let missing: Vec<_> = hosts.filter(|host| !table.is_installed(*host)).collect();
+        bring(table.apply_now(&missing))?;
+        if table.is_dirty() {
+            return Err(OverlayError::HostRoutes(device.to_owned()));
         }
-        let mut changed = report.added + report.replaced + report.deleted;
         let wanted = Rule {
             priority: spec.priority,
             mark,
             table: number,
             inverted: true,
         };
-        let mut has_it = false;
-        for found in rules(socket, self.v6).map_err(failed())? {
-            match found == wanted && !has_it {
-                true => has_it = true,
-                false => {
-                    remove(socket, self.v6, found).map_err(failed())?;
-                    changed += 1;
-                }
-            }
+        let found = rules(socket, self.v6).map_err(failed())?;
+        // The kernel takes it for the same, whom it leads is the opposite.
+        let is_reverse = |rule: &Rule| {
+            !rule.inverted
+                && Rule {
+                    inverted: true,
+                    ..*rule
+                } == wanted
+        };
+        let (reverse, found): (Vec<_>, Vec<_>) = found.into_iter().partition(is_reverse);
+        for rule in reverse {
+            remove(socket, self.v6, rule).map_err(failed())?;
+            changed += 1;
         }
-        if !has_it {
+        // Before another one goes: so there is always one.
+        if !found.contains(&wanted) {
             add(socket, self.v6, wanted).map_err(failed())?;
+            changed += 1;
+        }
+        let mut has_it = false;
+        for rule in found {
+            if rule == wanted && !std::mem::replace(&mut has_it, true) {
+                continue;
+            }
+            remove(socket, self.v6, rule).map_err(failed())?;
             changed += 1;
         }
         Ok(changed)
@@ -164,9 +188,9 @@ pub(super) fn clean(
     let ours = routes.iter().filter(|route| route.protocol == PROTO_MARGAY);
     told.extend(ours.map(|route| format!("route {} of table {number}", route.prefix)));
     if !dry_run && !told.is_empty() {
-        open(number)
-            .and_then(|mut table| table.resync())
-            .map_err(failed())?;
+        let left = open(number).and_then(|mut table| table.resync());
+        let left = left.map_err(failed())?.repair.failed.into_iter().next();
+        left.map_or(Ok(()), |failure| Err(OverlayError::HostRoute(failure)))?;
     }
     Ok(told)
 }

@@ -89,7 +89,7 @@ pub(super) fn clean(socket: &mut Socket, dry_run: bool) -> Result<Vec<String>, O
 }
 
 /// Removes the addresses with our label but `keep`, and takes the device down if that was all it was up for and `down`
-/// says so.
+/// says so. Down first: as long as there is an address of ours it is known to be up for us.
 fn remove_addresses(
     socket: &mut Socket,
     device: &Device,
@@ -103,15 +103,15 @@ fn remove_addresses(
         found.label == LABEL && Some(found.address.address.ip()) != keep.map(IpAddr::V4)
     };
     let (ours, others): (Vec<_>, Vec<_>) = present.into_iter().partition(is_ours);
+    let in_use = others.iter().any(|other| other.address.address.is_ipv4());
+    if down && !ours.is_empty() && !in_use {
+        device::down(socket, device.index).map_err(OverlayError::kernel("take down", IPIP))?;
+    }
     if !dry_run {
         for found in &ours {
             device::remove_address(socket, &found.address)
                 .map_err(OverlayError::kernel("remove an address from", IPIP))?;
         }
-    }
-    let in_use = others.iter().any(|other| other.address.address.is_ipv4());
-    if down && !ours.is_empty() && !in_use {
-        device::down(socket, device.index).map_err(OverlayError::kernel("take down", IPIP))?;
     }
     Ok(ours
         .iter()

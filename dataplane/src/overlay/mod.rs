@@ -23,6 +23,10 @@ mod tests;
 mod threads;
 mod vxlan;
 mod wireguard;
+#[cfg(test)]
+mod wireguard_fault_tests;
+#[cfg(test)]
+mod wireguard_lab;
 
 use crate::netlink::{NetlinkError, Socket};
 use crate::route_table;
@@ -84,6 +88,9 @@ pub enum OverlayError {
     /// A host cannot be reached through its tunnel.
     #[error(transparent)]
     HostRoute(route_table::Failure),
+    /// Routes to other hosts that failed before.
+    #[error("routes of hosts through {0} are not as wanted yet")]
+    HostRoutes(String),
     /// The kernel refused a step.
     #[error("cannot {action} {name}: {source}")]
     Kernel {

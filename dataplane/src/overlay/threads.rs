@@ -44,6 +44,12 @@ fn write(device: &Device, value: &str) -> io::Result<usize> {
     if read("threaded")? == value {
         return Ok(0);
     }
+    #[cfg(test)]
+    if let Some((_, fault)) = crate::faults::strike(1) {
+        return Err(io::Error::from_raw_os_error(
+            fault.errno().unwrap_or(libc::EIO),
+        ));
+    }
     let mut file = OpenOptions::new().write(true).open(file(name))?;
     file.write_all(value.as_bytes())?;
     Ok(1)

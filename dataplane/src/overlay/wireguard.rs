@@ -234,8 +234,11 @@ impl Driver for Encrypted {
         let wanted = spec.address.map(IpNetwork::from);
         let present =
             device::addresses(socket, device.index).map_err(OverlayError::kernel("read", name))?;
-        for found in present {
-            if Some(found.address.address) != wanted {
+        // With its last address the kernel takes all routes into the device away, and packets would go in the clear.
+        let is_wanted = |found: &device::Labelled| Some(found.address.address) == wanted;
+        let may_lose = wanted.is_none() || present.iter().any(is_wanted);
+        for found in present.into_iter().filter(|_| may_lose) {
+            if !is_wanted(&found) {
                 device::remove_address(socket, &found.address)
                     .map_err(OverlayError::kernel("remove an address from", name))?;
                 changed += 1;
@@ -342,7 +345,17 @@ fn create(socket: &mut Socket, name: &str, alias: &str) -> Result<Device, Overla
         m.string(libc::IFLA_IFNAME, name);
         m.bytes(libc::IFLA_IFALIAS, alias.as_bytes());
     });
-    device::first_error(socket, &mut batch).map_err(|error| without_driver(name, error))?;
+    let outcome = socket.transact(&mut batch);
+    let refused = outcome.map_err(|error| without_driver(name, error))?.errors;
+    if let Some((place, error)) = refused.into_iter().next() {
+        // Made and not marked, it would be taken for somebody else's.
+        if place > 0
+            && let Ok(Some(made)) = device::find(socket, name)
+        {
+            device::remove(socket, made.index).map_err(OverlayError::kernel("remove", name))?;
+        }
+        return Err(without_driver(name, error.into()));
+    }
     let found = device::find(socket, name).map_err(OverlayError::kernel("read", name))?;
     let vanished = RequestError {
         errno: libc::ENODEV,
