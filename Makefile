@@ -15,7 +15,7 @@ help:
 	@echo 'make test-fresh      from the package to the dashboard on a Debian that has nothing else (about 4 minutes)'
 	@echo 'make test-image      the container image, run by podman as the manifests say'
 	@echo 'make test-skew       programs of an earlier version beside these (REV=tag or commit; about 10 minutes)'
-	@echo 'make test-vm         tunnels on a Debian kernel, in a virtual machine (5 minutes; see scripts/test-vm.sh)'
+	@echo 'make test-vm         tunnels on a Debian kernel, in a virtual machine (15 minutes; see scripts/test-vm.sh)'
 	@echo 'make test-systemd    the package and its units under a real systemd (2 minutes after the build)'
 	@echo 'make bench           benchmarks'
 	@echo 'make bench-bgp       passing routes on, beside BIRD, FRR and GoBGP (about 40 minutes; ARGS="--rounds 1 --divisor 10")'

@@ -2,7 +2,7 @@
 # Runs the tests of tunnels on a Debian kernel in a virtual machine: it has the drivers that the running kernel may lack
 # (IP in IP, WireGuard). Without acceleration.
 #
-#   scripts/test-vm.sh            devices and packets: five minutes
+#   scripts/test-vm.sh            devices and packets: a quarter of an hour
 #   scripts/test-vm.sh agents [TEST...]
 #                                 three hosts with whole agents and etcd, release programs (those in MARGAY_BIN_DIR, else it
 #                                 builds them): a quarter of an hour on two busy cores
