@@ -492,12 +492,13 @@ impl<'a> Emission<'a> {
     }
 
     /// `false` if the routes cannot be told: no next hop, or attributes longer than a message.
-    fn put_announcements(&self, same: &[(Export, u32)], out: &mut BytesMut) -> bool {
-        let key = &self.group.key;
-        let Some((export, _)) = same.first() else {
+    fn put_announcements(&mut self, same: &[(Export, u32)], out: &mut BytesMut) -> bool {
+        let Some(&(export, _)) = same.first() else {
             return true;
         };
-        let Some(rendered) = self.rib.render(key, *export) else {
+        let last = self.group.rendered.take();
+        let key = &self.group.key;
+        let Some(rendered) = self.rib.render_again(last, (key, export)) else {
             return false;
         };
         let routes = same.iter().map(|&(export, id)| (id, export.number));
@@ -511,7 +512,9 @@ impl<'a> Emission<'a> {
             Family::Ipv6Unicast if message.next_hop.is_none() => return false,
             Family::Ipv6Unicast => message.announce(self.v6(routes), out),
         };
-        done.is_ok()
+        let is_told = done.is_ok();
+        self.group.rendered = Some(rendered);
+        is_told
     }
 
     fn withdraw(&mut self, mut list: Vec<Gone>, readers: impl Fn(Source) -> Readers) {

@@ -41,9 +41,21 @@ impl Export {
     }
 }
 
+/// What attributes are made of, beside what their group has in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ingredients {
+    set: u32,
+    generation: u32,
+    rule: u16,
+    source: Source,
+    /// Of the source of a reflected route.
+    router_id: Option<Ipv4Addr>,
+}
+
 /// Attributes ready to send.
 #[derive(Debug)]
 pub(super) struct Rendered {
+    of: Ingredients,
     pub(super) attrs: BytesMut,
     /// For MP_REACH_NLRI; `None` when `attrs` has it as NEXT_HOP.
     pub(super) mp_next_hop: Option<NextHop>,
@@ -136,6 +148,31 @@ impl Rib {
             .is_some_and(|p| p.config.rr_client)
     }
 
+    /// The same as [`Rib::render`], which is `last` where it was made of the same: a route that comes and goes
+    /// is told like that.
+    pub(super) fn render_again(
+        &self,
+        last: Option<Rendered>,
+        (key, export): (&GroupKey, Export),
+    ) -> Option<Rendered> {
+        let same = |last: &Rendered| last.of == self.ingredients(key, export);
+        last.filter(same).or_else(|| self.render(key, export))
+    }
+
+    fn ingredients(&self, key: &GroupKey, export: Export) -> Ingredients {
+        let Export {
+            source, set, rule, ..
+        } = export;
+        let reflected = key.kind == PeerKind::Ibgp && self.attrs.kind(set) == Kind::Ibgp;
+        Ingredients {
+            set,
+            generation: self.attrs.generation(set),
+            rule,
+            source,
+            router_id: reflected.then(|| self.router_id_of(source)),
+        }
+    }
+
     /// The attributes of `export` for the group, `None` if there is no next hop to tell.
     pub(super) fn render(&self, key: &GroupKey, export: Export) -> Option<Rendered> {
         let mut attrs = self.attrs.decode(export.set);
@@ -203,6 +240,7 @@ impl Rib {
         let mut encoded = BytesMut::with_capacity(128);
         attrs.encode(key.four_octet_as, &mut encoded);
         Some(Rendered {
+            of: self.ingredients(key, export),
             attrs: encoded,
             mp_next_hop,
         })
@@ -210,10 +248,14 @@ impl Rib {
 
     /// RFC 4456, section 8.
     fn reflect(&self, attrs: &mut PathAttrs, source: Source) {
-        let originator = self.peer(PeerId(source)).and_then(|p| p.last.as_ref());
-        let id = originator.map_or(Ipv4Addr::UNSPECIFIED, |info| info.router_id);
+        let id = self.router_id_of(source);
         attrs.originator_id.get_or_insert(id);
         attrs.cluster_list.insert(0, self.config.cluster_id);
+    }
+
+    fn router_id_of(&self, source: Source) -> Ipv4Addr {
+        let last = self.peer(PeerId(source)).and_then(|p| p.last.as_ref());
+        last.map_or(Ipv4Addr::UNSPECIFIED, |info| info.router_id)
     }
 
     fn told_next_hop(&self, key: &GroupKey, export: Export, origin: Kind) -> Option<NextHop> {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{
     NextHopMode, PathLimit,
     bits::Bits,
+    export::Rendered,
     handover::Before,
     held::{Held, Missed},
     ordering::{self, Ordering},
@@ -243,6 +244,8 @@ pub(super) struct Group {
     dump_end: Option<u64>,
     /// What another process told the only member, until it is compared.
     pub(super) before: Option<Box<Before>>,
+    /// The last attributes that were encoded.
+    pub(super) rendered: Option<Rendered>,
 }
 
 /// What a member finds at its cursor.
@@ -268,6 +271,7 @@ impl Group {
             initial: None,
             dump_end: None,
             before: None,
+            rendered: None,
         }
     }
 

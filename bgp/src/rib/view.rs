@@ -330,7 +330,7 @@ impl Rib {
     pub fn size(&self) -> RibSize {
         RibSize {
             prefixes: self.families.iter().map(|f| f.table.len()).sum(),
-            attribute_sets: self.attrs.len(),
+            attribute_sets: self.attrs.in_use(),
             groups: self.groups.iter().flatten().count(),
             egress_bytes: self.groups.iter().flatten().map(|g| g.log_bytes()).sum(),
             heap_bytes: self

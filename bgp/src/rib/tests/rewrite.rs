@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Instant};
 
-use super::harness::{Receiver, announce, hop_for, open_peer, p, session};
+use super::harness::{Receiver, announce, hop_for, open_peer, p, session, withdraw};
 use crate::{
     prefix::Prefix,
     rib::{
@@ -206,6 +206,66 @@ fn rfc4456_8_a_reflector_adds_originator_and_cluster_and_tells_clients() {
     assert_eq!(names(&told[2]), ["10.1.0.0/16"], "nobody hears itself");
     let state = rib.lookup(p("10.2.0.0/16"))[0].state;
     assert_eq!(state, PathState::Looped(Loop::ClusterList));
+}
+
+#[test]
+fn rfc4456_8_a_reflected_route_that_comes_back_from_another_router_names_that_one() {
+    let mut rib = rib();
+    let client = PeerRibConfig {
+        rr_client: true,
+        ..open_peer(PeerKind::Ibgp)
+    };
+    let from = up(&mut rib, client, 0);
+    let other = up(&mut rib, open_peer(PeerKind::Ibgp), 1);
+    let attrs = PathAttrs {
+        local_pref: Some(100),
+        ..PathAttrs::default()
+    };
+    let mut told = Receiver::default();
+    for router in [0, 0, 7] {
+        rib.peer_down(from, None, Instant::now());
+        rib.peer_up(from, session(router), Instant::now());
+        rib.settle();
+        told.drain(&mut rib, other, &IBGP);
+        assert!(told.routes.is_empty());
+        announce(&mut rib, from, true, &attrs, &[p("10.0.0.0/8")], 50).unwrap();
+        rib.settle();
+        told.drain(&mut rib, other, &IBGP);
+        let (route, _) = &told.routes[&p("10.0.0.0/8")];
+        assert_eq!(
+            route.originator_id,
+            Some(Ipv4Addr::new(10, 0, 0, router + 1))
+        );
+    }
+}
+
+#[test]
+fn a_route_that_comes_back_with_other_attributes_is_told_with_those() {
+    let mut rib = rib();
+    let from = up(&mut rib, open_peer(PeerKind::Ebgp), 0);
+    let to = up(&mut rib, open_peer(PeerKind::Ebgp), 1);
+    let mut told = Receiver::default();
+    let prefix = [p("10.0.0.0/8")];
+    // More than are left for a sweep, so that ids have a second life, and each one twice.
+    for n in 0..2000 {
+        let path = [65001, 1000 + n / 2];
+        let attrs = PathAttrs {
+            as_path: AsPath::sequence(&path),
+            ..PathAttrs::default()
+        };
+        announce(&mut rib, from, true, &attrs, &prefix, 50).unwrap();
+        rib.settle();
+        assert_eq!(rib.size().attribute_sets, 1);
+        told.drain(&mut rib, to, &EBGP);
+        let (route, _) = &told.routes[&prefix[0]];
+        let expected = AsPath::sequence(&[65000, path[0], path[1]]);
+        assert_eq!(route.as_path, expected);
+        withdraw(&mut rib, from, &prefix);
+        rib.settle();
+        told.drain(&mut rib, to, &EBGP);
+        assert!(told.routes.is_empty());
+    }
+    assert_eq!(rib.size().attribute_sets, 0);
 }
 
 #[test]
