@@ -269,8 +269,13 @@ impl Pending {
 /// [`create_link`] and [`Pending::configure`], with a limited wait for the addresses.
 pub fn create(spec: &AttachSpec, addresses: &[IpAddr]) -> Result<Attached, AttachError> {
     let (link, mut arriving) = create_link(spec)?.configure(addresses)?;
-    if !arriving.wait(ARRIVAL)? {
-        tracing::warn!(host_ifname = spec.host_ifname, "IPv6 addresses are late");
+    match arriving.wait(ARRIVAL) {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(host_ifname = spec.host_ifname, "IPv6 addresses are late"),
+        Err(error) => {
+            host::discard(&spec.host_ifname);
+            return Err(error);
+        }
     }
     Ok(link)
 }
