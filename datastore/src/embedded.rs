@@ -6,15 +6,17 @@
 //!
 //! After an I/O error (a full disk) the file refuses further writes until it is opened again.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::io::ErrorKind;
 use std::ops::Bound;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use margay_model::store::{KeyValue, Listing, Op, Revision, Store, StoreError, Txn, TxnOutcome};
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+};
 
+use crate::file;
 use crate::history::History;
 use crate::txn::{check, rejected, unavailable};
 use crate::watch::{Change, Watch, WatchEvent, WatchStore};
@@ -91,34 +93,20 @@ struct Shared {
 impl EmbeddedStore {
     /// Opens or makes the file, and its directory, readable by the owner only. Blocks on the disk.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let io = |source| OpenError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)
-                .map_err(io)?;
-        }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(io)?;
-        let db = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create_file(file)
-            .map_err(|e| match e {
-                DatabaseError::DatabaseAlreadyOpen => OpenError::InUse {
+        let db = file::open(path, CACHE_BYTES).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse {
+                path: path.to_owned(),
+            },
+            DatabaseError::Storage(StorageError::Io(source))
+                if source.kind() != ErrorKind::InvalidData =>
+            {
+                OpenError::Io {
                     path: path.to_owned(),
-                },
-                other => damaged(path, other),
-            })?;
+                    source,
+                }
+            }
+            other => damaged(path, other),
+        })?;
         let revision = prepare(&db, path)?;
         Ok(Self(Arc::new(Shared {
             db,
@@ -366,6 +354,21 @@ mod tests {
             OpenError::Damaged { .. }
         ));
         assert_eq!(std::fs::read(&path).unwrap(), b"not a store");
+    }
+
+    #[tokio::test]
+    async fn one_that_was_never_finished_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        // As a kill leaves it: as long as a new one, the header without its first octets.
+        let mut unfinished = vec![0; 1 << 20];
+        unfinished[9..64].fill(7);
+        std::fs::write(&path, unfinished).unwrap();
+        let store = EmbeddedStore::open(&path).unwrap();
+        store.txn(Txn::default().put("/a", "1")).await.unwrap();
+        drop(store);
+        let store = EmbeddedStore::open(&path).unwrap();
+        assert_eq!(store.list("/").await.unwrap().kvs.len(), 1);
     }
 
     #[tokio::test]

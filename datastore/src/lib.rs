@@ -10,6 +10,7 @@ mod claim;
 mod config;
 mod embedded;
 mod etcd;
+mod file;
 mod history;
 mod memory;
 mod secret;

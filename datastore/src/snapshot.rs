@@ -5,8 +5,7 @@
 //! It is a copy: whatever is wrong with it, it is made anew.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
@@ -18,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use crate::file;
 use crate::syncer::SyncEvent;
 
 /// Whose snapshot this is, and in which layout.
@@ -228,19 +228,7 @@ fn note(event: &SyncEvent, noted: &mut Noted, listing: &mut Option<Noted>) {
 }
 
 fn open(path: &Path) -> Result<Database, Box<dyn std::error::Error + Send + Sync>> {
-    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
-    Ok(Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create_file(file)?)
+    Ok(file::open(path, CACHE_BYTES)?)
 }
 
 fn claim(db: &Database, owner: &str) -> Result<(), redb::Error> {
