@@ -10,4 +10,5 @@ if [ "${1:-}" != agent ]; then
 fi
 # Of the agent, not of the disk.
 [ -n "${TMPDIR:-}" ] || [ ! -w /dev/shm ] || export TMPDIR=/dev/shm
-MARGAY_BIN_DIR="$PWD/dist/bin" exec scripts/as-root.sh target/release/margay-bench-dataplane
+MARGAY_BIN_DIR="$PWD/dist/bin" scripts/as-root.sh target/release/margay-bench-dataplane
+MARGAY_BIN_DIR="$PWD/dist/bin" exec scripts/as-root.sh target/release/margay-bench-dataplane handover

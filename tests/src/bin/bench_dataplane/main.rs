@@ -1,11 +1,14 @@
 //! How long it takes from a write to etcd until the kernel has it, how long a start takes, and what the agent needs of
 //! memory and processor, on a host with 250 endpoints and sets of 10,000 members. Part of `make bench-dataplane`.
 //!
+//! With the word `handover`: how long BGP sessions pause while an agent with a million routes is reloaded.
+//!
 //! The kernel itself says when it has something: its events about our table are waited for. Nothing is asserted.
 #![expect(clippy::print_stdout, reason = "printing is what a benchmark does")]
 
 mod churn;
 mod floor;
+mod handover;
 mod host;
 mod latency;
 mod usage;
@@ -42,6 +45,9 @@ fn run() -> Result<()> {
         nix::unistd::geteuid().is_root(),
         "network namespaces are for root: run it with sudo, or as make bench-dataplane"
     );
+    if std::env::args().nth(1).as_deref() == Some("handover") {
+        return handover::run();
+    }
     let mut host = BenchHost::start()?;
     println!(
         "{} endpoints, {} policies; medians, 90th percentiles in brackets",
