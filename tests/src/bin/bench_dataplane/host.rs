@@ -161,12 +161,17 @@ impl BenchHost {
             .stderr(log);
         let begun = Instant::now();
         self.process = Some(command.spawn()?);
-        while let Err(error) = self.agent.ensure_ready() {
-            ensure!(begun.elapsed() < START, "not ready: {error:#}");
+        let status = loop {
+            let status = self.agent.status();
+            if let Ok(status) = &status
+                && status["ready"] == true
+            {
+                break status.clone();
+            }
+            ensure!(begun.elapsed() < START, "not ready: {status:?}");
             sleep(LOOK);
-        }
+        };
         let took = begun.elapsed();
-        let status = self.agent.status()?;
         let programmed = status["dataplane"]["endpoints"].as_u64();
         ensure!(programmed == Some(ENDPOINTS as u64), "{status}");
         Ok(took)
